@@ -1,0 +1,181 @@
+// Package evidence defines one piece of evidence: what one reporter (a proxy,
+// a policy engine, an application) states about one action in the mesh.
+//
+// A source's decoder parses its bytes once into an Evidence; past that
+// boundary there are no string identities. The package knows no collector and
+// no wire format: decoders live in its sub-packages, internal/evidence/otlp
+// turns an Evidence into an OpenTelemetry log record and back.
+package evidence
+
+import (
+	"encoding/hex"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// ID names a piece of evidence: SHA-256 over the source kind, the source's own
+// position and the redacted content. A resend has the same ID; two identical
+// genuine lines, which differ in position, have two.
+type ID [32]byte
+
+func (id ID) String() string { return hex.EncodeToString(id[:]) }
+
+// Source says which kind of system reported, and so which decoder read it.
+type Source string
+
+const (
+	SourceEnvoyALS  Source = "envoy_als"    // Envoy's gRPC access log service, v3
+	SourceEnvoyOTLP Source = "envoy_otlp"   // Envoy's or Istio's OpenTelemetry access log
+	SourceOPA       Source = "opa_decision" // OPA's decision log
+	SourceSpan      Source = "span"         // an OpenTelemetry span of an application
+	SourceProxySpan Source = "envoy_span"   // an Envoy or Istio proxy's span
+	SourceOpaque    Source = "opaque"       // sealed, not understood
+)
+
+// Role is the reporter's part in the action.
+type Role uint8
+
+const (
+	RoleNone     Role = iota // not a statement about one call
+	RoleCallee               // the called side: inbound proxy, server span
+	RoleCaller               // the calling side: outbound proxy, client span
+	RoleDecision             // the policy engine
+)
+
+// Proof says how well an identity is proven; stronger is greater.
+type Proof uint8
+
+const (
+	ProofNone    Proof = iota // nobody said so
+	ProofClaimed              // the workload or a header says so
+	ProofIP                   // looked up by address
+	ProofJWTSVID              // a JWT-SVID, validated
+	ProofXFCC                 // forwarded by a trusted proxy
+	ProofMTLSSAN              // stated by the proxy that terminated mTLS
+	ProofSVID                 // a certificate seen and verified against the trust bundle
+)
+
+// Identity is one statement about who a party is. Exactly one of ID and
+// Invalid is set.
+type Identity struct {
+	ID      spiffeid.ID
+	Invalid string // what was stated, bounded, where it is no SPIFFE ID
+	Proof   Proof
+	From    string // where it was stated: tls.peer.san, header.x-spiffe-id, service.name …
+}
+
+// Workload is the exact workload version behind a party. Empty fields are
+// unknown.
+type Workload struct {
+	Name, Namespace, Kind, Version, Revision string
+	PodName, PodUID, Node, ImageDigest       string
+}
+
+// Party is the caller (source) or the callee (destination) of an action.
+type Party struct {
+	Identities []Identity // strongest first, stable; statements that disagree are kept
+	Workload   Workload
+	Address    string // IP or host name
+	Port       uint16 // 0: unknown
+}
+
+// Decision is a policy verdict.
+type Decision string
+
+const (
+	Allow        Decision = "allow"
+	Deny         Decision = "deny"
+	Error        Decision = "error"
+	NotEvaluated Decision = "not_evaluated"
+)
+
+// Verdict is what a policy engine decided, or what an enforcement point says
+// that it enforced.
+type Verdict struct {
+	Engine          string // opa, envoy_rbac, envoy_ext_authz …
+	Decision        Decision
+	Enforced        bool // false: dry run
+	DefaultDeny     bool // denied because no policy allowed it
+	Reason          string
+	PolicyID        string
+	PolicyNamespace string
+	PolicyRevision  string
+	DecisionID      string
+}
+
+// TLS is what the reporter saw of the downstream connection.
+type TLS struct {
+	Known          bool // the reporter states whether TLS was there
+	Established    bool
+	Version        string // 1.2, 1.3
+	Cipher         string
+	ClientSHA256   string // hex, of the peer's certificate
+	ClientNotAfter int64  // unix seconds, 0: unknown
+	Mutual         bool   // a peer certificate was presented
+	FailureReason  string
+}
+
+// Reporter is who delivered the evidence to us.
+type Reporter struct {
+	SPIFFEID      spiffeid.ID // verified; zero if there was none
+	CertSHA256    string      // hex, of the verified client certificate
+	Authenticated bool
+	Address       string
+	Node          string // what it calls itself; a claim
+}
+
+// TraceID and SpanID are the W3C identifiers; zero means none.
+type (
+	TraceID [16]byte
+	SpanID  [8]byte
+)
+
+// SpanKind tells how a span's or a proxy's edge to its parent is to be read.
+type SpanKind uint8
+
+const (
+	SpanUnset SpanKind = iota
+	SpanInternal
+	SpanServer
+	SpanClient
+	SpanProducer
+	SpanConsumer
+)
+
+// Evidence is one reporter's statement about one action. The zero value of a
+// field means: the source does not say.
+type Evidence struct {
+	ID       ID
+	Source   Source
+	Role     Role
+	Final    bool   // false: an interim report (a started or periodic access log entry)
+	Position string // the source's own unique position, e.g. decision id, stream id and entry
+	Reporter Reporter
+
+	Start, End   int64 // unix nanoseconds; End 0: unknown
+	TraceID      TraceID
+	SpanID       SpanID // of the span, or of the proxy's span that the access log entry names
+	ParentSpanID SpanID
+	SpanKind     SpanKind
+
+	StreamID   string // the proxy's, unique per request per proxy
+	RequestID  string // x-request-id: names a whole tree of calls
+	DecisionID string // the decision's own id, or the one that the access log names
+
+	From, To Party // mesh.source.*, mesh.destination.*
+
+	Method, Path, Route, Host        string // Path without query string
+	RPCSystem, RPCService, RPCMethod string
+	Protocol                         string // HTTP/1.1, HTTP/2 …
+	Status                           int    // HTTP status, 0: none
+	GRPCStatus                       string // decimal, "": none
+	StatusDetail                     string // Envoy's response_code_details, an error type
+	ResponseFlags                    string // Envoy's short flags, comma separated
+	ResendCount                      int
+	Failed                           bool // the source says error without a status (span status, reset)
+
+	User    string // authenticated end user, where the source carries one
+	Cluster string
+	TLS     TLS
+	Verdict *Verdict
+}

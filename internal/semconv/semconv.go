@@ -1,0 +1,150 @@
+// Package semconv holds the names of the audit record, schema version 1, and
+// of the evidence that it rests on. docs/audit-record.md is the schema; where
+// OpenTelemetry has a semantic convention its name is used, names below
+// "mesh." are ours.
+package semconv
+
+// SchemaVersion is the value of AuditSchemaVersion.
+const SchemaVersion = 1
+
+// Event names: what one log record states.
+const (
+	EventRequest        = "mesh.request"
+	EventConnection     = "mesh.connection"
+	EventHandshake      = "mesh.handshake"
+	EventAuthn          = "mesh.authn"
+	EventAuthz          = "mesh.authz"
+	EventConfigChange   = "mesh.config.change"
+	EventOperatorAction = "mesh.operator.action"
+	EventIdentityIssue  = "mesh.identity.issue"
+	EventEvidenceGap    = "mesh.evidence.gap"
+	EventFinding        = "mesh.finding"
+	EventAmendment      = "mesh.amendment"
+	// EventEvidence marks a piece of evidence that one of our receivers
+	// made; evidence from other receivers keeps the event name it came with.
+	EventEvidence = "mesh.evidence"
+)
+
+// The record, its actor, action and target.
+const (
+	AuditRecordID      = "audit.record.id"
+	AuditSchemaVersion = "audit.schema.version"
+	AuditActorID       = "audit.actor.id"
+	AuditActorType     = "audit.actor.type"
+	AuditAction        = "audit.action"
+	AuditOutcome       = "audit.outcome"
+	AuditTargetID      = "audit.target.id"
+	AuditTargetType    = "audit.target.type"
+	UserID             = "user.id"
+	UserRoles          = "user.roles"
+
+	HTTPRequestMethod       = "http.request.method"
+	HTTPResponseStatusCode  = "http.response.status_code"
+	HTTPRequestResendCount  = "http.request.resend_count"
+	HTTPRoute               = "http.route"
+	URLPath                 = "url.path"
+	RPCSystem               = "rpc.system"
+	RPCService              = "rpc.service"
+	RPCMethod               = "rpc.method"
+	RPCGRPCStatusCode       = "rpc.grpc.status_code"
+	ServerAddress           = "server.address"
+	ServerPort              = "server.port"
+	ClientAddress           = "client.address"
+	ClientPort              = "client.port"
+	NetworkPeerAddress      = "network.peer.address"
+	NetworkPeerPort         = "network.peer.port"
+	NetworkTransport        = "network.transport"
+	NetworkProtocolName     = "network.protocol.name"
+	NetworkProtocolVersion  = "network.protocol.version"
+	TLSEstablished          = "tls.established"
+	TLSProtocolVersion      = "tls.protocol.version"
+	TLSCipher               = "tls.cipher"
+	TLSClientHashSHA256     = "tls.client.hash.sha256"
+	TLSClientNotAfter       = "tls.client.not_after"
+	MTLSOutcome             = "mesh.mtls.outcome"
+	MTLSFailureReason       = "mesh.mtls.failure_reason"
+	SecurityRuleName        = "security_rule.name"
+	SecurityRuleVersion     = "security_rule.version"
+	MeshCluster             = "mesh.cluster"
+	MeshDuration            = "mesh.duration" // nanoseconds
+	MeshHops                = "mesh.hops"
+	MeshAttestations        = "mesh.attestations"
+	MeshConflicts           = "mesh.conflicts"
+	MeshAmends              = "mesh.amends"
+	MeshEvidenceState       = "mesh.evidence.state"        // complete, partial, ambiguous
+	MeshEvidenceStateReason = "mesh.evidence.state_reason" // why not complete: deadline, overload, shutdown
+	MeshFindingKind         = "mesh.finding.kind"
+)
+
+// Both parties: prefix "mesh.source." or "mesh.destination." and one of the
+// suffixes.
+const (
+	SourcePrefix      = "mesh.source."
+	DestinationPrefix = "mesh.destination."
+
+	SuffixSPIFFEID          = "spiffe.id"
+	SuffixIdentityProof     = "identity.proof"
+	SuffixWorkloadName      = "workload.name"
+	SuffixWorkloadNamespace = "workload.namespace"
+	SuffixWorkloadKind      = "workload.kind"
+	SuffixWorkloadVersion   = "workload.version"
+	SuffixWorkloadRevision  = "workload.revision"
+	SuffixPodName           = "pod.name"
+	SuffixPodUID            = "pod.uid"
+	SuffixNode              = "node"
+	SuffixImageDigest       = "image.digest"
+
+	SourceSPIFFEID           = SourcePrefix + SuffixSPIFFEID
+	SourceIdentityProof      = SourcePrefix + SuffixIdentityProof
+	DestinationSPIFFEID      = DestinationPrefix + SuffixSPIFFEID
+	DestinationIdentityProof = DestinationPrefix + SuffixIdentityProof
+)
+
+// The verdict.
+const (
+	AuthzEngine          = "mesh.authz.engine"
+	AuthzDecision        = "mesh.authz.decision" // allow, deny, error, not_evaluated
+	AuthzEnforced        = "mesh.authz.enforced"
+	AuthzDefaultDeny     = "mesh.authz.default_deny"
+	AuthzReason          = "mesh.authz.reason"
+	AuthzPolicyID        = "mesh.authz.policy.id"
+	AuthzPolicyNamespace = "mesh.authz.policy.namespace"
+	AuthzPolicyRevision  = "mesh.authz.policy.revision"
+	AuthzDecisionID      = "mesh.authz.decision.id"
+)
+
+// How the pieces were joined.
+const (
+	JoinMethod     = "mesh.join.method"
+	JoinConfidence = "mesh.join.confidence"
+	JoinRequestID  = "mesh.join.request_id"
+	JoinStreamID   = "mesh.join.stream_id"
+	JoinDecisionID = "mesh.join.decision_id"
+)
+
+// On every piece of evidence. EvidenceReporter* are written only from what a
+// receiver of this process saw of its peer, never taken from the wire.
+const (
+	EvidencePrefix                = "mesh.evidence."
+	EvidenceID                    = "mesh.evidence.id"       // 64 hex digits
+	EvidenceSource                = "mesh.evidence.source"   // the source kind, e.g. envoy_als
+	EvidenceRole                  = "mesh.evidence.role"     // callee, caller, decision, none
+	EvidencePosition              = "mesh.evidence.position" // the source's own unique position
+	EvidenceFinal                 = "mesh.evidence.final"    // false: not the last word on this request
+	EvidenceRedacted              = "mesh.evidence.redacted" // number of values dropped or hashed by the allow-list
+	EvidenceRaw                   = "mesh.evidence.raw"      // true: could not be decoded, body is what came
+	EvidenceError                 = "mesh.evidence.error"    // why it could not be decoded
+	EvidenceBodySHA256            = "mesh.evidence.body.sha256"
+	EvidenceReporterSPIFFEID      = "mesh.evidence.reporter.spiffe.id"
+	EvidenceReporterAuthenticated = "mesh.evidence.reporter.authenticated"
+	EvidenceReporterAddress       = "mesh.evidence.reporter.address"
+	EvidenceReporterCertSHA256    = "mesh.evidence.reporter.cert.sha256"
+	EvidenceReporterNode          = "mesh.evidence.reporter.node" // what the reporter calls itself, e.g. Envoy's node id
+	// Statements about an identity that are weaker than the one on
+	// mesh.source.spiffe.id: an array of maps id, proof, party, from.
+	EvidenceClaims = "mesh.evidence.claims"
+
+	// A gap: evidence that is known to be lost before it could be sealed.
+	GapCount  = "mesh.evidence.gap.count"
+	GapReason = "mesh.evidence.gap.reason"
+)
