@@ -146,6 +146,7 @@ const (
 // field means: the source does not say.
 type Evidence struct {
 	ID       ID
+	Digest   [32]byte // SHA-256 of the redacted content; zero until the processor has it
 	Source   Source
 	Role     Role
 	Final    bool   // false: an interim report (a started or periodic access log entry)
@@ -163,6 +164,11 @@ type Evidence struct {
 	DecisionID string // the decision's own id, or the one that the access log names
 
 	From, To Party // mesh.source.*, mesh.destination.*
+	// The physical peer of the reporter's downstream connection, where the
+	// source tells it apart from the client (From.Address may come from
+	// X-Forwarded-For).
+	PeerAddress string
+	PeerPort    uint16
 
 	Method, Path, Route, Host        string // Path without query string
 	RPCSystem, RPCService, RPCMethod string
