@@ -1,0 +1,135 @@
+package seal
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// frame is an entry or a checkpoint as stored.
+type frame struct {
+	*Header
+	text     []byte // the header's text, as hashed and chained
+	sections [][]byte
+	offset   int64 // in its segment
+	size     int64
+}
+
+// id is what the next frame's prev line must say.
+func (f *frame) id() Hash { return sha256.Sum256(f.text) }
+
+// errCut: the file ends inside a frame that is valid as far as it goes.
+var errCut = errors.New("file ends inside a frame")
+
+// frameReader reads the frames of a segment one after the other. It holds no
+// more than one frame.
+type frameReader struct {
+	r      *bufio.Reader
+	offset int64
+	// skip, if set, says for which frames the sections are passed over
+	// instead of being read and checked.
+	skip func(*Header) bool
+}
+
+func newFrameReader(r io.Reader, offset int64) *frameReader {
+	return &frameReader{r: bufio.NewReaderSize(r, 256<<10), offset: offset}
+}
+
+// next reads the next frame. It returns io.EOF between frames, errCut inside
+// one, an error that wraps errGrammar for a malformed header, and
+// errSectionHash for stored bytes that are not the ones that were sealed.
+func (fr *frameReader) next() (*frame, error) {
+	text, err := fr.headerText()
+	if err != nil {
+		return nil, err
+	}
+	h, err := ParseHeader(text)
+	if err != nil {
+		return nil, err
+	}
+	f := &frame{Header: h, text: text, offset: fr.offset, size: int64(len(text)) + 1}
+	skip := fr.skip != nil && fr.skip(h)
+	for i := range h.Sections {
+		s := &h.Sections[i]
+		f.size += int64(s.Stored)
+		if skip {
+			if _, err := fr.r.Discard(int(s.Stored)); err != nil {
+				return nil, cutOr(err)
+			}
+			continue
+		}
+		b := make([]byte, s.Stored)
+		if _, err := io.ReadFull(fr.r, b); err != nil {
+			return nil, cutOr(err)
+		}
+		if sha256.Sum256(b) != s.Hash {
+			return f, fmt.Errorf("%w: section %s of %s", errSectionHash, s.Name, f.name())
+		}
+		f.sections = append(f.sections, b)
+	}
+	fr.offset += f.size
+	return f, nil
+}
+
+// errSectionHash: a section's bytes are not the ones that were sealed.
+var errSectionHash = errors.New("stored bytes do not match their hash")
+
+func (f *frame) name() string {
+	if f.Kind == KindCheckpoint {
+		return "checkpoint"
+	}
+	return fmt.Sprintf("entry %d (%s)", f.Entry, f.Kind)
+}
+
+func cutOr(err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return errCut
+	}
+	return err
+}
+
+// headerText reads up to and including the empty line, which it does not
+// return.
+func (fr *frameReader) headerText() ([]byte, error) {
+	text := make([]byte, 0, 1024)
+	for {
+		line, err := fr.r.ReadSlice('\n')
+		if len(text)+len(line) > maxHeaderBytes {
+			return nil, grammarf("header is longer than %d bytes", maxHeaderBytes)
+		}
+		if len(line) == 1 && err == nil {
+			if len(text) == 0 {
+				return nil, grammarf("empty line where a frame belongs")
+			}
+			return text, nil
+		}
+		text = append(text, line...)
+		switch {
+		case err == bufio.ErrBufferFull:
+		case err == io.EOF && len(text) == 0:
+			return nil, io.EOF
+		case err == io.EOF:
+			return nil, cutHeader(text)
+		case err != nil:
+			return nil, err
+		case len(text) == len(line) && !bytes.HasPrefix(text, []byte("meshaudit-seal/")):
+			return nil, grammarf("frame does not start with %q", magic)
+		}
+	}
+}
+
+// cutHeader tells a header that the file's end cuts off from garbage.
+func cutHeader(text []byte) error {
+	p := parser{rest: text}
+	_, err := p.header()
+	if err == nil && len(p.rest) != 0 {
+		err = grammarf("unexpected text after the sum line")
+	}
+	if err == nil || errors.Is(err, errHeaderCut) {
+		return errCut
+	}
+	return err
+}

@@ -1,0 +1,181 @@
+package seal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Log reads one writer's log, without its lock and without trust: what it
+// returns is proven by Verify only. It goes as far as the last checkpoint, so
+// that a log can be read while it is being written.
+type Log struct {
+	Origin string
+	dir    string
+	fs     FS
+}
+
+// OpenLog opens the log of origin below a store's root for reading.
+func OpenLog(root, origin string) (*Log, error) {
+	if err := ValidOrigin(origin); err != nil {
+		return nil, err
+	}
+	l := &Log{origin, LogDir(root, origin), OS}
+	if _, err := l.fs.Stat(filepath.Join(l.dir, segmentDir)); err != nil {
+		return nil, fmt.Errorf("no log of %s in this store: %w", origin, err)
+	}
+	return l, nil
+}
+
+// Entry is one entry of a log, as read.
+type Entry struct {
+	*Header
+	Segment string // file name
+	Offset  int64  // of the entry in its segment, in bytes
+	Size    int64  // header and sections as stored, in bytes
+	text    []byte
+	parts   [][]byte
+}
+
+// LeafHash is the entry's leaf in the log's Merkle tree.
+func (e *Entry) LeafHash() Hash { return leafHash(e.text) }
+
+// Filter is a batch's filter.
+func (e *Entry) Filter() Filter {
+	if e.Kind != KindBatch || len(e.parts) == 0 {
+		return nil
+	}
+	return e.parts[0]
+}
+
+// Body decompresses a batch's body: one OTLP export request.
+func (e *Entry) Body() (Signal, []byte, error) {
+	if e.Kind != KindBatch || len(e.parts) < 2 {
+		return 0, nil, fmt.Errorf("entry %d (%s) has no body that was read", e.Header.Entry, e.Kind)
+	}
+	s := &e.Sections[1]
+	sig, err := signalOf(s.Encoding)
+	if err != nil {
+		return 0, nil, err
+	}
+	d := batchDecoders.Get().(*batchDecoder)
+	defer batchDecoders.Put(d)
+	_, msg, err := d.open(s, e.parts[1])
+	if err != nil {
+		return 0, nil, fmt.Errorf("entry %d: %w", e.Header.Entry, err)
+	}
+	return sig, slices.Clone(msg), nil
+}
+
+// ErrStop, returned from a callback, ends a walk without an error.
+var ErrStop = errors.New("stop")
+
+// Entries calls fn for every entry through the last checkpoint, in order. An
+// entry for which skip returns true comes without its sections, cheaply.
+// Damage ends the walk with an error that names the place.
+func (l *Log) Entries(ctx context.Context, skip func(*Header) bool, fn func(*Entry) error) error {
+	firsts, _, err := segments(l.fs, l.dir)
+	if err != nil {
+		return err
+	}
+	for i, first := range firsts {
+		last := i == len(firsts)-1
+		if err := l.segment(ctx, first, last, skip, fn); err == ErrStop {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Log) segment(ctx context.Context, first uint64, last bool, skip func(*Header) bool, fn func(*Entry) error) error {
+	name := segmentName(first)
+	f, err := openRead(l.fs, filepath.Join(l.dir, segmentDir, name))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fr := newFrameReader(f, 0)
+	fr.skip = skip
+	var group []*Entry
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		f, err := fr.next()
+		switch {
+		case err == io.EOF || err == errCut && last:
+			return nil // what follows the last checkpoint is not ours to show
+		case err != nil:
+			return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, fr.offset, err)
+		case f.Kind != KindCheckpoint:
+			group = append(group, &Entry{f.Header, name, f.offset, f.size, f.text, f.sections})
+			continue
+		}
+		for _, e := range group {
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+		group = group[:0]
+	}
+}
+
+// Replay calls fn with the OTLP request of each batch that was sealed within
+// window before the newest batch of a log, oldest first. It reads without the
+// lock, up to the last checkpoint. A log that does not exist holds nothing.
+func Replay(ctx context.Context, root, origin string, window time.Duration, fn func(sig Signal, sealedAt time.Time, message []byte) error) error {
+	l, err := OpenLog(root, origin)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	firsts, _, err := segments(l.fs, l.dir)
+	if err != nil {
+		return err
+	}
+	// Backwards over the segments' headers, to the first batch in the window.
+	onlyHeaders := func(*Header) bool { return true }
+	var newest uint64
+	from := len(firsts)
+	for covered := false; from > 0 && !covered; {
+		from--
+		oldest := uint64(0)
+		if err := l.segment(ctx, firsts[from], from == len(firsts)-1, onlyHeaders, func(e *Entry) error {
+			if e.Kind == KindBatch {
+				if oldest == 0 {
+					oldest = e.Sealed
+				}
+				newest = max(newest, e.Sealed)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		covered = oldest != 0 && oldest+uint64(window) < newest
+	}
+	outside := func(h *Header) bool { return h.Kind != KindBatch || h.Sealed+uint64(window) < newest }
+	for i := from; i < len(firsts); i++ {
+		if err := l.segment(ctx, firsts[i], i == len(firsts)-1, outside, func(e *Entry) error {
+			if outside(e.Header) {
+				return nil
+			}
+			sig, msg, err := e.Body()
+			if err != nil {
+				return err
+			}
+			return fn(sig, time.Unix(0, int64(e.Sealed)), msg)
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,115 @@
+package seal
+
+import (
+	"encoding/base64"
+	"fmt"
+	"math"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// Trust is what a verifier knows beforehand, from a trust file:
+//
+//	# comment
+//	log VKEY [until SIZE]     a writer's key; the log's name is in it
+//	chain ORIGIN BASE64       the pinned commitment to its first chain key
+//
+// Keys are never taken from the log itself.
+type Trust struct {
+	Keys   []TrustedKey
+	Chains map[string]Hash
+}
+
+// TrustedKey is a writer's verifier key; it signs checkpoints of at most Until
+// entries.
+type TrustedKey struct {
+	VerifierKey string
+	Until       uint64
+	verifier    note.Verifier
+}
+
+// Origin is the log that the key signs for.
+func (k TrustedKey) Origin() string { return k.verifier.Name() }
+
+// ParseTrust parses a trust file.
+func ParseTrust(b []byte) (*Trust, error) {
+	t := &Trust{Chains: map[string]Hash{}}
+	n := 0
+	for l := range strings.Lines(string(b)) {
+		n++
+		f := strings.Fields(l)
+		if len(f) == 0 || strings.HasPrefix(f[0], "#") {
+			continue
+		}
+		var err error
+		switch {
+		case f[0] == "log" && (len(f) == 2 || len(f) == 4 && f[2] == "until"):
+			k := TrustedKey{VerifierKey: f[1], Until: math.MaxUint64}
+			if k.verifier, err = note.NewVerifier(f[1]); err != nil {
+				err = fmt.Errorf("verifier key %q is malformed", clip(f[1]))
+			} else if err = ValidOrigin(k.Origin()); err == nil && len(f) == 4 {
+				k.Until, err = number(f[3])
+			}
+			t.Keys = append(t.Keys, k)
+		case f[0] == "chain" && len(f) == 3:
+			if err = ValidOrigin(f[1]); err == nil {
+				if _, twice := t.Chains[f[1]]; twice {
+					err = fmt.Errorf("a second chain for %s", f[1])
+				} else {
+					t.Chains[f[1]], err = hash(f[2])
+				}
+			}
+		default:
+			err = fmt.Errorf("expected \"log VKEY [until SIZE]\" or \"chain ORIGIN BASE64\", found %q", clip(strings.TrimSpace(l)))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("trust file, line %d: %w", n, err)
+		}
+	}
+	return t, nil
+}
+
+// ReadTrust reads a trust file.
+func ReadTrust(path string) (*Trust, error) {
+	b, err := readFile(OS, path, 16<<20)
+	if err != nil {
+		return nil, err
+	}
+	t, err := ParseTrust(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return t, nil
+}
+
+// TrustLines are the lines that pin a new writer in a trust file.
+func TrustLines(vkey, origin string, chain Hash) string {
+	return fmt.Sprintf("log %s\nchain %s %s\n", vkey, origin, base64.StdEncoding.EncodeToString(chain[:]))
+}
+
+// key finds the key that may sign a checkpoint of the given size.
+func (t *Trust) key(origin string, size uint64) *TrustedKey {
+	if t == nil {
+		return nil
+	}
+	for i := range t.Keys {
+		if k := &t.Keys[i]; k.Origin() == origin && size <= k.Until {
+			return k
+		}
+	}
+	return nil
+}
+
+// Origins are the logs that the trust file expects to find.
+func (t *Trust) Origins() []string {
+	var os []string
+	seen := map[string]bool{}
+	for _, k := range t.Keys {
+		if o := k.Origin(); !seen[o] {
+			seen[o] = true
+			os = append(os, o)
+		}
+	}
+	return os
+}
