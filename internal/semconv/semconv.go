@@ -76,6 +76,18 @@ const (
 	MeshFindingKind         = "mesh.finding.kind"
 )
 
+// Values of MTLSOutcome.
+const (
+	MTLSMutual     = "mutual"      // both sides presented a certificate
+	MTLSServerOnly = "server_only" // TLS, the client presented none
+	MTLSPlaintext  = "plaintext"
+	MTLSFailed     = "failed" // the handshake failed or was refused
+)
+
+// MTLSPeerPresented is true if the peer presented a certificate in a handshake
+// that failed.
+const MTLSPeerPresented = "mesh.mtls.peer_presented"
+
 // Both parties: prefix "mesh.source." or "mesh.destination." and one of the
 // suffixes.
 const (
@@ -84,6 +96,7 @@ const (
 
 	SuffixSPIFFEID          = "spiffe.id"
 	SuffixIdentityProof     = "identity.proof"
+	SuffixIdentityFrom      = "identity.from" // where it was stated: tls.peer.san …
 	SuffixWorkloadName      = "workload.name"
 	SuffixWorkloadNamespace = "workload.namespace"
 	SuffixWorkloadKind      = "workload.kind"
@@ -144,7 +157,25 @@ const (
 	// mesh.source.spiffe.id: an array of maps id, proof, party, from.
 	EvidenceClaims = "mesh.evidence.claims"
 
+	// What one reporter states about the call, beyond the audit record's own
+	// attributes.
+	EvidenceParentSpanID = "mesh.evidence.parent_span_id" // 16 hex digits
+	EvidenceSpanKind     = "mesh.evidence.span_kind"      // internal, server, client, producer, consumer
+	EvidenceFailed       = "mesh.evidence.failed"         // true: an error without a status
+	EvidenceDetail       = "mesh.evidence.detail"         // Envoy's response_code_details, an error type
+	EvidenceFlags        = "mesh.evidence.response_flags" // Envoy's short flags, comma separated
+	EvidenceHost         = "mesh.evidence.host"           // the request's authority, as the caller asked for it
+
+	// Keys of the maps in EvidenceClaims.
+	ClaimID      = "id"      // a SPIFFE ID
+	ClaimInvalid = "invalid" // what was stated, where it is no SPIFFE ID
+	ClaimProof   = "proof"
+	ClaimParty   = "party" // source or destination
+	ClaimFrom    = "from"
+
 	// A gap: evidence that is known to be lost before it could be sealed.
 	GapCount  = "mesh.evidence.gap.count"
 	GapReason = "mesh.evidence.gap.reason"
+	GapSince  = "mesh.evidence.gap.since" // unix nanoseconds of the first loss
+	GapUntil  = "mesh.evidence.gap.until" // unix nanoseconds of the last loss
 )

@@ -1,0 +1,156 @@
+package envoy
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// An upstream is what the name of an Envoy cluster tells by Istio's
+// convention, DIRECTION|PORT|SUBSET|HOST.
+type upstream struct {
+	direction       direction
+	port            uint16
+	subset, service string
+	namespace       string
+}
+
+type direction uint8
+
+const (
+	unknownDirection direction = iota
+	inbound
+	outbound
+)
+
+func parseCluster(name string) upstream {
+	switch {
+	case strings.HasPrefix(name, "InboundPassthroughCluster"), name == "inbound_passthrough":
+		return upstream{direction: inbound}
+	case name == "PassthroughCluster", name == "BlackHoleCluster":
+		return upstream{direction: outbound}
+	}
+	sep := "|"
+	if !strings.Contains(name, sep) {
+		sep = "_." // outbound_.9080_.v1_.reviews…, as a stat-safe or SNI name
+	}
+	dir, rest, ok := strings.Cut(name, sep)
+	if !ok {
+		return upstream{}
+	}
+	var u upstream
+	switch dir {
+	case "inbound", "inbound-vip":
+		u.direction = inbound
+	case "outbound":
+		u.direction = outbound
+	default:
+		return upstream{}
+	}
+	port, rest, _ := strings.Cut(rest, sep)
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+		u.port = uint16(n)
+	}
+	subset, host, _ := strings.Cut(rest, sep)
+	u.subset = evidence.Text(subset, evidence.MaxName)
+	u.service, u.namespace = serviceName(evidence.Text(host, evidence.MaxName))
+	return u
+}
+
+// serviceName splits a Kubernetes service's host name,
+// SERVICE.NAMESPACE.svc.DOMAIN; any other host is a service without namespace.
+func serviceName(host string) (service, namespace string) {
+	service, rest, ok := strings.Cut(host, ".")
+	if !ok {
+		return host, ""
+	}
+	namespace, rest, ok = strings.Cut(rest, ".")
+	if !ok || (rest != "svc" && !strings.HasPrefix(rest, "svc.")) {
+		return host, ""
+	}
+	return service, namespace
+}
+
+// Destination fills in what a caller's upstream cluster says about the callee:
+// a Kubernetes service, not yet a workload.
+func (u upstream) destination(w *evidence.Workload) {
+	if u.service == "" {
+		return
+	}
+	*w = evidence.Workload{Name: u.service, Namespace: u.namespace, Kind: "Service"}
+	// A subset is named by the mesh's operator, most often after the version.
+	w.Version = u.subset
+}
+
+// A stand is where a proxy stands in a call, gathered from what one of its
+// reports says.
+type stand struct {
+	node            *Node
+	cluster         string // Envoy's upstream cluster name
+	hasUpstream     bool   // an upstream host was chosen
+	details         string // response_code_details
+	peerCertificate bool   // the downstream presented one
+	localAddress    string // the downstream connection's own address
+	listener        direction
+}
+
+// role decides which side of the call the report is about; the first rule that
+// applies:
+//
+//  1. the listener's direction, where a custom tag or label states it;
+//  2. Istio's cluster name: inbound is the callee, outbound the caller;
+//  3. a gateway (router~) that chose an upstream is the caller, one that
+//     answered by itself the callee;
+//  4. a policy's denial or a client certificate: the callee, for sidecars
+//     enforce and terminate on the inbound side;
+//  5. a sidecar whose connection was not accepted on its pod's own address
+//     was reached through an outbound capture: the caller;
+//  6. otherwise the callee: an access log states what the proxy was asked.
+//
+// A gateway's outbound entry that was answered without an upstream is the
+// callee too, although a cluster had been chosen.
+func (s *stand) role() evidence.Role {
+	if s.node.Type == "router" && s.listener == unknownDirection && !s.hasUpstream {
+		return evidence.RoleCallee
+	}
+	dir := s.listener
+	if dir == unknownDirection {
+		dir = parseCluster(s.cluster).direction
+	}
+	switch {
+	case dir == inbound:
+		return evidence.RoleCallee
+	case dir == outbound:
+		return evidence.RoleCaller
+	case s.node.Type == "router":
+		return evidence.RoleCaller
+	case s.peerCertificate || denied(s.details):
+		return evidence.RoleCallee
+	case s.node.Type == "sidecar" && s.localAddress != "" && s.node.IP != "" && s.localAddress != s.node.IP:
+		return evidence.RoleCaller
+	}
+	return evidence.RoleCallee
+}
+
+func denied(details string) bool {
+	return strings.HasPrefix(details, detailRBAC) || strings.HasPrefix(details, detailExtAuthzDenied) ||
+		strings.HasPrefix(details, detailJWT)
+}
+
+// RoleOfCluster tells the side from Istio's cluster name alone: the callee for
+// inbound, the caller for outbound, RoleNone for any other.
+func RoleOfCluster(cluster string) evidence.Role {
+	switch parseCluster(cluster).direction {
+	case inbound:
+		return evidence.RoleCallee
+	case outbound:
+		return evidence.RoleCaller
+	}
+	return evidence.RoleNone
+}
+
+// Destination fills in what a caller's upstream cluster says about the callee.
+func Destination(cluster string, w *evidence.Workload) {
+	parseCluster(cluster).destination(w)
+}

@@ -1,0 +1,496 @@
+package envoy
+
+import (
+	"encoding/json"
+	"net"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// labels is what an operator's access log format gives, by the names of
+// README.md: Istio's default JSON format and those of our reference
+// configurations. "-" and "" mean absent; names that are not known are dropped.
+type labels struct {
+	method, path, authority, protocol   string
+	status, details, flags, termination string
+	grpcStatus, grpcStatusNumber        string
+	startTime, duration                 string
+	cluster, upstreamHost, route        string
+	upstreamLocal                       string
+	downstreamRemote, downstreamLocal   string
+	downstreamDirect                    string
+	requestID, streamID                 string
+	traceID, spanID                     string
+	serverName                          string
+	peerURI, localURI                   string
+	upstreamPeerURI, upstreamLocalURI   string
+	peerSHA256, peerNotAfter            string
+	tlsVersion, tlsCipher               string
+	downstreamFailure, upstreamFailure  string
+	shadowResult, shadowPolicy          string
+	extAuthz, decision                  string
+	listenerDirection, logType          string
+	attempts, podName, podNamespace     string
+	headers                             Headers
+	tlsStated                           bool // a TLS label was there, be it empty
+}
+
+// set takes one label and reports whether its name is known.
+func (l *labels) set(name, value string) bool {
+	dst := l.field(name)
+	if dst == nil {
+		return l.header(name, value)
+	}
+	if dst == &l.tlsVersion || dst == &l.peerURI || dst == &l.peerSHA256 {
+		l.tlsStated = true
+	}
+	if value != "-" {
+		*dst = value
+	}
+	return true
+}
+
+func (l *labels) header(name, value string) bool {
+	switch name {
+	case "traceparent", "b3":
+	case "x_b3_traceid", "x_b3_spanid", "x_spiffe_id", "x_forwarded_client_cert", "x_envoy_attempt_count":
+		name = strings.ReplaceAll(name, "_", "-")
+	case "x-b3-traceid", "x-b3-spanid", "x-spiffe-id", "x-forwarded-client-cert", "x-envoy-attempt-count":
+	default:
+		return false
+	}
+	if value != "-" {
+		l.headers.Add(name, value)
+	}
+	return true
+}
+
+func (l *labels) field(name string) *string {
+	switch name {
+	case "method", "request_method":
+		return &l.method
+	case "path", "request_path":
+		return &l.path
+	case "authority":
+		return &l.authority
+	case "protocol":
+		return &l.protocol
+	case "response_code":
+		return &l.status
+	case "response_code_details":
+		return &l.details
+	case "response_flags":
+		return &l.flags
+	case "connection_termination_details":
+		return &l.termination
+	case "grpc_status":
+		return &l.grpcStatus
+	case "grpc_status_number":
+		return &l.grpcStatusNumber
+	case "start_time":
+		return &l.startTime
+	case "duration":
+		return &l.duration
+	case "upstream_cluster":
+		return &l.cluster
+	case "upstream_host":
+		return &l.upstreamHost
+	case "upstream_local_address":
+		return &l.upstreamLocal
+	case "route_name":
+		return &l.route
+	case "downstream_remote_address":
+		return &l.downstreamRemote
+	case "downstream_direct_remote_address":
+		return &l.downstreamDirect
+	case "downstream_local_address":
+		return &l.downstreamLocal
+	case "request_id", "x_request_id", "x-request-id":
+		return &l.requestID
+	case "stream_id":
+		return &l.streamID
+	case "trace_id":
+		return &l.traceID
+	case "span_id":
+		return &l.spanID
+	case "requested_server_name":
+		return &l.serverName
+	case "peer_spiffe_id", "downstream_peer_uri_san":
+		return &l.peerURI
+	case "local_spiffe_id", "downstream_local_uri_san":
+		return &l.localURI
+	case "upstream_peer_spiffe_id", "upstream_peer_uri_san":
+		return &l.upstreamPeerURI
+	case "upstream_local_spiffe_id", "upstream_local_uri_san":
+		return &l.upstreamLocalURI
+	case "peer_cert_sha256", "downstream_peer_fingerprint_256":
+		return &l.peerSHA256
+	case "peer_cert_not_after", "downstream_peer_cert_v_end":
+		return &l.peerNotAfter
+	case "tls_version", "downstream_tls_version":
+		return &l.tlsVersion
+	case "tls_cipher", "downstream_tls_cipher":
+		return &l.tlsCipher
+	case "downstream_transport_failure_reason":
+		return &l.downstreamFailure
+	case "upstream_transport_failure_reason":
+		return &l.upstreamFailure
+	case "rbac_shadow_result":
+		return &l.shadowResult
+	case "rbac_shadow_policy":
+		return &l.shadowPolicy
+	case "ext_authz":
+		return &l.extAuthz
+	case "decision_id":
+		return &l.decision
+	case "listener_direction", "traffic_direction":
+		return &l.listenerDirection
+	case "access_log_type":
+		return &l.logType
+	case "upstream_request_attempt_count":
+		return &l.attempts
+	case "pod_name":
+		return &l.podName
+	case "pod_namespace":
+		return &l.podNamespace
+	}
+	return nil
+}
+
+// direction reads the listener's direction: Envoy's name of it or its number.
+func (l *labels) direction() direction {
+	switch strings.ToUpper(l.listenerDirection) {
+	case "INBOUND", "1":
+		return inbound
+	case "OUTBOUND", "2":
+		return outbound
+	}
+	return unknownDirection
+}
+
+// apply adds to an evidence whose role is known what the access log service's
+// own fields do not say. A label is the proxy's statement, as configured by its
+// operator; so URI SANs here are mtls_san.
+func (l *labels) apply(e *evidence.Evidence) {
+	if id, ok := evidence.ParseTraceID(l.traceID); ok {
+		e.TraceID = id
+	}
+	if id, ok := evidence.ParseSpanID(l.spanID); ok {
+		e.SpanID = id
+	}
+	if e.RequestID == "" {
+		e.RequestID = evidence.Text(l.requestID, evidence.MaxName)
+	}
+	peer, local, fromPeer, fromLocal := l.peerURI, l.localURI, fromPeerSAN, fromLocalSAN
+	caller, called := &e.From, &e.To
+	if e.Role == evidence.RoleCaller {
+		// The callee is the upstream connection's peer.
+		peer, local, fromPeer, fromLocal = l.upstreamLocalURI, l.upstreamPeerURI, fromUpstreamLocal, fromUpstreamPeer
+		if l.upstreamPeerURI != "" {
+			e.TLS.Known, e.TLS.Established = true, true
+			e.TLS.Mutual = l.upstreamLocalURI != ""
+		}
+	} else {
+		set(&e.TLS.ClientSHA256, fingerprint(l.peerSHA256))
+		set(&e.TLS.Version, tlsVersion(l.tlsVersion))
+		set(&e.TLS.Cipher, evidence.Text(l.tlsCipher, evidence.MaxName))
+		if t, err := time.Parse(time.RFC3339Nano, l.peerNotAfter); err == nil {
+			e.TLS.ClientNotAfter = t.Unix()
+		}
+	}
+	addURIs(caller, peer, fromPeer)
+	addURIs(called, local, fromLocal)
+	if id := first(l.decision, decisionIDIn(l.extAuthz)); id != "" {
+		setExtAuthz(e, evidence.Text(id, evidence.MaxName))
+	}
+	if e.Verdict == nil {
+		e.Verdict = shadow(l.shadowResult, l.shadowPolicy)
+	}
+}
+
+// addURIs adds the SANs of one certificate; Envoy joins several with commas.
+func addURIs(p *evidence.Party, uris, from string) {
+	if uris == "" {
+		return
+	}
+	for range evidence.MaxIdentities {
+		uri, rest, more := strings.Cut(uris, ",")
+		p.AddIdentity(evidence.ParseIdentity(uri, evidence.ProofMTLSSAN, from))
+		if !more {
+			return
+		}
+		uris = rest
+	}
+}
+
+// fingerprint returns a SHA-256 in lower case hex without colons, or "".
+func fingerprint(s string) string {
+	const digits = 64
+	if len(s) > digits {
+		s = strings.ReplaceAll(s, ":", "")
+	}
+	s = strings.ToLower(s)
+	if len(s) != digits || strings.Trim(s, "0123456789abcdef") != "" {
+		return ""
+	}
+	return s
+}
+
+// tlsVersion reads Envoy's names, TLSv1.3, as 1.3.
+func tlsVersion(s string) string {
+	s = strings.TrimPrefix(s, "TLSv")
+	switch s {
+	case "1":
+		return "1.0"
+	case "1.0", "1.1", "1.2", "1.3":
+		return s
+	}
+	return ""
+}
+
+// decisionIDIn reads a label that holds ext_authz's dynamic metadata as JSON.
+func decisionIDIn(s string) string {
+	const maxMetadataBytes = 64 << 10
+	if len(s) < 2 || s[0] != '{' || len(s) > maxMetadataBytes {
+		return ""
+	}
+	var fields map[string]any
+	if json.Unmarshal([]byte(s), &fields) != nil {
+		return ""
+	}
+	md, err := structpb.NewStruct(fields)
+	if err != nil {
+		return ""
+	}
+	return decisionID(md, 4)
+}
+
+// FromOTLPLog reads a record of Envoy's OpenTelemetry access logger, as Istio's
+// envoyOtelAls provider configures it, or Istio's JSON access log after a
+// receiver parsed it into attributes or a map body. Labels are looked for in
+// the attributes, then in a map body.
+//
+// It is false unless the record is one: the resource has both log_name and
+// node_name, which Envoy's logger adds; or the labels hold response_flags and
+// one of response_code_details, upstream_cluster and
+// connection_termination_details.
+func FromOTLPLog(resource pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, bool) {
+	if lr.EventName() != "" {
+		return evidence.Evidence{}, false // Envoy names no event; this is something else
+	}
+	_, named := resource.Attributes().Get("log_name")
+	nodeID, ofNode := resource.Attributes().Get("node_name")
+
+	var l labels
+	collect(&l, lr.Attributes())
+	switch body := lr.Body(); body.Type() {
+	case pcommon.ValueTypeMap:
+		collect(&l, body.Map())
+	case pcommon.ValueTypeStr:
+		l.line(body.Str())
+	}
+	_, flags := label(lr, "response_flags")
+	_, details := label(lr, "response_code_details")
+	_, cluster := label(lr, "upstream_cluster")
+	_, termination := label(lr, "connection_termination_details")
+	if !(named && ofNode) && !(flags && (details || cluster || termination)) {
+		return evidence.Evidence{}, false
+	}
+
+	var node Node
+	if ofNode {
+		node = ParseNodeID(nodeID.Str())
+	}
+	resourceWorkload(resource, &node)
+	if l.podName != "" && node.Workload.PodName == "" {
+		node.Workload.PodName = evidence.Text(l.podName, evidence.MaxName)
+		node.Workload.Namespace = evidence.Text(l.podNamespace, evidence.MaxName)
+	}
+	e := l.evidence(&node)
+	if t := lr.Timestamp(); t != 0 && l.startTime == "" {
+		move := int64(t) - e.Start
+		if e.Start = int64(t); e.End != 0 {
+			e.End += move
+		}
+	}
+	// The logger takes them from the proxy's active span.
+	if id := evidence.TraceID(lr.TraceID()); id != (evidence.TraceID{}) {
+		e.TraceID = id
+	}
+	if id := evidence.SpanID(lr.SpanID()); id != (evidence.SpanID{}) {
+		e.SpanID = id
+	}
+	applyTrace(&e, l.headers.Trace())
+	return e, true
+}
+
+func label(lr plog.LogRecord, name string) (pcommon.Value, bool) {
+	if v, ok := lr.Attributes().Get(name); ok {
+		return v, true
+	}
+	if lr.Body().Type() == pcommon.ValueTypeMap {
+		return lr.Body().Map().Get(name)
+	}
+	return pcommon.Value{}, false
+}
+
+func collect(l *labels, m pcommon.Map) {
+	for name, v := range m.All() {
+		switch v.Type() {
+		case pcommon.ValueTypeStr:
+			l.set(name, v.Str())
+		case pcommon.ValueTypeInt, pcommon.ValueTypeDouble:
+			l.set(name, v.AsString())
+		case pcommon.ValueTypeMap:
+			if name == "ext_authz" {
+				l.extAuthz = v.AsString()
+			}
+		}
+	}
+}
+
+// line reads the body of our reference format, METHOD SP PATH SP CODE; any
+// other text is left alone.
+func (l *labels) line(s string) {
+	fields := strings.Fields(evidence.Text(s, 2*evidence.MaxPath))
+	if len(fields) != 3 || !strings.HasPrefix(fields[1], "/") || len(decimal(fields[2])) != 3 ||
+		strings.Trim(fields[0], "ABCDEFGHIJKLMNOPQRSTUVWXYZ-") != "" {
+		return
+	}
+	l.method, l.path, l.status = fields[0], fields[1], fields[2]
+}
+
+func resourceWorkload(resource pcommon.Resource, n *Node) {
+	for name, v := range resource.Attributes().All() {
+		s := evidence.Text(v.Str(), evidence.MaxName)
+		switch name {
+		case "k8s.pod.name":
+			set(&n.Workload.PodName, s)
+		case "k8s.pod.uid":
+			set(&n.Workload.PodUID, s)
+		case "k8s.namespace.name":
+			set(&n.Workload.Namespace, s)
+		case "k8s.node.name":
+			set(&n.Workload.Node, s)
+		case "k8s.cluster.name":
+			set(&n.Cluster, s)
+		case "k8s.deployment.name":
+			n.Workload.Name, n.Workload.Kind = s, "Deployment"
+		case "service.version":
+			set(&n.Workload.Version, s)
+		case "service.name", "cluster_name":
+			// Istio's Envoy service cluster is NAME.NAMESPACE.
+			if n.Workload.Name == "" {
+				n.Workload.Name = strings.TrimSuffix(s, "."+n.Workload.Namespace)
+			}
+		}
+	}
+}
+
+func (l *labels) evidence(node *Node) evidence.Evidence {
+	e := evidence.Evidence{Source: evidence.SourceEnvoyOTLP, Final: finalName(l.logType)}
+	e.Reporter.Node, e.Cluster = node.ID, node.Cluster
+	e.Method = evidence.Text(l.method, evidence.MaxName)
+	e.Path = evidence.PathOnly(l.path)
+	e.Host = evidence.Authority(first(l.authority, l.serverName))
+	e.Protocol = evidence.Text(l.protocol, evidence.MaxName)
+	e.Route = evidence.Text(l.route, evidence.MaxName)
+	e.StatusDetail = evidence.Text(first(l.details, l.termination), evidence.MaxDetail)
+	e.ResponseFlags = evidence.Text(l.flags, evidence.MaxName)
+	if n, err := strconv.ParseUint(l.status, 10, 10); err == nil {
+		e.Status = int(n)
+	}
+	e.Failed = e.Status == 0 && e.ResponseFlags != ""
+	e.GRPCStatus = first(decimal(l.grpcStatusNumber), decimal(l.grpcStatus))
+	if e.GRPCStatus != "" {
+		RPC(&e)
+	}
+	e.RequestID = evidence.Text(l.requestID, evidence.MaxName)
+	if id := evidence.Text(l.streamID, evidence.MaxName); id != e.RequestID {
+		e.StreamID = id
+	}
+	if t, err := time.Parse(time.RFC3339Nano, l.startTime); err == nil {
+		e.Start = unixNano(t.Unix(), int32(t.Nanosecond()))
+	}
+	if ms, err := strconv.ParseUint(l.duration, 10, 40); err == nil {
+		e.End = e.Start + int64(ms)*int64(time.Millisecond)
+	}
+	e.Verdict = verdictOf(e.StatusDetail, e.ResponseFlags)
+
+	localAddress, _ := SplitAddress(l.downstreamLocal)
+	s := stand{
+		node: node, cluster: l.cluster, details: e.StatusDetail, hasUpstream: l.upstreamHost != "",
+		peerCertificate: l.peerURI != "" || l.peerSHA256 != "", localAddress: localAddress, listener: l.direction(),
+	}
+	e.Role = s.role()
+	l.parties(node, &e)
+	l.apply(&e)
+	l.headers.Claims(&e.From)
+	return e
+}
+
+func (l *labels) parties(node *Node, e *evidence.Evidence) {
+	if e.Role == evidence.RoleCaller {
+		e.From.Workload = node.Workload
+		if e.From.Address, e.From.Port = SplitAddress(l.upstreamLocal); e.From.Address == "" {
+			e.From.Address = node.IP
+		}
+		if node.Type == "router" {
+			e.PeerAddress, e.PeerPort = SplitAddress(l.downstreamRemote)
+		}
+		parseCluster(l.cluster).destination(&e.To.Workload)
+		e.To.Address, e.To.Port = SplitAddress(l.upstreamHost)
+		e.TLS.FailureReason = evidence.Text(l.upstreamFailure, evidence.MaxDetail)
+		if n, err := strconv.ParseUint(l.attempts, 10, 16); err == nil && n > 1 {
+			e.ResendCount = int(n - 1)
+		}
+		return
+	}
+	e.From.Address, e.From.Port = SplitAddress(l.downstreamRemote)
+	if e.PeerAddress, e.PeerPort = SplitAddress(l.downstreamDirect); e.PeerAddress == e.From.Address && e.PeerPort == e.From.Port {
+		e.PeerAddress, e.PeerPort = "", 0
+	}
+	e.To.Address, e.To.Port = SplitAddress(l.downstreamLocal)
+	e.To.Workload = node.Workload
+	e.TLS.FailureReason = evidence.Text(l.downstreamFailure, evidence.MaxDetail)
+	// A format that has TLS labels and leaves them empty says plaintext; one
+	// without them says nothing.
+	e.TLS.Known = l.tlsStated
+	e.TLS.Mutual = l.peerURI != "" || l.peerSHA256 != ""
+	e.TLS.Established = (e.TLS.Mutual || l.tlsVersion != "") && e.TLS.FailureReason == ""
+	if n := l.headers.AttemptCount; n > 1 {
+		e.ResendCount = n - 1
+	}
+}
+
+func finalName(logType string) bool {
+	switch logType {
+	case "", "NotSet", "DownstreamEnd", "UpstreamEnd", "TcpConnectionEnd", "UdpSessionEnd":
+		return true
+	}
+	return false
+}
+
+// SplitAddress reads HOST:PORT or [IPv6]:PORT; anything else is an address
+// without port.
+func SplitAddress(s string) (string, uint16) {
+	if s == "" {
+		return "", 0
+	}
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return evidence.Text(s, evidence.MaxName), 0
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil {
+		return evidence.Text(s, evidence.MaxName), 0
+	}
+	return evidence.Text(host, evidence.MaxName), uint16(n)
+}

@@ -1,0 +1,137 @@
+package envoy
+
+import (
+	"strings"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// A Node is what a proxy says about itself, read once per stream. All of it is
+// a claim of the proxy.
+type Node struct {
+	ID       string // as sent, bounded
+	Type     string // Istio's: sidecar, router, waypoint …; "": not Istio's form
+	IP       string
+	Cluster  string // the cluster (of machines), not Envoy's service cluster
+	Workload evidence.Workload
+}
+
+// ReadNode reads an access log stream's node; nil gives the zero Node.
+func ReadNode(n *corev3.Node) Node {
+	if n == nil {
+		return Node{}
+	}
+	node := ParseNodeID(n.GetId())
+	if md := n.GetMetadata(); md != nil {
+		node.metadata(md)
+	}
+	if node.Workload.Name == "" && node.Type == "" {
+		// A plain Envoy's --service-cluster names the service it stands for.
+		node.Workload.Name = evidence.Text(n.GetCluster(), evidence.MaxName)
+	}
+	return node
+}
+
+// ParseNodeID reads Istio's node id, TYPE~IP~POD.NAMESPACE~DNS-DOMAIN. Any
+// other id is kept as it is.
+func ParseNodeID(id string) Node {
+	node := Node{ID: evidence.Text(id, evidence.MaxName)}
+	kind, rest, ok := strings.Cut(node.ID, "~")
+	if !ok {
+		return node
+	}
+	ip, rest, ok := strings.Cut(rest, "~")
+	if !ok {
+		return node
+	}
+	pod, _, ok := strings.Cut(rest, "~")
+	if !ok {
+		return node
+	}
+	node.Type, node.IP = kind, ip
+	// A pod's name holds no dot, unless it is made by hand: its namespace,
+	// which never does, is what follows the last one.
+	if i := strings.LastIndexByte(pod, '.'); i >= 0 {
+		node.Workload.PodName, node.Workload.Namespace = pod[:i], pod[i+1:]
+	} else {
+		node.Workload.PodName = pod
+	}
+	return node
+}
+
+func (n *Node) metadata(md *structpb.Struct) {
+	workload(md, &n.Workload)
+	n.Cluster = text(md, "CLUSTER_ID")
+	if ns := text(md, "CONFIG_NAMESPACE"); n.Workload.Namespace == "" {
+		n.Workload.Namespace = ns
+	}
+	if pod := text(md, "POD_NAME"); n.Workload.PodName == "" {
+		n.Workload.PodName = pod
+	}
+	set(&n.Workload.Node, text(md, "NODE_NAME"))
+}
+
+// workload reads Istio's workload metadata, which is the same in a node's
+// metadata and in the peer objects that proxies exchange.
+func workload(md *structpb.Struct, w *evidence.Workload) {
+	labels := md.GetFields()["LABELS"].GetStructValue()
+	ownerKind, ownerName := owner(text(md, "OWNER"))
+
+	set(&w.PodName, text(md, "NAME"))
+	set(&w.Namespace, text(md, "NAMESPACE"))
+	set(&w.Kind, ownerKind)
+	set(&w.Name, first(text(md, "WORKLOAD_NAME"), ownerName,
+		text(labels, "service.istio.io/canonical-name"), text(labels, "app"), text(md, "app")))
+	set(&w.Version, first(text(labels, "version"), text(labels, "app.kubernetes.io/version"), text(md, "version")))
+	set(&w.Revision, text(labels, "service.istio.io/canonical-revision"))
+}
+
+// owner reads Istio's OWNER, kubernetes://apis/apps/v1/namespaces/NS/deployments/NAME.
+func owner(s string) (kind, name string) {
+	rest, ok := strings.CutPrefix(s, "kubernetes://")
+	if !ok {
+		return "", ""
+	}
+	i := strings.LastIndexByte(rest, '/')
+	if i < 0 {
+		return "", ""
+	}
+	name, rest = rest[i+1:], rest[:i]
+	plural := rest[strings.LastIndexByte(rest, '/')+1:]
+	return ownerKinds[plural], name
+}
+
+var ownerKinds = map[string]string{
+	"pods":                   "Pod",
+	"deployments":            "Deployment",
+	"replicasets":            "ReplicaSet",
+	"statefulsets":           "StatefulSet",
+	"daemonsets":             "DaemonSet",
+	"jobs":                   "Job",
+	"cronjobs":               "CronJob",
+	"replicationcontrollers": "ReplicationController",
+}
+
+// text returns a bounded string field of s, "" if it is absent or no string.
+func text(s *structpb.Struct, name string) string {
+	return evidence.Text(s.GetFields()[name].GetStringValue(), evidence.MaxName)
+}
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// set overwrites dst only with something.
+func set(dst *string, v string) {
+	if v != "" {
+		*dst = v
+	}
+}

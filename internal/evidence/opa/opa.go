@@ -1,0 +1,461 @@
+// Package opa reads OPA's decision log: the uploads of its decision_logs
+// plugin and the events in them.
+//
+// A Reader splits an upload into events while it arrives; Decode turns one
+// event into evidence. Together they promise bounded memory (one event), a
+// bounded depth, exact numbers, and that an event which cannot be decoded does
+// not take its neighbours along. They keep nothing that README.md does not
+// name: of an input's headers only the trace, the request id and claims of
+// identity, of a token only its subject, never a body or a query string.
+//
+// # Identities and users
+//
+// A policy's input is what its caller put there, so identities in it are
+// claims. A user is taken from what Envoy verified (the payload of its
+// jwt_authn filter), else from the input's user or subject, else, only if the
+// decision is allow, from the unverified payload of a bearer token: a denied
+// request with a forged token must not name the person it pretends to be.
+//
+// # Verdicts
+//
+//	result true, {"allow": true}, {"allowed": true}     allow
+//	result false, {"allow": false}, {"allowed": false}  deny
+//	{"deny": true}, {"deny": ["…"]}, {"deny": []}       deny, deny, allow
+//	error                                               error
+//	absent (undefined), anything else                   not_evaluated
+package opa
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
+)
+
+// Engine is the verdict's engine.
+const Engine = "opa"
+
+var (
+	errNoObject   = errors.New("not an object")
+	errNoDecision = errors.New("no decision_id")
+	errDuplicate  = errors.New("duplicate key")
+)
+
+// Decode reads one event, which Reader.Next returned. It refuses what is not
+// one object of valid JSON with a decision_id, and one that states the decision,
+// the input or the result twice: readers differ on which of the two counts.
+func Decode(event []byte) (evidence.Evidence, error) {
+	d := decoder{c: cursor{b: event}}
+	d.e.Source, d.e.Role, d.e.Final = evidence.SourceOPA, evidence.RoleDecision, true
+	d.verdict = evidence.Verdict{Engine: Engine, Decision: evidence.NotEvaluated, Enforced: true}
+	if d.c.peek() != '{' {
+		if d.c.skip(); d.c.end() != nil {
+			return evidence.Evidence{}, fmt.Errorf("opa event: byte %d: %w", d.c.i, d.c.err)
+		}
+		return evidence.Evidence{}, fmt.Errorf("opa event: %w", errNoObject)
+	}
+	d.event()
+	if err := d.c.end(); err != nil {
+		return evidence.Evidence{}, fmt.Errorf("opa event: %w", err)
+	}
+	if d.duplicate != "" {
+		return evidence.Evidence{}, fmt.Errorf("opa event: %w %q", errDuplicate, d.duplicate)
+	}
+	if d.e.DecisionID == "" {
+		return evidence.Evidence{}, fmt.Errorf("opa event: %w", errNoDecision)
+	}
+	d.finish()
+	return d.e, nil
+}
+
+// A decoder gathers what one event says.
+type decoder struct {
+	c       cursor
+	e       evidence.Evidence
+	verdict evidence.Verdict
+
+	seen      [len(singleKeys)]bool
+	duplicate string
+
+	batchID, query, legacyRevision string
+	timestamp                      string
+	revisions                      []string // NAME=REVISION
+	hasResult, hasError            bool
+	resultErased                   bool
+
+	headers               envoy.Headers
+	authorization         string
+	requestTime           int64
+	parsedPath            string
+	jwtSubject, plainUser string
+}
+
+// singleKeys may stand in an event once.
+var singleKeys = [...]string{"decision_id", "input", "result", "error"}
+
+func (d *decoder) event() {
+	c, e := &d.c, &d.e
+	if !c.object() {
+		return
+	}
+	for c.next() {
+		d.once()
+		switch string(c.key) {
+		case "decision_id":
+			e.DecisionID = d.name()
+		case "batch_decision_id":
+			d.batchID = d.name()
+		case "path":
+			d.verdict.PolicyID = d.name()
+		case "query":
+			d.query = d.name()
+		case "revision":
+			d.legacyRevision = d.name()
+		case "bundles":
+			d.bundles()
+		case "labels":
+			d.labels()
+		case "timestamp":
+			d.timestamp = d.name()
+		case "trace_id":
+			e.TraceID, _ = evidence.ParseTraceID(c.string())
+		case "span_id":
+			e.SpanID, _ = evidence.ParseSpanID(c.string())
+		case "requested_by":
+			e.PeerAddress, e.PeerPort = envoy.SplitAddress(d.name())
+		case "input":
+			d.input()
+		case "result":
+			d.hasResult = true
+			d.result()
+		case "error":
+			d.hasError = c.peek() != 'n'
+			d.error()
+		case "erased", "masked":
+			d.erased()
+		default:
+			c.skip()
+		}
+	}
+}
+
+func (d *decoder) once() {
+	for i, key := range singleKeys {
+		if string(d.c.key) == key {
+			if d.seen[i] {
+				d.duplicate = key
+			}
+			d.seen[i] = true
+		}
+	}
+}
+
+// name reads a bounded string or number.
+func (d *decoder) name() string { return evidence.Text(d.c.scalar(), evidence.MaxName) }
+
+func (d *decoder) labels() {
+	c := &d.c
+	if !c.object() {
+		return
+	}
+	for c.next() {
+		switch string(c.key) {
+		case "id":
+			d.e.Reporter.Node = d.name()
+		case "cluster", "cluster_id":
+			d.e.Cluster = d.name()
+		default:
+			c.skip()
+		}
+	}
+}
+
+// bundles reads {NAME: {"revision": REVISION}}.
+func (d *decoder) bundles() {
+	const maxBundles = 64
+	c := &d.c
+	if !c.object() {
+		return
+	}
+	for c.next() {
+		bundle := evidence.Text(string(c.key), evidence.MaxName)
+		if !c.object() {
+			continue
+		}
+		for c.next() {
+			if string(c.key) != "revision" {
+				c.skip()
+				continue
+			}
+			if revision := d.name(); revision != "" && len(d.revisions) < maxBundles {
+				d.revisions = append(d.revisions, bundle+"="+revision)
+			}
+		}
+	}
+}
+
+// erased notes whether a mask removed the result.
+func (d *decoder) erased() {
+	c := &d.c
+	if !c.array() {
+		return
+	}
+	for c.element() {
+		pointer := c.string()
+		d.resultErased = d.resultErased || pointer == "/result" || strings.HasPrefix(pointer, "/result/allow")
+	}
+}
+
+func (d *decoder) result() {
+	switch d.c.peek() {
+	case '{':
+		d.resultObject()
+	case '"':
+		// OPA's documentation shows the string "true".
+		switch d.c.string() {
+		case "true":
+			d.verdict.Decision = evidence.Allow
+		case "false":
+			d.verdict.Decision = evidence.Deny
+		}
+	default:
+		if allow, ok := d.c.boolean(); ok {
+			d.verdict.Decision = decision(allow)
+		}
+	}
+}
+
+func decision(allow bool) evidence.Decision {
+	if allow {
+		return evidence.Allow
+	}
+	return evidence.Deny
+}
+
+func (d *decoder) resultObject() {
+	c := &d.c
+	var allowed, denied *bool
+	if !c.object() {
+		return
+	}
+	for c.next() {
+		switch string(c.key) {
+		case "allow", "allowed":
+			if v, ok := c.boolean(); ok {
+				v = v && (allowed == nil || *allowed) // both there: both must allow
+				allowed = &v
+			}
+		case "deny":
+			denied = d.deny()
+		case "reason", "message", "reason_message":
+			d.setReason(d.text())
+		case "reasons":
+			d.setReason(d.firstText())
+		default:
+			c.skip()
+		}
+	}
+	switch {
+	case denied != nil && *denied:
+		d.verdict.Decision = evidence.Deny
+	case allowed != nil:
+		d.verdict.Decision = decision(*allowed)
+	case denied != nil:
+		d.verdict.Decision = evidence.Allow
+	}
+}
+
+// deny reads {"deny": …}: a boolean, or a set of messages.
+func (d *decoder) deny() *bool {
+	if d.c.peek() == '[' {
+		reason := d.firstText()
+		d.setReason(reason)
+		v := reason != ""
+		return &v
+	}
+	v, ok := d.c.boolean()
+	if !ok {
+		return nil
+	}
+	return &v
+}
+
+func (d *decoder) setReason(s string) {
+	if d.verdict.Reason == "" {
+		d.verdict.Reason = s
+	}
+}
+
+func (d *decoder) text() string { return evidence.Text(d.c.scalar(), evidence.MaxDetail) }
+
+// firstText returns an array's first element; what is no string is "…", so that
+// an array with elements never reads as an empty one.
+func (d *decoder) firstText() string {
+	if !d.c.array() {
+		return ""
+	}
+	s := ""
+	for n := 0; d.c.element(); n++ {
+		if n > 0 {
+			d.c.skip()
+			continue
+		}
+		if s = d.text(); s == "" {
+			s = "…"
+		}
+	}
+	return s
+}
+
+// error reads the evaluation's error: {"code", "message"} or a string.
+func (d *decoder) error() {
+	c := &d.c
+	if c.peek() != '{' {
+		d.setReason(d.text())
+		return
+	}
+	code, message := "", ""
+	if !c.object() {
+		return
+	}
+	for c.next() {
+		switch string(c.key) {
+		case "code":
+			code = d.text()
+		case "message":
+			message = d.text()
+		default:
+			c.skip()
+		}
+	}
+	d.setReason(evidence.Text(strings.TrimPrefix(code+": "+message, ": "), evidence.MaxDetail))
+}
+
+func (d *decoder) finish() {
+	e, v := &d.e, &d.verdict
+	e.Position = e.DecisionID
+	if d.batchID != "" {
+		e.Position = d.batchID + "/" + e.DecisionID
+	}
+	v.DecisionID = e.DecisionID
+	if v.PolicyID == "" {
+		v.PolicyID = d.query
+	}
+	v.PolicyRevision = d.revision()
+	switch {
+	case d.hasError:
+		v.Decision = evidence.Error
+	case v.Decision != evidence.NotEvaluated:
+	case d.resultErased:
+		d.setReason("the result is masked in the decision log")
+	case !d.hasResult:
+		d.setReason("the result is undefined")
+	default:
+		d.setReason("the result is no verdict")
+	}
+	e.Verdict = v
+
+	e.Start = unixNano(d.timestamp)
+	if e.Start == 0 {
+		e.Start = d.requestTime
+	}
+	if e.Path == "" {
+		e.Path = d.parsedPath
+	}
+	if e.RequestID == "" {
+		e.RequestID = d.headers.RequestID
+	}
+	if d.headers.GRPC {
+		envoy.RPC(e)
+	}
+	d.headers.Claims(&e.From)
+	if t := d.headers.Trace(); t != (envoy.Trace{}) {
+		if e.TraceID == (evidence.TraceID{}) {
+			e.TraceID = t.ID
+		}
+		if e.TraceID == t.ID {
+			e.ParentSpanID = t.Span
+		}
+	}
+	switch {
+	case d.jwtSubject != "":
+		e.User = d.jwtSubject
+	case d.plainUser != "":
+		e.User = d.plainUser
+	case v.Decision == evidence.Allow:
+		e.User = bearerSubject(d.authorization)
+	}
+}
+
+// revision is the only bundle's revision, or all of them, NAME=REVISION sorted
+// by name, or that of an OPA from before bundles had names.
+func (d *decoder) revision() string {
+	switch len(d.revisions) {
+	case 0:
+		return d.legacyRevision
+	case 1:
+		_, revision, _ := strings.Cut(d.revisions[0], "=")
+		return revision
+	}
+	slices.Sort(d.revisions)
+	return evidence.Text(strings.Join(d.revisions, ","), evidence.MaxDetail)
+}
+
+// unixNano reads RFC 3339; 0 is anything else.
+func unixNano(s string) int64 {
+	t, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil || t.Year() < 1970 || t.Year() > 2261 {
+		return 0
+	}
+	return t.UnixNano()
+}
+
+// bearerSubject reads the sub claim of a bearer token, unverified.
+func bearerSubject(authorization string) string {
+	const maxTokenBytes = 16 << 10
+	scheme, token, ok := strings.Cut(authorization, " ")
+	if !ok || !strings.EqualFold(scheme, "bearer") || len(token) > maxTokenBytes {
+		return ""
+	}
+	_, rest, ok := strings.Cut(token, ".")
+	if !ok {
+		return ""
+	}
+	payload, _, ok := strings.Cut(rest, ".")
+	if !ok {
+		return ""
+	}
+	claims, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil {
+		return ""
+	}
+	c := cursor{b: claims}
+	sub := ""
+	if c.object() {
+		for c.next() {
+			if string(c.key) == "sub" {
+				sub = c.string()
+			} else {
+				c.skip()
+			}
+		}
+	}
+	if c.end() != nil {
+		return ""
+	}
+	return evidence.Text(sub, evidence.MaxName)
+}
+
+func port(s string) uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(n)
+}

@@ -1,0 +1,133 @@
+package evidence
+
+import (
+	"encoding/hex"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds on what a piece of evidence holds, in bytes. What is longer is cut: a
+// reporter must not be able to fill a correlator's memory with one value.
+const (
+	maxSPIFFEID        = 2048 // the SPIFFE ID standard's own bound
+	MaxInvalidIdentity = 256  // enough to recognise what was stated
+	MaxIdentities      = 8    // statements about one party; sources give three or four
+	MaxPath            = 2048 // url.path, as long as common servers accept
+	MaxName            = 512  // names, hosts, ids: DNS names end at 253
+	MaxDetail          = 1024 // reasons and details, free text
+)
+
+// Text returns s as valid UTF-8 of at most maxBytes bytes, cut at a rune. A run
+// of bytes that are no UTF-8 becomes a question mark.
+func Text(s string, maxBytes int) string {
+	if len(s) <= maxBytes && utf8.ValidString(s) {
+		return s
+	}
+	if len(s) > maxBytes {
+		s = s[:maxBytes]
+		// Do not leave the beginning of a rune whose end was cut off.
+		for i := 0; i < utf8.UTFMax-1 && len(s) > 0; i++ {
+			if r, size := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || size != 1 {
+				break
+			}
+			s = s[:len(s)-1]
+		}
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
+// PathOnly returns the path of a request target, bounded, without scheme,
+// authority, query and fragment: those may carry secrets.
+func PathOnly(target string) string {
+	if i := strings.IndexAny(target, "?#"); i >= 0 {
+		target = target[:i]
+	}
+	if i := strings.Index(target, "://"); i >= 0 && !strings.HasPrefix(target, "/") {
+		rest := target[i+len("://"):]
+		slash := strings.IndexByte(rest, '/')
+		if slash < 0 {
+			return "/"
+		}
+		target = rest[slash:]
+	}
+	return Text(target, MaxPath)
+}
+
+// Authority returns the host and port of a URL or of a Host header, bounded,
+// without user information.
+func Authority(s string) string {
+	if i := strings.Index(s, "://"); i >= 0 {
+		s = s[i+len("://"):]
+	}
+	if i := strings.IndexAny(s, "/?#"); i >= 0 {
+		s = s[:i]
+	}
+	if i := strings.LastIndexByte(s, '@'); i >= 0 {
+		s = s[i+1:]
+	}
+	return Text(s, MaxName)
+}
+
+// ParseTraceID reads 32 hex digits, or the 16 of an old B3 id, which it pads
+// on the left. Zero ids and anything else give false.
+func ParseTraceID(s string) (TraceID, bool) {
+	var id TraceID
+	switch len(s) {
+	case 2 * len(id):
+		if _, err := hex.Decode(id[:], []byte(s)); err != nil {
+			return TraceID{}, false
+		}
+	case len(id):
+		if _, err := hex.Decode(id[len(id)/2:], []byte(s)); err != nil {
+			return TraceID{}, false
+		}
+	}
+	return id, id != TraceID{}
+}
+
+// ParseSpanID reads 16 hex digits. The zero id and anything else give false.
+func ParseSpanID(s string) (SpanID, bool) {
+	var id SpanID
+	if len(s) == 2*len(id) {
+		if _, err := hex.Decode(id[:], []byte(s)); err != nil {
+			return SpanID{}, false
+		}
+	}
+	return id, id != SpanID{}
+}
+
+// ParseTraceparent reads a W3C traceparent header,
+// VERSION-TRACEID-SPANID-FLAGS, of any version but the forbidden ff.
+func ParseTraceparent(s string) (TraceID, SpanID, bool) {
+	const size = len("00-") + 32 + len("-") + 16 + len("-00")
+	s = strings.TrimSpace(s)
+	if len(s) < size || len(s) > MaxName || s[2] != '-' || s[35] != '-' || s[52] != '-' ||
+		s[:2] == "ff" || (len(s) > size && (s[:2] == "00" || s[size] != '-')) {
+		return TraceID{}, SpanID{}, false
+	}
+	trace, ok1 := ParseTraceID(s[3:35])
+	span, ok2 := ParseSpanID(s[36:52])
+	if !ok1 || !ok2 {
+		return TraceID{}, SpanID{}, false
+	}
+	return trace, span, true
+}
+
+// ParseB3 reads a single b3 header, TRACEID-SPANID[-SAMPLED[-PARENT]]. The
+// forms that carry only a sampling decision give false.
+func ParseB3(s string) (TraceID, SpanID, bool) {
+	if len(s) > MaxName {
+		return TraceID{}, SpanID{}, false
+	}
+	t, rest, ok := strings.Cut(strings.TrimSpace(s), "-")
+	if !ok {
+		return TraceID{}, SpanID{}, false
+	}
+	sp, _, _ := strings.Cut(rest, "-")
+	trace, ok1 := ParseTraceID(t)
+	span, ok2 := ParseSpanID(sp)
+	if !ok1 || !ok2 {
+		return TraceID{}, SpanID{}, false
+	}
+	return trace, span, true
+}
