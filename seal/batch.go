@@ -131,7 +131,8 @@ type batchEncoder struct {
 
 var batchEncoders = sync.Pool{New: func() any {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
-		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20))
+		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20),
+		zstd.WithSingleSegment(true)) // so that the frame always states its content size
 	if err != nil {
 		panic(err) // only for options that do not fit each other
 	}

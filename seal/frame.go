@@ -88,8 +88,14 @@ func cutOr(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return errCut
 	}
-	return err
+	return &readError{err}
 }
+
+// readError: the store could not be read, which says nothing about the log.
+type readError struct{ err error }
+
+func (e *readError) Error() string { return "read: " + e.err.Error() }
+func (e *readError) Unwrap() error { return e.err }
 
 // headerText reads up to and including the empty line, which it does not
 // return.
@@ -114,7 +120,7 @@ func (fr *frameReader) headerText() ([]byte, error) {
 		case err == io.EOF:
 			return nil, cutHeader(text)
 		case err != nil:
-			return nil, err
+			return nil, &readError{err}
 		case len(text) == len(line) && !bytes.HasPrefix(text, []byte("meshaudit-seal/")):
 			return nil, grammarf("frame does not start with %q", magic)
 		}

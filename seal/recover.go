@@ -1,0 +1,503 @@
+package seal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// begin finds the end of the log, cuts off what a crash or a fault left after
+// the last checkpoint, and opens a new epoch there. before is the state that
+// a fault made void, nil at start.
+func (w *Writer) begin(before *logState) (*logState, error) {
+	cfg := &w.cfg
+	if err := removeTemporary(cfg.FS, filepath.Join(w.dir, segmentDir)); err != nil {
+		return nil, err
+	}
+	limit := segmentLimit{}
+	if before != nil {
+		limit = segmentLimit{true, before.first, before.synced}
+	}
+	end, err := w.findEnd(limit)
+	if err != nil {
+		return nil, err
+	}
+	if err := w.checkAgainstCheckpointFile(end); err != nil {
+		return nil, err
+	}
+	key, err := w.chainKey(end)
+	if err != nil {
+		return nil, err
+	}
+	torn, err := w.cut(end)
+	if err != nil {
+		return nil, fmt.Errorf("cut off the damaged tail: %w", err)
+	}
+	s := &logState{cfg: cfg, dir: w.dir, tree: end.tree, entry: end.tree.size, record: end.record,
+		prev: end.prev, sealed: uint64(cfg.Now().UnixNano()), epoch: key.Epoch, keys: key.ratchet()}
+	open := &OpenLines{
+		Signer: cfg.LogKey.VerifierKey(), Chain: key.Commitment(), Torn: torn,
+		HeartbeatSeconds: uint64(cfg.Heartbeat / time.Second),
+	}
+	switch {
+	case end.last == nil:
+		open.After = AfterFirst
+	case before != nil:
+		open.After = AfterFault
+	case end.last.Kind == KindClose:
+		open.After = AfterClean
+	default:
+		open.After = AfterCrash
+	}
+	for _, a := range cfg.Auditors {
+		e, err := key.escrow(cfg.Origin, a)
+		if err != nil {
+			return nil, err
+		}
+		open.Escrows = append(open.Escrows, e)
+	}
+	s.appendEntry(&Header{Kind: KindOpen, Open: open})
+	if len(s.buf) > maxHeaderBytes {
+		return nil, fmt.Errorf("an open with %d auditors does not fit a header", len(cfg.Auditors))
+	}
+	if err := s.write(s.entry - 1); err != nil {
+		s.abandon()
+		return nil, err
+	}
+	if err := cfg.Chain.Replace(key.Next()); err != nil {
+		s.abandon()
+		return nil, err
+	}
+	return s, nil
+}
+
+func removeTemporary(fsys FS, dir string) error {
+	names, err := fsys.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasSuffix(n.Name(), tmpSuffix) {
+			if err := fsys.Remove(filepath.Join(dir, n.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// chainKey loads the key of the epoch to be opened. Anything but the epoch
+// after the log's last is a rollback, of the key or of the log.
+func (w *Writer) chainKey(end *logEnd) (ChainKey, error) {
+	key, err := w.cfg.Chain.Load()
+	if err != nil {
+		return key, fmt.Errorf("chain key: %w", err)
+	}
+	if end.last == nil {
+		if key.Epoch != 0 {
+			return key, fmt.Errorf("the chain key is at epoch %d but the store holds no log of %s: the log was removed, or `directory` or `origin` changed; restore the log, or give a new origin its own keys", key.Epoch, w.cfg.Origin)
+		}
+		return key, nil
+	}
+	if key.Epoch == end.last.Epoch {
+		// A crash came between a durable open and the key's replacement.
+		next := key.Next()
+		if err := w.cfg.Chain.Replace(next); err != nil {
+			return key, err
+		}
+		key = next
+	}
+	if key.Epoch != end.last.Epoch+1 {
+		return key, fmt.Errorf("the chain key is at epoch %d, the log's last epoch is %d: one of them was rolled back or restored from a copy; run `meshaudit verify` with an older checkpoint and do not write on until you know which", key.Epoch, end.last.Epoch)
+	}
+	return key, nil
+}
+
+// checkAgainstCheckpointFile refuses a log that is shorter than what it once
+// published.
+func (w *Writer) checkAgainstCheckpointFile(end *logEnd) error {
+	b, err := readFile(w.cfg.FS, filepath.Join(w.dir, checkpointFile), maxHeaderBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	c, err := openCheckpoint(b, w.verifier)
+	if err != nil {
+		return fmt.Errorf("%s: %w: not signed by this log key; the log was written under another key or altered; run: meshaudit verify", filepath.Join(w.dir, checkpointFile), err)
+	}
+	if c.Size > end.tree.size {
+		return fmt.Errorf("the log has %d entries, but %d were published in its checkpoint file: it was cut or rolled back; run `meshaudit verify`, restore the missing segments, or start a log with a new origin", end.tree.size, c.Size)
+	}
+	return nil
+}
+
+// logEnd is what a start must know of the log that is there.
+type logEnd struct {
+	tree   *tree
+	prev   Hash    // id of the last kept frame
+	last   *Header // last kept entry, nil: the log is empty
+	record uint64  // next record number
+	cuts   []cut
+}
+
+// cut is a segment that must lose its tail.
+type cut struct {
+	first uint64
+	kept  int64 // bytes; 0: the whole file goes
+	size  int64
+	clean bool // nothing to cut, but its durability is unknown
+}
+
+// segmentLimit is, after a fault, how much of which segment was durable.
+type segmentLimit struct {
+	set   bool
+	first uint64
+	bytes int64
+}
+
+// findEnd reads the last segment that has a checkpoint, strictly.
+func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
+	firsts, strange, err := segments(w.cfg.FS, w.dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(strange) > 0 {
+		return nil, fmt.Errorf("%s does not belong into a log: run `meshaudit verify`, then move it away", strange[0])
+	}
+	end := &logEnd{tree: new(tree)}
+	for i := len(firsts) - 1; i >= 0; i-- {
+		seg, err := w.readTail(firsts[i], limit)
+		if err != nil {
+			return nil, err
+		}
+		if seg.damage != nil && len(end.cuts) > 0 {
+			return nil, fmt.Errorf("segment %s, offset %d: %w, and a segment follows it: not a torn tail; run: meshaudit verify", segmentName(firsts[i]), seg.kept, seg.damage)
+		}
+		if seg.kept < seg.size || seg.last == nil || seg.last.Kind != KindClose {
+			end.cuts = append(end.cuts, cut{firsts[i], seg.kept, seg.size, seg.kept == seg.size})
+		}
+		if seg.last == nil {
+			continue // a crash came before its first commit was whole
+		}
+		end.prev, end.last, end.record = seg.prev, seg.last, seg.last.FirstRecord+seg.last.Records
+		end.tree, err = w.restoreTree(firsts[:i], seg)
+		return end, err
+	}
+	return end, nil
+}
+
+// segmentTail is the last segment, as far as it is whole.
+type segmentTail struct {
+	first      uint64
+	kept, size int64
+	leaves     []Hash
+	checkpoint Checkpoint // the last one
+	prev       Hash
+	last       *Header
+	damage     error // why what follows kept is not kept, nil if nothing does
+}
+
+// readTail reads a segment through the last checkpoint before its first
+// damage, and decides whether what follows is a torn tail.
+func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error) {
+	name := filepath.Join(w.dir, segmentDir, segmentName(first))
+	f, err := openRead(w.cfg.FS, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	t := &segmentTail{first: first, size: fi.Size()}
+	readable := t.size
+	afterFault := limit.set && limit.first <= first
+	if afterFault {
+		if limit.first < first {
+			limit.bytes = 0
+		}
+		readable = min(readable, limit.bytes)
+	}
+	walk := walker{origin: w.cfg.Origin, entry: first}
+	fr := newFrameReader(io.NewSectionReader(f, 0, readable), 0)
+	var leaves []Hash
+	var last *Header
+	var note []byte // of the last checkpoint
+	for {
+		fm, err := fr.next()
+		if err == nil {
+			err = walk.step(fm)
+		}
+		var failed *readError
+		if errors.As(err, &failed) {
+			return nil, err // the disk's fault says nothing about the log
+		}
+		if err != nil {
+			if err != io.EOF || t.kept != readable {
+				t.damage = err
+			}
+			break
+		}
+		if fm.Kind != KindCheckpoint {
+			leaves, last = append(leaves, leafHash(fm.text)), fm.Header
+			continue
+		}
+		c, err := openCheckpoint(fm.sections[0], nil)
+		if err != nil {
+			t.damage = err
+			break
+		}
+		if c.Size != walk.entry || c.Origin != w.cfg.Origin {
+			t.damage = fmt.Errorf("checkpoint for %d entries of %s after entry %d", c.Size, c.Origin, walk.entry)
+			break
+		}
+		t.kept, t.prev = fm.offset+fm.size, fm.id()
+		t.leaves, t.last = append(t.leaves, leaves...), last
+		t.checkpoint, note = c, fm.sections[0]
+		leaves = leaves[:0]
+	}
+	if t.last != nil {
+		if _, err := openCheckpoint(note, w.verifier); err != nil {
+			return nil, fmt.Errorf("segment %s: its last checkpoint is not signed by this log key (%w): configure the key that this log was written under, or another origin", segmentName(first), err)
+		}
+	}
+	if t.damage == nil && t.kept < t.size && !afterFault {
+		t.damage = errCut
+	}
+	if t.damage == nil || afterFault {
+		t.damage = nil
+		return t, nil
+	}
+	rest, err := readRange(f, t.kept, t.size)
+	if err != nil {
+		return nil, err
+	}
+	where := fmt.Sprintf("segment %s, offset %d: %v", segmentName(first), fr.offset, t.damage)
+	if n := countCheckpoints(rest); n > 1 {
+		return nil, fmt.Errorf("%s, with %d commits after it: not a torn tail, acknowledged records may be damaged; run `meshaudit verify`, and start a log with a new origin", where, n)
+	}
+	if !torn(t.damage, rest, t.kept) && !w.cfg.Quarantine {
+		return nil, fmt.Errorf("%s: a crash does not leave this; run `meshaudit verify`, then start once with `on_damaged_tail: quarantine` to keep it aside in torn/", where)
+	}
+	return t, nil
+}
+
+// torn reports whether rest, which follows the last good checkpoint at offset
+// at, is what a crash leaves: a valid prefix, or blocks never written.
+func torn(damage error, rest []byte, at int64) bool {
+	if damage == io.EOF || damage == errCut {
+		return true
+	}
+	for i := (tornBlock - at%tornBlock) % tornBlock; i+tornBlock <= int64(len(rest)); i += tornBlock {
+		if bytes.Equal(rest[i:i+tornBlock], zeroBlock[:]) {
+			return true
+		}
+	}
+	return false
+}
+
+var zeroBlock [tornBlock]byte
+
+// countCheckpoints counts the whole checkpoint frames in b, wherever they are.
+func countCheckpoints(b []byte) (n int) {
+	start := []byte(magic + string(KindCheckpoint) + "\n")
+	for {
+		i := bytes.Index(b, start)
+		if i < 0 {
+			return n
+		}
+		b = b[i:]
+		if fm, err := newFrameReader(bytes.NewReader(b), 0).next(); err == nil && fm.Kind == KindCheckpoint {
+			n++
+		}
+		b = b[len(start):]
+	}
+}
+
+func readRange(f File, from, to int64) ([]byte, error) {
+	return io.ReadAll(io.NewSectionReader(f, from, to-from))
+}
+
+// walker checks what a frame says of its place against the frames before it.
+type walker struct {
+	origin string
+	entry  uint64 // next
+	epoch  uint64
+	record uint64
+	sealed uint64
+	prev   Hash
+	begun  bool // a frame was seen: prev, epoch, record and sealed are known
+}
+
+// step checks the next frame and moves on.
+func (k *walker) step(f *frame) error {
+	if f.Origin != k.origin {
+		return fmt.Errorf("%s is of origin %s", f.name(), f.Origin)
+	}
+	if k.begun && f.Prev != k.prev {
+		return fmt.Errorf("%s does not follow the frame before it: its prev is another's", f.name())
+	}
+	if f.Kind != KindCheckpoint {
+		switch {
+		case f.Entry != k.entry:
+			return fmt.Errorf("%s stands where entry %d belongs", f.name(), k.entry)
+		case !k.begun && k.entry == 0 && (f.Kind != KindOpen || f.Open.After != AfterFirst || f.Epoch != 0 || f.FirstRecord != 0 || f.Prev != Hash{}):
+			return fmt.Errorf("%s begins the log, which must be the open of epoch 0", f.name())
+		case k.begun && f.Kind == KindOpen && (f.Epoch != k.epoch+1 || f.Open.After == AfterFirst):
+			return fmt.Errorf("%s opens epoch %d after %s, after epoch %d", f.name(), f.Epoch, f.Open.After, k.epoch)
+		case k.begun && f.Kind != KindOpen && f.Epoch != k.epoch:
+			return fmt.Errorf("%s is of epoch %d, within epoch %d", f.name(), f.Epoch, k.epoch)
+		case k.begun && f.FirstRecord != k.record:
+			return fmt.Errorf("%s says that record %d is next, it is %d", f.name(), f.FirstRecord, k.record)
+		case k.begun && f.Kind != KindOpen && f.Sealed < k.sealed:
+			return fmt.Errorf("%s was sealed before the entry in front of it", f.name())
+		}
+		k.entry, k.epoch, k.record, k.sealed = f.Entry+1, f.Epoch, f.FirstRecord+f.Records, f.Sealed
+	} else if !k.begun {
+		return errors.New("a checkpoint stands where an entry belongs")
+	}
+	k.prev, k.begun = f.id(), true
+	return nil
+}
+
+// restoreTree gives the tree at the end of the last segment: its right edge
+// from the tiles up to the segment, its leaves from the segment. If the tiles
+// do not lead to the signed root, it is computed from all segments' headers.
+func (w *Writer) restoreTree(before []uint64, seg *segmentTail) (*tree, error) {
+	t, err := treeFromTiles(seg.first, func(path string) ([]byte, error) {
+		return readFile(w.cfg.FS, filepath.Join(w.dir, filepath.FromSlash(path)), tileWidth*sha256.Size)
+	})
+	if err == nil && seg.extend(t) {
+		return t, nil
+	}
+	t = new(tree)
+	for _, first := range before {
+		if err := w.pushLeaves(t, first); err != nil {
+			return nil, err
+		}
+	}
+	if t.size == seg.first && seg.extend(t) {
+		return t, nil
+	}
+	return nil, errors.New("the entries do not lead to the root in the last checkpoint: the log was altered; run: meshaudit verify")
+}
+
+// extend adds the segment's leaves and compares the last root.
+func (s *segmentTail) extend(t *tree) bool {
+	for _, l := range s.leaves {
+		t.push(l)
+	}
+	return t.size == s.checkpoint.Size && t.root() == s.checkpoint.Root
+}
+
+func (w *Writer) pushLeaves(t *tree, first uint64) error {
+	f, err := openRead(w.cfg.FS, filepath.Join(w.dir, segmentDir, segmentName(first)))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	fr := newFrameReader(f, 0)
+	fr.skip = func(*Header) bool { return true }
+	for {
+		fm, err := fr.next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", segmentName(first), fr.offset, err)
+		}
+		if fm.Kind != KindCheckpoint {
+			t.push(leafHash(fm.text))
+		}
+	}
+}
+
+// cut moves every damaged tail aside and makes what stays durable. It returns
+// the torn lines of the next open: also those of a recovery that a crash cut
+// short.
+func (w *Writer) cut(end *logEnd) ([]Torn, error) {
+	fsys := w.cfg.FS
+	for _, c := range end.cuts {
+		name := filepath.Join(w.dir, segmentDir, segmentName(c.first))
+		f, err := openRead(fsys, name)
+		if err != nil {
+			return nil, err
+		}
+		rest, err := readRange(f, c.kept, c.size)
+		if err == nil && len(rest) > 0 {
+			err = w.keepAside(end.tree.size, c, rest)
+		}
+		if err == nil && c.kept > 0 {
+			// A copy, because a failed or missing fsync leaves it
+			// open what of the old file is on the disk.
+			err = copyPrefix(fsys, f, c.kept, name)
+		}
+		if err = errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+		if c.kept == 0 {
+			if err := fsys.Remove(name); err != nil {
+				return nil, err
+			}
+		}
+		if err := fsys.SyncDir(filepath.Dir(name)); err != nil {
+			return nil, err
+		}
+	}
+	return w.tornLines(end.tree.size)
+}
+
+// tornName names what was cut off in front of an entry: the entry at which the
+// log goes on, the segment and the offset that it was cut from.
+func tornName(entry uint64, c cut) string {
+	return fmt.Sprintf("%020d-%020d-%d", entry, c.first, c.kept)
+}
+
+func (w *Writer) keepAside(entry uint64, c cut, rest []byte) error {
+	return replaceFile(w.cfg.FS, filepath.Join(w.dir, tornDir, tornName(entry, c)), rest, 0o644)
+}
+
+func (w *Writer) tornLines(entry uint64) ([]Torn, error) {
+	dir := filepath.Join(w.dir, tornDir)
+	names, err := w.cfg.FS.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var lines []Torn
+	for _, n := range names {
+		if !strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", entry)) || strings.HasSuffix(n.Name(), tmpSuffix) {
+			continue
+		}
+		b, err := readFile(w.cfg.FS, filepath.Join(dir, n.Name()), 1<<40)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, Torn{uint64(len(b)), sha256.Sum256(b)})
+	}
+	return lines, nil
+}
+
+func copyPrefix(fsys FS, src File, n int64, name string) error {
+	dst, err := fsys.OpenFile(name+tmpSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, io.NewSectionReader(src, 0, n))
+	if err == nil {
+		err = dst.Sync()
+	}
+	if err = errors.Join(err, dst.Close()); err != nil {
+		return err
+	}
+	return fsys.Rename(name+tmpSuffix, name)
+}

@@ -1,0 +1,684 @@
+package seal
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/mod/sumdb/note"
+)
+
+// Config says what a Writer writes, where and under which keys.
+type Config struct {
+	Root     string // the store; the log is a directory in it
+	Origin   string
+	LogKey   LogKey
+	Chain    ChainStore
+	Auditors []Recipient // at least one
+
+	Heartbeat       time.Duration // 0: 60 s; whole seconds
+	SegmentMaxBytes int64         // 0: 64 MiB; a segment ends at the group that passes it
+	MaxPendingBytes int64         // 0: 64 MiB of requests that wait; more wait outside
+
+	// Quarantine lets a start go on after damage in the last group that a
+	// crash does not explain; without it, such a log is refused.
+	Quarantine bool
+
+	FS  FS               // nil: OS
+	Now func() time.Time // nil: time.Now
+
+	// Observe, if set, is told of every commit, and Fault of every error
+	// from which the writer goes on by itself: nil once it has recovered.
+	Observe func(Commit)
+	Fault   func(error)
+}
+
+// Commit describes one commit group.
+type Commit struct {
+	Entries, Records int
+	PlainBytes       int64 // of the requests
+	StoredBytes      int64 // written
+	Took             time.Duration
+	Err              error
+}
+
+// ErrClosed: the writer is closed.
+var ErrClosed = errors.New("sealed log is closed")
+
+// FaultError: the group could not be made durable, or the writer has not yet
+// recovered from such a failure. The request may be sent again.
+type FaultError struct{ Err error }
+
+func (e *FaultError) Error() string { return "sealed log: not durable, send again: " + e.Err.Error() }
+func (e *FaultError) Unwrap() error { return e.Err }
+
+// Writer appends to one log. Appends from many goroutines are committed in
+// groups, with one write and one fsync each: Append returns when the request
+// is durable and under a signed checkpoint.
+type Writer struct {
+	cfg    Config
+	dir    string
+	lock   io.Closer
+	budget budget
+
+	verifier note.Verifier // of cfg.LogKey
+
+	mu     sync.Mutex
+	filled [][]*pending          // groups of encoded batches, each of one request
+	shared [signalCount]*pending // small requests that share an entry, not yet encoded
+	refuse error                 // set while the writer accepts nothing
+
+	kick     chan struct{} // something waits
+	closing  chan struct{}
+	closed   sync.Once
+	done     chan struct{} // the committer has stopped
+	closeErr error
+
+	// Owned by the committer.
+	log       *logState
+	publisher publisher
+}
+
+// pending is a batch that waits to be committed.
+type pending struct {
+	sig     Signal
+	msgs    [][]byte // requests, until encoded
+	bytes   int
+	held    int64 // of the budget
+	records int
+	sealed  *sealedBatch
+	done    chan struct{}
+	err     error
+}
+
+// Open opens a log for writing, recovers it from whatever a crash left, and
+// begins a new epoch.
+func Open(cfg Config) (*Writer, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	w := &Writer{
+		cfg:     cfg,
+		dir:     LogDir(cfg.Root, cfg.Origin),
+		budget:  budget{free: cfg.MaxPendingBytes, max: cfg.MaxPendingBytes},
+		kick:    make(chan struct{}, 1),
+		closing: make(chan struct{}),
+		done:    make(chan struct{}),
+	}
+	var err error
+	if w.verifier, err = note.NewVerifier(cfg.LogKey.VerifierKey()); err != nil {
+		return nil, err
+	}
+	if err := w.prepareDir(); err != nil {
+		return nil, err
+	}
+	if w.lock, err = cfg.FS.Lock(filepath.Join(w.dir, lockName)); err != nil {
+		return nil, fmt.Errorf("%s: %w; give every exporter an `origin` of its own", w.dir, err)
+	}
+	if w.log, err = w.begin(nil); err != nil {
+		return nil, errors.Join(err, w.lock.Close())
+	}
+	w.publisher.start(cfg.FS, w.dir, w.fault)
+	go w.run()
+	return w, nil
+}
+
+func (c *Config) complete() error {
+	if c.FS == nil {
+		c.FS = OS
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = 60 * time.Second
+	}
+	if c.SegmentMaxBytes == 0 {
+		c.SegmentMaxBytes = 64 << 20
+	}
+	if c.MaxPendingBytes == 0 {
+		c.MaxPendingBytes = 64 << 20
+	}
+	if err := ValidOrigin(c.Origin); err != nil {
+		return err
+	}
+	switch {
+	case c.LogKey == nil || c.Chain == nil:
+		return errors.New("a writer needs a log key and a chain key; make them with: meshaudit keygen writer")
+	case c.LogKey.Name() != c.Origin:
+		return fmt.Errorf("the log key is for origin %q, this log's origin is %q", c.LogKey.Name(), c.Origin)
+	case len(c.Auditors) == 0:
+		return errors.New("a writer needs an auditor's public key, or nobody can ever check the HMAC chain; make one with: meshaudit keygen auditor")
+	case c.Heartbeat < time.Second || c.Heartbeat%time.Second != 0:
+		return fmt.Errorf("heartbeat must be whole seconds, got %v", c.Heartbeat)
+	}
+	return nil
+}
+
+// prepareDir makes the log's directories, durably.
+func (w *Writer) prepareDir() error {
+	for _, d := range []string{segmentDir, tornDir} {
+		if err := mkdirAll(w.cfg.FS, filepath.Join(w.dir, d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mkdirAll makes a directory and what is missing above it, durably.
+func mkdirAll(fsys FS, dir string) error {
+	if _, err := fsys.Stat(dir); err == nil {
+		return nil
+	}
+	parent := filepath.Dir(dir)
+	if parent != dir {
+		if err := mkdirAll(fsys, parent); err != nil {
+			return err
+		}
+	}
+	if err := fsys.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return fsys.SyncDir(parent)
+}
+
+// Append seals one OTLP export request and returns when it is durable. An
+// error that is no *FaultError, nor one of ctx, cannot be helped by sending
+// the same request again. After an error of ctx the request may have been
+// sealed or not.
+func (w *Writer) Append(ctx context.Context, sig Signal, msg []byte) error {
+	records, err := checkRequest(sig, msg)
+	if err != nil || records == 0 {
+		return err
+	}
+	// The bytes are given back when the batch is done with, not when its
+	// caller loses patience: a disk that hangs must not let memory grow.
+	if err := w.budget.acquire(ctx, int64(len(msg))); err != nil {
+		return err
+	}
+	if len(msg) < shareBelowBytes && records <= maxEntryRecords/2 {
+		return w.appendShared(ctx, sig, msg, records)
+	}
+	return w.appendOwn(ctx, sig, msg, records)
+}
+
+// checkRequest counts a request's records and refuses what cannot be sealed,
+// before it could spoil an entry that it shares.
+func checkRequest(sig Signal, msg []byte) (records int, err error) {
+	var x index
+	err = EachRecord(msg, func(r Record) error {
+		records++
+		return x.add(sig, r.Bytes)
+	})
+	return records, err
+}
+
+// appendOwn encodes a large request here, beside the commit in flight, as one
+// entry or, if it is larger than an entry, as several in one group.
+func (w *Writer) appendOwn(ctx context.Context, sig Signal, msg []byte, records int) error {
+	parts := [][]byte{msg}
+	if len(msg) > maxSectionBytes-seedBytes-zstdOverhead || records > maxEntryRecords {
+		var err error
+		if parts, err = split(msg, maxSectionBytes-seedBytes-zstdOverhead, maxEntryRecords); err != nil {
+			w.budget.release(int64(len(msg)))
+			return err
+		}
+	}
+	group := make([]*pending, len(parts))
+	var err error
+	for i, m := range parts {
+		group[i] = &pending{sig: sig, msgs: [][]byte{m}, bytes: len(m), done: make(chan struct{})}
+		err = cmp.Or(err, group[i].encode())
+	}
+	group[0].held = int64(len(msg))
+	if err == nil {
+		err = w.enqueue(group)
+	}
+	if err != nil {
+		w.budget.release(int64(len(msg)))
+		return err
+	}
+	for _, p := range group {
+		if err := p.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// zstdOverhead is by how much a body that does not compress may grow.
+const zstdOverhead = 4096
+
+func (p *pending) encode() (err error) {
+	p.sealed, err = encodeBatch(p.sig, p.msgs, func(b []byte) { rand.Read(b) })
+	p.msgs = nil
+	return err
+}
+
+func (p *pending) wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// appendShared puts a small request into the signal's shared entry. Who fills
+// it up encodes it; else the committer does when it takes it.
+func (w *Writer) appendShared(ctx context.Context, sig Signal, msg []byte, records int) error {
+	w.mu.Lock()
+	if err := w.refuse; err != nil {
+		w.mu.Unlock()
+		w.budget.release(int64(len(msg)))
+		return err
+	}
+	p := w.shared[sig]
+	if p == nil {
+		p = &pending{sig: sig, done: make(chan struct{})}
+		w.shared[sig] = p
+	}
+	p.msgs = append(p.msgs, msg)
+	p.bytes += len(msg)
+	p.held += int64(len(msg))
+	p.records += records
+	full := p.bytes >= shareUntilBytes || p.records >= maxEntryRecords/2
+	if full {
+		w.shared[sig] = nil
+	}
+	w.mu.Unlock()
+	if !full {
+		w.wake()
+		return p.wait(ctx)
+	}
+	err := p.encode()
+	if err == nil {
+		err = w.enqueue([]*pending{p})
+	}
+	if err != nil {
+		w.settle(p, err) // the others in it wait too
+	}
+	return p.wait(ctx)
+}
+
+func (w *Writer) enqueue(group []*pending) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.refuse != nil {
+		return w.refuse
+	}
+	w.filled = append(w.filled, group)
+	w.wake()
+	return nil
+}
+
+func (w *Writer) wake() {
+	select {
+	case w.kick <- struct{}{}:
+	default:
+	}
+}
+
+// settle tells a batch's callers how it ended.
+func (w *Writer) settle(p *pending, err error) {
+	p.err = err
+	close(p.done)
+	w.budget.release(p.held)
+}
+
+// take gives the batches of the next commit group: what is encoded, up to
+// groupMaxBytes, and the shared entries as they stand.
+func (w *Writer) take() []*pending {
+	w.mu.Lock()
+	var group []*pending
+	size, n := 0, 0
+	for ; n < len(w.filled) && size < groupMaxBytes; n++ {
+		for _, p := range w.filled[n] {
+			size += p.bytes
+		}
+		group = append(group, w.filled[n]...)
+	}
+	w.filled = w.filled[n:]
+	if n > 0 && len(w.filled) == 0 {
+		w.filled = nil
+	}
+	shared := w.shared
+	w.shared = [signalCount]*pending{}
+	w.mu.Unlock()
+	for _, p := range shared {
+		if p == nil {
+			continue
+		}
+		if err := p.encode(); err != nil {
+			w.settle(p, err)
+			continue
+		}
+		group = append(group, p)
+	}
+	return group
+}
+
+// run is the committer: the only goroutine that touches the log.
+func (w *Writer) run() {
+	defer close(w.done)
+	beat := time.NewTimer(w.cfg.Heartbeat)
+	defer beat.Stop()
+	publish := time.NewTimer(publishEvery)
+	publish.Stop()
+	defer publish.Stop()
+	for {
+		closing := false
+		select {
+		case <-w.kick:
+		case <-beat.C:
+			w.commit(nil, KindBeat)
+			beat.Reset(w.cfg.Heartbeat)
+		case <-publish.C:
+			if !w.publisher.offer(w.log) {
+				publish.Reset(publishEvery)
+			}
+		case <-w.closing:
+			closing = true
+		}
+		for group := w.take(); len(group) > 0; group = w.take() {
+			w.commit(group, KindBatch)
+			beat.Reset(w.cfg.Heartbeat)
+			if !w.publisher.scheduled {
+				w.publisher.scheduled = true
+				publish.Reset(publishEvery)
+			}
+		}
+		if closing {
+			w.closeErr = w.finish()
+			return
+		}
+	}
+}
+
+// commit makes one group durable and tells its callers. If that fails, the
+// writer recovers before it accepts anything again.
+func (w *Writer) commit(group []*pending, kind Kind) {
+	start := w.cfg.Now()
+	c := Commit{Entries: max(1, len(group))}
+	for _, p := range group {
+		c.Records += int(p.sealed.records)
+		c.PlainBytes += int64(p.bytes)
+	}
+	c.StoredBytes, c.Err = w.log.commit(group, kind, uint64(start.UnixNano()))
+	var err error
+	if c.Err != nil {
+		err = &FaultError{c.Err}
+		w.setRefuse(err)
+	}
+	for _, p := range group {
+		w.settle(p, err)
+	}
+	c.Took = w.cfg.Now().Sub(start)
+	if w.cfg.Observe != nil {
+		w.cfg.Observe(c)
+	}
+	if err != nil {
+		w.recover(c.Err)
+	}
+}
+
+func (w *Writer) setRefuse(err error) {
+	w.mu.Lock()
+	w.refuse = err
+	var failed []*pending
+	if err != nil {
+		// What is queued was encoded for a log that may now be cut.
+		for _, g := range w.filled {
+			failed = append(failed, g...)
+		}
+		for _, p := range w.shared {
+			if p != nil {
+				failed = append(failed, p)
+			}
+		}
+		w.filled, w.shared = nil, [signalCount]*pending{}
+	}
+	w.mu.Unlock()
+	for _, p := range failed {
+		w.settle(p, err)
+	}
+}
+
+func (w *Writer) fault(err error) {
+	if w.cfg.Fault != nil {
+		w.cfg.Fault(err)
+	}
+}
+
+// recover rebuilds the log's state from what is known to be durable and opens
+// a new epoch, as often as it takes.
+func (w *Writer) recover(cause error) {
+	w.fault(cause)
+	w.log.abandon()
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+		log, err := w.begin(w.log)
+		if err == nil {
+			w.log = log
+			w.setRefuse(nil)
+			w.fault(nil)
+			return
+		}
+		w.fault(err)
+		w.setRefuse(&FaultError{err})
+		select {
+		case <-time.After(wait):
+		case <-w.closing:
+			w.log = nil
+			return
+		}
+	}
+}
+
+// finish ends the epoch and publishes what is left.
+func (w *Writer) finish() error {
+	w.setRefuse(ErrClosed)
+	var err error
+	if w.log != nil {
+		_, err = w.log.commit(nil, KindClose, uint64(w.cfg.Now().UnixNano()))
+		if err == nil {
+			err = w.publisher.now(w.log)
+		}
+		w.log.abandon()
+	}
+	w.publisher.stop()
+	return errors.Join(err, w.lock.Close())
+}
+
+// Close seals what waits, ends the epoch with a close entry and releases the
+// log. It may be called twice.
+func (w *Writer) Close(ctx context.Context) error {
+	w.closed.Do(func() { close(w.closing) })
+	select {
+	case <-w.done:
+		return w.closeErr
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// logState is the end of a log: everything the next frame depends on.
+type logState struct {
+	cfg  *Config
+	dir  string
+	tree *tree
+
+	entry, epoch, record uint64 // of the next entry; of this epoch; of the next record
+	prev                 Hash
+	sealed               uint64 // of the last entry
+	keys                 ratchet
+	checkpoint           []byte // the last one, signed
+
+	segment File   // nil: the next group starts a new one
+	first   uint64 // first entry of the segment
+	synced  int64  // bytes of it that are durable
+	buf     []byte
+}
+
+// commit writes one group: a batch entry for each pending batch, or one entry
+// of another kind without sections, then a checkpoint. It returns the bytes
+// written. After an error the state is of no more use.
+func (s *logState) commit(group []*pending, kind Kind, now uint64) (int64, error) {
+	s.sealed = max(s.sealed, now) // never back within an epoch
+	s.buf = s.buf[:0]
+	first := s.entry
+	if kind == KindBatch {
+		for _, p := range group {
+			b := p.sealed
+			s.appendEntry(&Header{
+				Kind: KindBatch, Records: b.records, Root: b.root,
+				TimeMin: b.min, TimeMax: b.max, Sections: b.sections[:],
+			}, b.filter, b.body)
+		}
+	} else {
+		s.appendEntry(&Header{Kind: kind})
+	}
+	return int64(len(s.buf)), s.write(first)
+}
+
+func (s *logState) appendEntry(h *Header, sections ...[]byte) {
+	h.Origin, h.Entry, h.Epoch, h.FirstRecord, h.Prev, h.Sealed = s.cfg.Origin, s.entry, s.epoch, s.record, s.prev, s.sealed
+	start := len(s.buf)
+	s.buf = h.appendUntagged(s.buf)
+	s.buf = appendHashLine(s.buf, "tag", s.keys.tag(s.buf[start:]))
+	s.buf = appendSum(s.buf, start)
+	text := s.buf[start:]
+	s.prev = sha256.Sum256(text)
+	s.tree.push(leafHash(text))
+	s.entry++
+	s.record += h.Records
+	s.buf = append(s.buf, '\n')
+	for _, b := range sections {
+		s.buf = append(s.buf, b...)
+	}
+}
+
+// write ends the group in s.buf, whose first entry is first, with a
+// checkpoint, and makes it durable.
+func (s *logState) write(first uint64) error {
+	var err error
+	s.checkpoint, err = Checkpoint{s.cfg.Origin, s.tree.size, s.tree.root()}.sign(s.cfg.LogKey)
+	if err != nil {
+		return fmt.Errorf("sign a checkpoint: %w", err)
+	}
+	h := Header{Kind: KindCheckpoint, Origin: s.cfg.Origin, Prev: s.prev, Sections: []Section{{
+		SectionNote, EncodingRaw, uint64(len(s.checkpoint)), uint64(len(s.checkpoint)), sha256.Sum256(s.checkpoint),
+	}}}
+	start := len(s.buf)
+	s.buf = h.appendUntagged(s.buf)
+	s.buf = appendSum(s.buf, start)
+	s.prev = sha256.Sum256(s.buf[start:])
+	s.buf = append(s.buf, '\n')
+	s.buf = append(s.buf, s.checkpoint...)
+
+	if s.segment != nil && s.synced >= s.cfg.SegmentMaxBytes {
+		if err := s.segment.Close(); err != nil {
+			return err
+		}
+		s.segment = nil
+	}
+	created := s.segment == nil
+	if created {
+		name := filepath.Join(s.dir, segmentDir, segmentName(first))
+		s.first, s.synced = first, 0
+		if s.segment, err = s.cfg.FS.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
+			s.segment = nil
+			return err
+		}
+	}
+	if _, err := s.segment.Write(s.buf); err != nil {
+		return err
+	}
+	if err := s.segment.Sync(); err != nil {
+		return err
+	}
+	if created {
+		// Without this a power cut could take the file's name, and with it
+		// everything acknowledged in it.
+		if err := s.cfg.FS.SyncDir(filepath.Join(s.dir, segmentDir)); err != nil {
+			return err
+		}
+	}
+	s.synced += int64(len(s.buf))
+	return nil
+}
+
+// abandon closes the segment without any claim about it.
+func (s *logState) abandon() {
+	if s.segment != nil {
+		_ = s.segment.Close() // what matters was synced, the rest is cut by recovery
+		s.segment = nil
+	}
+}
+
+// budget bounds the bytes of requests that wait in the writer, first come
+// first served.
+type budget struct {
+	mu        sync.Mutex
+	free, max int64
+	waiters   []*waiter
+}
+
+type waiter struct {
+	n     int64
+	ready chan struct{}
+}
+
+// acquire waits for n bytes; a request larger than the whole budget waits for
+// all of it.
+func (b *budget) acquire(ctx context.Context, n int64) error {
+	n = min(n, b.max)
+	b.mu.Lock()
+	if len(b.waiters) == 0 && b.free >= n {
+		b.free -= n
+		b.mu.Unlock()
+		return nil
+	}
+	w := &waiter{n, make(chan struct{})}
+	b.waiters = append(b.waiters, w)
+	b.mu.Unlock()
+	select {
+	case <-w.ready:
+		return nil
+	case <-ctx.Done():
+	}
+	b.mu.Lock()
+	for i := range b.waiters {
+		if b.waiters[i] == w {
+			b.waiters = append(b.waiters[:i], b.waiters[i+1:]...)
+			b.grant()
+			b.mu.Unlock()
+			return ctx.Err()
+		}
+	}
+	b.mu.Unlock()
+	b.release(n) // granted in the meantime
+	return ctx.Err()
+}
+
+func (b *budget) release(n int64) {
+	b.mu.Lock()
+	b.free += min(n, b.max)
+	b.grant()
+	b.mu.Unlock()
+}
+
+func (b *budget) grant() {
+	for len(b.waiters) > 0 && b.waiters[0].n <= b.free {
+		b.free -= b.waiters[0].n
+		close(b.waiters[0].ready)
+		b.waiters = b.waiters[1:]
+	}
+}
