@@ -1,0 +1,284 @@
+package correlate
+
+import (
+	"encoding/binary"
+	"errors"
+	"math"
+	"unicode/utf8"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// A waiting piece's content is packed into one string: a tenth of the memory
+// of an Evidence with its eighty mostly empty fields, one pointer for the
+// garbage collector, and a copy, so that nothing of the sender's buffers is
+// retained.
+
+// Bounds of what is kept of one piece, in bytes and in statements. What is
+// longer is cut; the sealed evidence has all of it.
+const (
+	maxString     = evidence.MaxName
+	maxPath       = evidence.MaxPath // path, reason and detail
+	maxSPIFFEID   = 2048             // the SPIFFE ID standard's own limit
+	maxIdentities = evidence.MaxIdentities
+)
+
+var errPacked = errors.New("correlate: packed evidence is damaged")
+
+// stringFields lists every string of e that is packed, in a fixed order.
+func stringFields(e *evidence.Evidence) [48]*string {
+	return [48]*string{
+		&e.StreamID, &e.RequestID, &e.DecisionID, &e.Position,
+		&e.Method, &e.Path, &e.Route, &e.Host,
+		&e.RPCSystem, &e.RPCService, &e.RPCMethod, &e.Protocol,
+		&e.GRPCStatus, &e.StatusDetail, &e.ResponseFlags, &e.User, &e.Cluster,
+		&e.Reporter.CertSHA256, &e.Reporter.Address, &e.Reporter.Node,
+		&e.TLS.Version, &e.TLS.Cipher, &e.TLS.ClientSHA256, &e.TLS.FailureReason,
+		(*string)(&e.Source),
+		&e.From.Address, &e.To.Address,
+		&e.From.Workload.Name, &e.From.Workload.Namespace, &e.From.Workload.Kind,
+		&e.From.Workload.Version, &e.From.Workload.Revision, &e.From.Workload.PodName,
+		&e.From.Workload.PodUID, &e.From.Workload.Node, &e.From.Workload.ImageDigest,
+		&e.To.Workload.Name, &e.To.Workload.Namespace, &e.To.Workload.Kind,
+		&e.To.Workload.Version, &e.To.Workload.Revision, &e.To.Workload.PodName,
+		&e.To.Workload.PodUID, &e.To.Workload.Node, &e.To.Workload.ImageDigest,
+	}
+}
+
+// verdictFields lists the strings of v that are packed, in a fixed order.
+func verdictFields(v *evidence.Verdict) [7]*string {
+	return [7]*string{
+		&v.Engine, (*string)(&v.Decision), &v.Reason, &v.PolicyID,
+		&v.PolicyNamespace, &v.PolicyRevision, &v.DecisionID,
+	}
+}
+
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.AppendUvarint(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+// Flag bits of a packed piece.
+const (
+	flagFinal = 1 << iota
+	flagFailed
+	flagAuthenticated
+	flagTLSKnown
+	flagTLSEstablished
+	flagTLSMutual
+	flagVerdict
+	flagEnforced
+	flagDefaultDeny
+)
+
+// pack appends e to b. Ids, times and span kind stand on the piece itself
+// and are not packed.
+func pack(b []byte, e *evidence.Evidence) []byte {
+	var flags uint64
+	for _, f := range []struct {
+		set bool
+		bit uint64
+	}{
+		{e.Final, flagFinal},
+		{e.Failed, flagFailed},
+		{e.Reporter.Authenticated, flagAuthenticated},
+		{e.TLS.Known, flagTLSKnown},
+		{e.TLS.Established, flagTLSEstablished},
+		{e.TLS.Mutual, flagTLSMutual},
+		{e.Verdict != nil, flagVerdict},
+		{e.Verdict != nil && e.Verdict.Enforced, flagEnforced},
+		{e.Verdict != nil && e.Verdict.DefaultDeny, flagDefaultDeny},
+	} {
+		if f.set {
+			flags |= f.bit
+		}
+	}
+	b = binary.AppendUvarint(b, flags)
+	b = binary.AppendVarint(b, int64(e.Status))
+	b = binary.AppendVarint(b, int64(e.ResendCount))
+	b = binary.AppendVarint(b, e.TLS.ClientNotAfter)
+	b = binary.AppendUvarint(b, uint64(e.From.Port))
+	b = binary.AppendUvarint(b, uint64(e.To.Port))
+	b = append(b, e.Digest[:]...)
+	b = appendString(b, e.Reporter.SPIFFEID.String())
+	b = appendIdentities(b, e.From.Identities)
+	b = appendIdentities(b, e.To.Identities)
+
+	// Most strings are empty: a bitmap says which are there.
+	fields := stringFields(e)
+	var set uint64
+	for i, s := range fields {
+		if s != nil && *s != "" {
+			set |= 1 << i
+		}
+	}
+	b = binary.AppendUvarint(b, set)
+	for _, s := range fields {
+		if s != nil && *s != "" {
+			n := maxString
+			if s == &e.Path || s == &e.StatusDetail {
+				n = maxPath
+			}
+			b = appendString(b, clip(*s, n))
+		}
+	}
+	if e.Verdict != nil {
+		for _, s := range verdictFields(e.Verdict) {
+			n := maxString
+			if s == &e.Verdict.Reason {
+				n = maxPath
+			}
+			b = appendString(b, clip(*s, n))
+		}
+	}
+	return b
+}
+
+func appendIdentities(b []byte, ids []evidence.Identity) []byte {
+	ids = ids[:min(len(ids), maxIdentities)]
+	b = binary.AppendUvarint(b, uint64(len(ids)))
+	for _, id := range ids {
+		b = append(b, byte(id.Proof))
+		if s := id.ID.String(); s != "" && len(s) <= maxSPIFFEID {
+			b = appendString(b, s)
+			b = appendString(b, "")
+		} else {
+			b = appendString(b, "")
+			b = appendString(b, clip(id.Invalid+s, maxString))
+		}
+		b = appendString(b, clip(id.From, maxString))
+	}
+	return b
+}
+
+// unpacker reads a packed piece; after the first error it returns zeros.
+type unpacker struct {
+	s   string
+	bad bool
+}
+
+func (u *unpacker) uvarint() uint64 {
+	var v uint64
+	for shift := 0; shift < 64; shift += 7 {
+		if len(u.s) == 0 {
+			break
+		}
+		c := u.s[0]
+		u.s = u.s[1:]
+		if c < 0x80 {
+			return v | uint64(c)<<shift
+		}
+		v |= uint64(c&0x7f) << shift
+	}
+	u.bad = true
+	return 0
+}
+
+func (u *unpacker) varint() int64 {
+	v := u.uvarint()
+	return int64(v>>1) ^ -int64(v&1)
+}
+
+func (u *unpacker) take(n uint64) string {
+	if u.bad || n > uint64(len(u.s)) {
+		u.bad = true
+		return ""
+	}
+	s := u.s[:n]
+	u.s = u.s[n:]
+	return s
+}
+
+func (u *unpacker) str() string { return u.take(u.uvarint()) }
+
+func (u *unpacker) spiffeID() spiffeid.ID {
+	s := u.str()
+	if s == "" {
+		return spiffeid.ID{}
+	}
+	id, err := spiffeid.FromString(s)
+	if err != nil {
+		u.bad = true
+	}
+	return id
+}
+
+func (u *unpacker) identities() []evidence.Identity {
+	n := u.uvarint()
+	if n == 0 || n > maxIdentities {
+		u.bad = u.bad || n != 0
+		return nil
+	}
+	ids := make([]evidence.Identity, n)
+	for i := range ids {
+		if proof := u.take(1); proof != "" {
+			ids[i].Proof = evidence.Proof(proof[0])
+		}
+		ids[i].ID, ids[i].Invalid, ids[i].From = u.spiffeID(), u.str(), u.str()
+	}
+	return ids
+}
+
+// unpack reads what pack wrote into e. The strings of e share packed's memory.
+func unpack(packed string, e *evidence.Evidence) error {
+	u := &unpacker{s: packed}
+	flags := u.uvarint()
+	e.Final = flags&flagFinal != 0
+	e.Failed = flags&flagFailed != 0
+	status, resends := u.varint(), u.varint()
+	if status < math.MinInt32 || status > math.MaxInt32 || resends < math.MinInt32 || resends > math.MaxInt32 {
+		return errPacked
+	}
+	e.Status, e.ResendCount = int(status), int(resends)
+	e.TLS.ClientNotAfter = u.varint()
+	e.From.Port, e.To.Port = uint16(u.uvarint()), uint16(u.uvarint())
+	copy(e.Digest[:], u.take(uint64(len(e.Digest))))
+	e.Reporter.SPIFFEID = u.spiffeID()
+	e.From.Identities, e.To.Identities = u.identities(), u.identities()
+
+	set := u.uvarint()
+	for i, s := range stringFields(e) {
+		if set&(1<<i) == 0 {
+			continue
+		}
+		if s == nil {
+			return errPacked
+		}
+		*s = u.str()
+	}
+	e.Reporter.Authenticated = flags&flagAuthenticated != 0
+	e.TLS.Known = flags&flagTLSKnown != 0
+	e.TLS.Established = flags&flagTLSEstablished != 0
+	e.TLS.Mutual = flags&flagTLSMutual != 0
+	if flags&flagVerdict != 0 {
+		e.Verdict = &evidence.Verdict{
+			Enforced:    flags&flagEnforced != 0,
+			DefaultDeny: flags&flagDefaultDeny != 0,
+		}
+		for _, s := range verdictFields(e.Verdict) {
+			*s = u.str()
+		}
+	}
+	if u.bad || u.s != "" {
+		return errPacked
+	}
+	return nil
+}
+
+// packed returns e's content as one string of its own.
+func packed(scratch []byte, e *evidence.Evidence) (string, []byte) {
+	scratch = pack(scratch[:0], e)
+	return string(scratch), scratch
+}

@@ -1,0 +1,522 @@
+package correlate
+
+import (
+	"container/list"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+// Config of a Correlator. All durations are of the clock that Add and Advance
+// are given.
+type Config struct {
+	Window     time.Duration // from an action's first piece to its record
+	LateWindow time.Duration // after that, evidence still amends the record
+	// Settle is how long a piece waits for others of its action before an
+	// expectation that is met lets the record leave. 0: at once, and what
+	// comes a moment later is an amendment.
+	Settle          time.Duration
+	ClockSkew       time.Duration // between two nodes, either way
+	MaxPending      int           // pieces that wait for their record, and so actions
+	MaxPendingBytes int           // all that is kept, records not yet taken included
+
+	// What a record is expected to hold. A decision that the callee's report
+	// names by id is always expected.
+	ExpectCallee, ExpectCaller, ExpectVerdict bool
+}
+
+// action is what is kept of a record that has left: to what late evidence
+// belongs, and what it is compared with.
+type action struct {
+	id                            RecordID
+	members                       []evidence.ID
+	callee                        bool // has the callee's report
+	source, destination           spiffeid.ID
+	sourceProof, destinationProof evidence.Proof
+	decided                       evidence.Decision
+}
+
+func (a *action) has(id evidence.ID) bool {
+	for i := range a.members {
+		if a.members[i] == id {
+			return true
+		}
+	}
+	return false
+}
+
+// Stats counts what a correlator did since it was made; Pending* and Bytes are
+// what it holds now.
+type Stats struct {
+	Evidence   uint64 // pieces taken, duplicates not included
+	Duplicates uint64 // pieces that were known already
+	Unrelated  uint64 // pieces that tell of no call
+	Unjoined   uint64 // interim reports whose final one did not come
+	LeftEarly  uint64 // actions that left because of a bound
+	Forgotten  uint64 // pieces forgotten before their late window was over
+	Dropped    uint64 // records dropped because they could not be handed over
+	Pending    int    // pieces that wait for their record
+	Kept       int    // all pieces, those that wait for late evidence included
+	Ready      int    // records that wait to be taken
+	Bytes      int
+}
+
+// Correlator joins evidence into records. It is safe for concurrent use.
+type Correlator struct {
+	cfg  Config
+	hash hasher
+
+	delivering sync.Mutex // held while records are handed over: keeps their order
+
+	mu         sync.Mutex // guards all below
+	index      index
+	now        int64
+	recovering bool // nothing leaves: what has left before is not yet known
+
+	// The queue of pieces in order of arrival, and the first piece that has
+	// not settled and that has not reached its deadline.
+	oldest, newest, unsettled, undue *piece
+
+	ready      list.List // of *Record
+	readyBytes int
+	queueBytes int
+	stats      Stats
+}
+
+// New makes a correlator. cfg must be valid: positive bounds and windows.
+func New(cfg Config) *Correlator {
+	return &Correlator{cfg: cfg, hash: newHasher(), index: make(index)}
+}
+
+// Add takes evidence that is sealed, at the time now. Its content is copied.
+// Records that are due become ready.
+func (c *Correlator) Add(now time.Time, batch []evidence.Evidence) {
+	// Hashing and packing need no lock.
+	pieces := make([]*piece, 0, len(batch))
+	var scratch []byte
+	for i := range batch {
+		e := &batch[i]
+		at := placeOf(e)
+		if at == noPlace {
+			continue
+		}
+		p := c.hash.newPiece(e, at)
+		p.packed, scratch = packed(scratch, e)
+		pieces = append(pieces, p)
+	}
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = max(c.now, now.UnixNano())
+	c.stats.Unrelated += uint64(len(batch) - len(pieces))
+	for _, p := range pieces {
+		if c.find(p.id) != nil {
+			c.stats.Duplicates++
+			continue
+		}
+		c.insert(p)
+	}
+	c.advance()
+}
+
+func (c *Correlator) find(id evidence.ID) *piece {
+	q := c.index[c.hash.id(id)]
+	for q != nil && q.id != id {
+		q = q.chain[byID]
+	}
+	return q
+}
+
+func (c *Correlator) insert(p *piece) {
+	p.arrived = c.now
+	c.index.insert(byID, c.hash.id(p.id), p)
+	for i, key := range p.keys {
+		c.index.insert(lookup(i+1), key, p)
+	}
+	if c.newest == nil {
+		c.oldest = p
+	} else {
+		c.newest.next = p
+	}
+	c.newest = p
+	if c.unsettled == nil {
+		c.unsettled = p
+	}
+	if c.undue == nil {
+		c.undue = p
+	}
+	c.stats.Evidence++
+	c.stats.Pending++
+	c.stats.Kept++
+	c.queueBytes += p.bytes()
+}
+
+// Advance moves time to now; records that are due become ready.
+func (c *Correlator) Advance(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = max(c.now, now.UnixNano())
+	c.advance()
+}
+
+// Flush lets everything leave that waits, complete or as partial with reason
+// shutdown.
+func (c *Correlator) Flush() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for c.undue != nil {
+		c.due(ReasonShutdown)
+	}
+}
+
+// Stats returns the counters.
+func (c *Correlator) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.stats
+	s.Ready = c.ready.Len()
+	s.Bytes = c.queueBytes + c.readyBytes
+	return s
+}
+
+// advance moves the three cursors, then enforces the bounds.
+func (c *Correlator) advance() {
+	if c.recovering {
+		// The oldest have most likely left before the restart.
+		for c.stats.Pending > c.cfg.MaxPending || c.queueBytes > c.cfg.MaxPendingBytes {
+			if c.undue == c.oldest {
+				c.undue = c.oldest.next
+			}
+			c.claim(c.oldest)
+			c.forget()
+			c.stats.Forgotten++
+		}
+		return
+	}
+	for c.unsettled != nil && c.unsettled.arrived+int64(c.cfg.Settle) <= c.now {
+		p := c.unsettled
+		c.unsettled = p.next
+		c.settled(p)
+	}
+	for c.undue != nil && c.undue.arrived+int64(c.cfg.Window) <= c.now {
+		c.due(ReasonDeadline)
+	}
+	for c.oldest != nil && c.oldest != c.undue && c.oldest.arrived+int64(c.cfg.Window+c.cfg.LateWindow) <= c.now {
+		c.forget()
+	}
+	for c.stats.Pending > c.cfg.MaxPending {
+		c.due(ReasonOverload)
+	}
+	for c.queueBytes+c.readyBytes > c.cfg.MaxPendingBytes {
+		switch {
+		case c.oldest != nil && c.oldest != c.undue:
+			c.forget()
+			c.stats.Forgotten++
+		case c.undue != nil:
+			c.due(ReasonOverload)
+		case c.ready.Len() > 0:
+			c.readyBytes -= c.ready.Remove(c.ready.Front()).(*Record).bytes()
+			c.stats.Dropped++
+		default:
+			return
+		}
+	}
+}
+
+// settled looks at a piece that had time to meet the others: its actions leave if
+// they hold what is expected, and those that have left are amended.
+func (c *Correlator) settled(p *piece) {
+	if p.claimed {
+		return
+	}
+	var buf [4]*piece
+	for _, lead := range c.leads(buf[:0], p) {
+		j := c.gather(lead)
+		if j != nil && (c.actionOf(j) != nil || c.met(j)) {
+			c.leave(j, "")
+		}
+	}
+}
+
+// due takes the oldest piece whose deadline has not come and lets its actions
+// leave as they are.
+func (c *Correlator) due(reason string) {
+	p := c.undue
+	if c.unsettled == p {
+		c.unsettled = p.next
+	}
+	c.undue = p.next
+	if !p.claimed {
+		var buf [4]*piece
+		for _, lead := range c.leads(buf[:0], p) {
+			if j := c.gather(lead); j != nil {
+				c.leave(j, reason)
+			}
+		}
+		if p.claimed {
+			if reason == ReasonOverload {
+				c.stats.LeftEarly++
+			}
+		} else {
+			c.stats.Unjoined++
+			c.claim(p)
+		}
+	}
+	// Others of its action had their chance: the content is not needed again.
+	c.queueBytes -= len(p.packed)
+	p.packed = ""
+}
+
+func (c *Correlator) claim(p *piece) {
+	if !p.claimed {
+		p.claimed = true
+		c.stats.Pending--
+	}
+}
+
+// forget drops the oldest piece, which has left.
+func (c *Correlator) forget() {
+	p := c.oldest
+	c.oldest = p.next
+	if c.oldest == nil {
+		c.newest = nil
+	}
+	if c.unsettled == p {
+		c.unsettled = p.next
+	}
+	c.index.remove(byID, c.hash.id(p.id), p)
+	for i, key := range p.keys {
+		c.index.remove(lookup(i+1), key, p)
+	}
+	c.stats.Kept--
+	c.queueBytes -= p.bytes()
+}
+
+// met says whether all that is expected is there.
+func (c *Correlator) met(j *joined) bool {
+	callee := j.calleeLead()
+	if c.cfg.ExpectCallee && callee == nil {
+		return false
+	}
+	if c.cfg.ExpectCaller && j.slots[callerLog] == nil && j.slots[callerProxy] == nil && j.slots[callerApp] == nil {
+		return false
+	}
+	if log := j.slots[calleeLog]; log != nil && log.keys[byDecision-1] != 0 && j.slots[decision] == nil {
+		return false
+	}
+	if c.cfg.ExpectVerdict {
+		verdict := false
+		j.all(func(m member) { verdict = verdict || m.place == decision || m.verdict })
+		return verdict
+	}
+	return true
+}
+
+// actionOf finds the record that j's pieces have left with. A record that
+// left without the callee's report takes the first that comes.
+func (c *Correlator) actionOf(j *joined) *action {
+	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp} {
+		if p := j.slots[at]; p != nil && p.action != nil {
+			return p.action
+		}
+	}
+	callee := j.calleeLead() != nil
+	for _, at := range [...]place{callerLog, callerProxy, callerApp, decision} {
+		if p := j.slots[at]; p != nil && p.action != nil && !(callee && p.action.callee) {
+			return p.action
+		}
+	}
+	return nil
+}
+
+// leave makes j's record, or amends it with what is new. reason is "" if the
+// expectation is met.
+func (c *Correlator) leave(j *joined, reason string) {
+	a := c.actionOf(j)
+	r := &Record{State: Complete}
+	var all []statement
+	tier := TierNone
+	j.all(func(m member) {
+		if m.tier > tier {
+			tier = m.tier
+		}
+		if a != nil && a.has(m.id) {
+			return
+		}
+		if m.packed == "" {
+			return // long gone; the record that it left with cites it
+		}
+		e := &evidence.Evidence{
+			ID: m.id, Start: m.start, End: m.end, TraceID: m.trace, SpanID: m.span,
+			ParentSpanID: m.parent, SpanKind: m.spanKind,
+		}
+		if err := unpack(m.packed, e); err != nil {
+			panic(err) // we packed it
+		}
+		e.Role = m.place.role()
+		e.Final = m.final
+		all = append(all, statement{e, m.place, m.tier})
+	})
+	if len(all) == 0 {
+		return
+	}
+	merge(r, all, a)
+	r.Join.Method, r.Join.Confidence = tier, j.confidence
+	switch {
+	case j.doubt:
+		r.State, r.Reason = Ambiguous, ReasonCandidates
+		r.Join.Confidence /= 2
+	case !c.met(j):
+		r.State, r.Reason = Partial, reason
+		if reason == "" {
+			r.Reason = ReasonDeadline // an amendment that does not complete it
+		}
+	}
+	if a == nil {
+		r.EventName = semconv.EventRequest
+		if all[0].place == decision {
+			r.EventName = semconv.EventAuthz
+		}
+		r.ID = recordID(all[0].ID)
+		a = &action{id: r.ID}
+	} else {
+		r.EventName = semconv.EventAmendment
+		r.Amends = a.id
+		r.ID = amendmentID(a.id, all)
+	}
+	a.note(r)
+	c.adopt(a, j)
+	c.ready.PushBack(r)
+	c.readyBytes += r.bytes()
+}
+
+// note keeps of a record what late evidence is compared with.
+func (a *action) note(r *Record) {
+	if !r.Source.ID.IsZero() {
+		a.source, a.sourceProof = r.Source.ID, r.Source.Proof
+	}
+	if !r.Destination.ID.IsZero() {
+		a.destination, a.destinationProof = r.Destination.ID, r.Destination.Proof
+	}
+	if r.Verdict != nil {
+		a.decided = r.Verdict.Decision
+	}
+}
+
+// adopt makes j's pieces parts of a: what is only its own names it, and all
+// have left.
+func (c *Correlator) adopt(a *action, j *joined) {
+	callee := j.calleeLead() != nil
+	a.callee = a.callee || callee
+	j.all(func(m member) {
+		if !a.has(m.id) {
+			a.members = append(a.members, m.id)
+		}
+		if m.place.callee() || !callee && (m.place.caller() || m.piece == j.lead()) {
+			m.action = a
+		}
+		c.claim(m.piece)
+	})
+}
+
+// BeginRecovery holds everything back until EndRecovery: evidence from before
+// a restart is added, and Recover tells what became of it.
+func (c *Correlator) BeginRecovery() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.recovering = true
+}
+
+// EndRecovery lets records leave again.
+func (c *Correlator) EndRecovery(now time.Time) {
+	c.mu.Lock()
+	c.recovering = false
+	c.mu.Unlock()
+	c.Advance(now)
+}
+
+// Recover tells of a record that is out already, before a restart: the pieces it
+// cites, as far as they were added again, have left with it.
+func (c *Correlator) Recover(id RecordID, callee bool, cites []evidence.ID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var a *action
+	for _, e := range cites {
+		if p := c.find(e); p != nil {
+			if p.action != nil && p.action.id == id {
+				a = p.action
+			}
+		}
+	}
+	if a == nil {
+		a = &action{id: id}
+	}
+	a.callee = a.callee || callee
+	for _, e := range cites {
+		p := c.find(e)
+		if p == nil {
+			continue
+		}
+		if !a.has(e) {
+			a.members = append(a.members, e)
+		}
+		if p.place.callee() || !a.callee {
+			p.action = a
+		}
+		c.claim(p)
+	}
+}
+
+// Deliver hands ready records to send, at most limit at a time and in order,
+// until there are none or send fails; then the records that it did not take are
+// kept for the next time, within the same bound. It returns how many were
+// taken. send is called without locks held.
+func (c *Correlator) Deliver(limit int, send func([]*Record) error) (int, error) {
+	c.delivering.Lock()
+	defer c.delivering.Unlock()
+	for taken := 0; ; {
+		batch := c.take(limit)
+		if len(batch) == 0 {
+			return taken, nil
+		}
+		if err := send(batch); err != nil {
+			c.putBack(batch)
+			return taken, err
+		}
+		taken += len(batch)
+	}
+}
+
+func (c *Correlator) take(limit int) []*Record {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var batch []*Record
+	for len(batch) < limit && c.ready.Len() > 0 {
+		r := c.ready.Remove(c.ready.Front()).(*Record)
+		c.readyBytes -= r.bytes()
+		batch = append(batch, r)
+	}
+	return batch
+}
+
+func (c *Correlator) putBack(batch []*Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := len(batch) - 1; i >= 0; i-- {
+		c.ready.PushFront(batch[i])
+		c.readyBytes += batch[i].bytes()
+	}
+	c.advance()
+}
+
+func itoa(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}

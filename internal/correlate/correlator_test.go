@@ -1,0 +1,694 @@
+package correlate
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+var t0 = time.Unix(1_700_000_000, 0)
+
+func testConfig() Config {
+	return Config{
+		Window: 10 * time.Second, LateWindow: 10 * time.Minute, Settle: time.Second,
+		ClockSkew: 2 * time.Second, MaxPending: 1000, MaxPendingBytes: 64 << 20, ExpectCallee: true,
+	}
+}
+
+// ev builds evidence for tests: a name, which makes the id, and options.
+type option func(*evidence.Evidence)
+
+func ev(name string, role evidence.Role, source evidence.Source, opts ...option) evidence.Evidence {
+	e := evidence.Evidence{
+		ID: sha256.Sum256([]byte(name)), Role: role, Source: source, Final: true,
+		Start: t0.UnixNano(), End: t0.Add(10 * time.Millisecond).UnixNano(),
+		Method: "GET", Path: "/reviews/0", Position: name,
+	}
+	for _, o := range opts {
+		o(&e)
+	}
+	return e
+}
+
+func calleeALS(name string, opts ...option) evidence.Evidence {
+	return ev(name, evidence.RoleCallee, evidence.SourceEnvoyALS, opts...)
+}
+func callerALS(name string, opts ...option) evidence.Evidence {
+	return ev(name, evidence.RoleCaller, evidence.SourceEnvoyALS, opts...)
+}
+func opa(name string, opts ...option) evidence.Evidence {
+	return ev(name, evidence.RoleDecision, evidence.SourceOPA, append([]option{func(e *evidence.Evidence) {
+		e.End = e.Start
+		e.Verdict = &evidence.Verdict{Engine: "opa", Decision: evidence.Allow, Enforced: true, PolicyID: "mesh/allow", PolicyRevision: "7"}
+	}}, opts...)...)
+}
+func proxySpan(name string, kind evidence.SpanKind, opts ...option) evidence.Evidence {
+	return ev(name, roleOf(kind), evidence.SourceProxySpan, append([]option{spanKind(kind)}, opts...)...)
+}
+func appSpan(name string, kind evidence.SpanKind, opts ...option) evidence.Evidence {
+	return ev(name, roleOf(kind), evidence.SourceSpan, append([]option{spanKind(kind)}, opts...)...)
+}
+func roleOf(kind evidence.SpanKind) evidence.Role {
+	switch kind {
+	case evidence.SpanServer, evidence.SpanConsumer:
+		return evidence.RoleCallee
+	case evidence.SpanClient, evidence.SpanProducer:
+		return evidence.RoleCaller
+	}
+	return evidence.RoleNone
+}
+func spanKind(k evidence.SpanKind) option { return func(e *evidence.Evidence) { e.SpanKind = k } }
+func trace(t, span, parent byte) option {
+	return func(e *evidence.Evidence) {
+		e.TraceID[0], e.SpanID[0], e.ParentSpanID[0] = t, span, parent
+	}
+}
+func request(id string) option     { return func(e *evidence.Evidence) { e.RequestID = id } }
+func decided(id string) option     { return func(e *evidence.Evidence) { e.DecisionID = id } }
+func stream(id string) option      { return func(e *evidence.Evidence) { e.StreamID = id } }
+func reporter(n string) option     { return func(e *evidence.Evidence) { e.Reporter.Node = n } }
+func interim(e *evidence.Evidence) { e.Final = false }
+func status(n int) option          { return func(e *evidence.Evidence) { e.Status = n } }
+func resends(n int) option         { return func(e *evidence.Evidence) { e.ResendCount = n } }
+func path(p string) option         { return func(e *evidence.Evidence) { e.Path = p } }
+func at(d time.Duration) option {
+	return func(e *evidence.Evidence) { e.Start += int64(d); e.End += int64(d) }
+}
+func identity(s string, proof evidence.Proof, from string) evidence.Identity {
+	id, err := spiffeid.FromString(s)
+	if err != nil {
+		return evidence.Identity{Invalid: s, Proof: proof, From: from}
+	}
+	return evidence.Identity{ID: id, Proof: proof, From: from}
+}
+
+const td = "spiffe://example.org/"
+
+// mtls states both parties as a proxy that terminated mTLS does.
+func mtls(from, to string) option {
+	return func(e *evidence.Evidence) {
+		e.From.Identities = []evidence.Identity{identity(td+from, evidence.ProofMTLSSAN, "tls.peer.san")}
+		e.To.Identities = []evidence.Identity{identity(td+to, evidence.ProofMTLSSAN, "tls.local.san")}
+	}
+}
+func addresses(from, to string) option {
+	return func(e *evidence.Evidence) { e.From.Address, e.To.Address, e.To.Port = from, to, 9080 }
+}
+func claims(s, from string) option {
+	return func(e *evidence.Evidence) {
+		e.From.Identities = append(e.From.Identities, identity(s, evidence.ProofClaimed, from))
+	}
+}
+func verdict(d evidence.Decision, engine string) option {
+	return func(e *evidence.Evidence) {
+		e.Verdict = &evidence.Verdict{Engine: engine, Decision: d, Enforced: true}
+	}
+}
+
+func drain(t testing.TB, c *Correlator) []*Record {
+	var out []*Record
+	_, err := c.Deliver(7, func(rs []*Record) error { out = append(out, rs...); return nil })
+	require.NoError(t, err)
+	return out
+}
+
+// show renders a record for comparison: event, state, tier, evidence names.
+func show(r *Record, names map[evidence.ID]string) string {
+	var cited []string
+	for _, a := range r.Attestations {
+		cited = append(cited, names[a.ID])
+	}
+	slices.Sort(cited)
+	reason := r.Reason
+	if reason != "" {
+		reason = "/" + reason
+	}
+	return fmt.Sprintf("%s %s%s %s: %s", r.EventName, r.State, reason, r.Join.Method, strings.Join(cited, " "))
+}
+
+func showAll(rs []*Record, batch []evidence.Evidence) []string {
+	names := map[evidence.ID]string{}
+	for i := range batch {
+		names[batch[i].ID] = batch[i].Position
+	}
+	var out []string
+	for _, r := range rs {
+		out = append(out, show(r, names))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestJoins(t *testing.T) {
+	const (
+		server, client = evidence.SpanServer, evidence.SpanClient
+	)
+	ab := mtls("a", "b")
+	tests := []struct {
+		name     string
+		evidence []evidence.Evidence
+		want     []string
+	}{
+		{"one report", []evidence.Evidence{calleeALS("log")}, []string{"mesh.request complete none: log"}},
+
+		{"both sidecars, by request", []evidence.Evidence{
+			callerALS("client", request("r"), ab, at(-1500*time.Millisecond)), // the clocks differ
+			calleeALS("server", request("r"), ab),
+		}, []string{"mesh.request complete request: client server"}},
+
+		{"both sidecars, plaintext, by request and addresses", []evidence.Evidence{
+			callerALS("client", request("r"), addresses("10.0.0.1", "10.0.0.2")),
+			calleeALS("server", request("r"), addresses("10.0.0.1", "10.0.0.2")),
+		}, []string{"mesh.request complete request: client server"}},
+
+		{"both sidecars, no word on who", []evidence.Evidence{
+			callerALS("client", request("r")), calleeALS("server", request("r")),
+		}, []string{"mesh.request complete none: server", "mesh.request partial/deadline none: client"}},
+
+		{"clocks too far apart", []evidence.Evidence{
+			callerALS("client", request("r"), ab, at(-5*time.Second)), calleeALS("server", request("r"), ab),
+		}, []string{"mesh.request complete none: server", "mesh.request partial/deadline none: client"}},
+
+		{"a request id names a whole tree", []evidence.Evidence{
+			calleeALS("reviews", request("r"), mtls("page", "reviews")),
+			calleeALS("details", request("r"), mtls("page", "details"), path("/details/0")),
+			callerALS("to ratings", request("r"), mtls("reviews", "ratings"), path("/ratings/0")),
+			calleeALS("ratings", request("r"), mtls("reviews", "ratings"), path("/ratings/0")),
+			callerALS("to reviews", request("r"), mtls("page", "reviews")),
+		}, []string{
+			"mesh.request complete none: details",
+			"mesh.request complete request: ratings to ratings",
+			"mesh.request complete request: reviews to reviews",
+		}},
+
+		{"the same request id, other parties", []evidence.Evidence{
+			callerALS("client", request("r"), mtls("a", "c")), calleeALS("server", request("r"), ab),
+		}, []string{"mesh.request complete none: server", "mesh.request partial/deadline none: client"}},
+
+		{"the same request id, other traces", []evidence.Evidence{
+			callerALS("client", request("r"), ab, trace(1, 0, 0)), calleeALS("server", request("r"), ab, trace(2, 0, 0)),
+		}, []string{"mesh.request complete none: server", "mesh.request partial/deadline none: client"}},
+
+		{"two equal calls with one request id are in doubt", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab), calleeALS("server 1", request("r"), ab, at(1*time.Millisecond)),
+			callerALS("client 2", request("r"), ab, at(100*time.Millisecond)), calleeALS("server 2", request("r"), ab, at(101*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates request: client 1 server 1",
+			"mesh.request ambiguous/several_candidates request: client 2 server 2",
+		}},
+
+		{"two equal calls told apart by spans", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, trace(1, 1, 0)), calleeALS("server 1", request("r"), ab, trace(1, 2, 0)),
+			callerALS("client 2", request("r"), ab, trace(1, 3, 0)), calleeALS("server 2", request("r"), ab, trace(1, 4, 0)),
+			proxySpan("in 1", server, trace(1, 2, 1)), proxySpan("in 2", server, trace(1, 4, 3)),
+		}, []string{
+			"mesh.request complete span: client 1 in 1 server 1",
+			"mesh.request complete span: client 2 in 2 server 2",
+		}},
+
+		{"a retry by request: both attempts cite the caller", []evidence.Evidence{
+			callerALS("client", request("r"), ab, resends(1)),
+			calleeALS("try 1", request("r"), ab, status(503)), calleeALS("try 2", request("r"), ab, status(200), at(5*time.Millisecond)),
+		}, []string{"mesh.request complete request: client try 1", "mesh.request complete request: client try 2"}},
+
+		{"a retry by spans", []evidence.Evidence{
+			proxySpan("out", client, trace(1, 1, 0)),
+			proxySpan("in 1", server, trace(1, 2, 1)), proxySpan("in 2", server, trace(1, 3, 1)),
+			calleeALS("log 1", trace(1, 2, 0)), calleeALS("log 2", trace(1, 3, 0)),
+		}, []string{"mesh.request complete span: in 1 log 1 out", "mesh.request complete span: in 2 log 2 out"}},
+
+		{"a retry whose logs share the client's span", []evidence.Evidence{
+			appSpan("out", client, trace(1, 1, 0)),
+			calleeALS("log 1", trace(1, 1, 0), stream("s1")), calleeALS("log 2", trace(1, 1, 0), stream("s2")),
+		}, []string{"mesh.request complete span: log 1 out", "mesh.request complete span: log 2 out"}},
+
+		{"the four spans of one hop", []evidence.Evidence{
+			appSpan("app out", client, trace(1, 1, 0)), proxySpan("proxy out", client, trace(1, 2, 1)),
+			proxySpan("proxy in", server, trace(1, 3, 2)), appSpan("app in", server, trace(1, 4, 3)),
+			callerALS("client", trace(1, 2, 0)), calleeALS("server", trace(1, 3, 0)),
+		}, []string{"mesh.request complete span: app in app out client proxy in proxy out server"}},
+
+		{"from server to client is the next hop", []evidence.Evidence{
+			proxySpan("in", server, trace(1, 1, 0)), proxySpan("out", client, trace(1, 2, 1)),
+			appSpan("app", server, trace(1, 3, 1)), appSpan("app out", client, trace(1, 4, 3)),
+			proxySpan("next in", server, trace(1, 5, 2)),
+		}, []string{
+			"mesh.request complete span: app in",
+			"mesh.request complete span: next in out",
+			"mesh.request partial/deadline none: app out",
+		}},
+
+		{"client spans beside each other", []evidence.Evidence{
+			appSpan("one", client, trace(1, 2, 1)), appSpan("two", client, trace(1, 3, 1)),
+			appSpan("work", evidence.SpanInternal, trace(1, 1, 9)),
+		}, []string{"mesh.request partial/deadline none: one", "mesh.request partial/deadline none: two"}},
+
+		{"one application span, two calls through the proxy", []evidence.Evidence{
+			appSpan("app", client, trace(1, 1, 0)),
+			proxySpan("out 1", client, trace(1, 2, 1)), proxySpan("out 2", client, trace(1, 3, 1)),
+			proxySpan("in 1", server, trace(1, 4, 2)), proxySpan("in 2", server, trace(1, 5, 3)),
+		}, []string{"mesh.request complete span: app in 1 out 1", "mesh.request complete span: app in 2 out 2"}},
+
+		{"an egress gateway's client span is another hop", []evidence.Evidence{
+			proxySpan("sidecar", client, trace(1, 1, 0)), proxySpan("gateway", client, trace(1, 2, 1)),
+		}, []string{"mesh.request partial/deadline none: gateway", "mesh.request partial/deadline none: sidecar"}},
+
+		{"the decision that the log names", []evidence.Evidence{
+			opa("decision", decided("d")), calleeALS("log", decided("d")), opa("another", decided("e")),
+		}, []string{"mesh.authz partial/deadline none: another", "mesh.request complete decision_id: decision log"}},
+
+		{"a decision by request", []evidence.Evidence{
+			opa("decision", decided("d"), request("r"), ab), calleeALS("log", request("r"), ab),
+		}, []string{"mesh.request complete request: decision log"}},
+
+		{"a decision about another path", []evidence.Evidence{
+			opa("decision", decided("d"), request("r"), ab, path("/other")), calleeALS("log", request("r"), ab),
+		}, []string{"mesh.authz partial/deadline none: decision", "mesh.request complete none: log"}},
+
+		{"an interim entry alone", []evidence.Evidence{calleeALS("begun", stream("s"), interim)}, nil},
+
+		{"interim entries with the final one", []evidence.Evidence{
+			calleeALS("begun", stream("s"), reporter("n"), interim), calleeALS("end", stream("s"), reporter("n")),
+			calleeALS("other proxy's", stream("s"), reporter("m"), interim),
+		}, []string{"mesh.request complete stream: begun end"}},
+
+		{"one entry over two channels", []evidence.Evidence{
+			calleeALS("als", stream("s"), reporter("n")),
+			ev("otlp", evidence.RoleCallee, evidence.SourceEnvoyOTLP, stream("s"), reporter("n")),
+		}, []string{"mesh.request complete stream: als otlp"}},
+
+		{"a proxy's log without span id and its span", []evidence.Evidence{
+			calleeALS("log", request("r"), reporter("n")),
+			proxySpan("in", server, trace(1, 2, 1), request("r"), reporter("n")),
+			proxySpan("out", client, trace(1, 1, 0), request("r"), reporter("m")),
+		}, []string{"mesh.request complete request: in log out"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			// Every rotation and its mirror: the order must not matter.
+			for shift := range tt.evidence {
+				for _, mirrored := range []bool{false, true} {
+					batch := slices.Concat(tt.evidence[shift:], tt.evidence[:shift])
+					if mirrored {
+						slices.Reverse(batch)
+					}
+					c := New(testConfig())
+					for i := range batch {
+						c.Add(t0.Add(time.Duration(i)*time.Millisecond), batch[i:i+1])
+					}
+					c.Add(t0.Add(100*time.Millisecond), batch) // a resend
+					c.Advance(t0.Add(time.Minute))
+					got := showAll(firstShown(t, c), batch)
+					assert.Equal(t, tt.want, got, "shift %d mirrored %v", shift, mirrored)
+					s := c.Stats()
+					assert.Zero(t, s.Pending)
+					assert.EqualValues(t, s.Evidence, s.Duplicates)
+				}
+			}
+		})
+	}
+}
+
+func firstShown(t *testing.T, c *Correlator) []*Record { return drain(t, c) }
+
+func TestRecordFields(t *testing.T) {
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{
+		callerALS("client", trace(1, 2, 0), mtls("a", "b"), reporter("sidecar~a"), stream("sa"), func(e *evidence.Evidence) {
+			e.From.Workload = evidence.Workload{Name: "a-v1", Namespace: "shop", Version: "v1"}
+		}),
+		calleeALS("server", trace(1, 3, 0), mtls("a", "b"), reporter("sidecar~b"), stream("sb"), status(403), decided("d"), func(e *evidence.Evidence) {
+			e.To.Workload = evidence.Workload{Name: "b-v2", PodName: "b-v2-1"}
+			e.TLS = evidence.TLS{Known: true, Established: true, Version: "1.3", Mutual: true}
+		}),
+		proxySpan("in", evidence.SpanServer, trace(1, 3, 2)),
+		opa("decision", decided("d"), func(e *evidence.Evidence) {
+			e.Verdict.Decision, e.Verdict.DecisionID, e.User = evidence.Deny, "d", "alice"
+		}),
+	})
+	c.Advance(t0.Add(time.Second))
+	rs := drain(t, c)
+	require.Len(t, rs, 1)
+	r := rs[0]
+	server := sha256.Sum256([]byte("server"))
+	assert.Equal(t, RecordID(sha256.Sum256(server[:])), r.ID)
+	assert.Equal(t, Complete, r.State)
+	assert.Equal(t, TierSpan, r.Join.Method, "the weakest tier used")
+	assert.Equal(t, 1.0, r.Join.Confidence)
+	assert.Equal(t, td+"a", r.Source.ID.String())
+	assert.Equal(t, td+"b", r.Destination.ID.String())
+	assert.Equal(t, evidence.ProofMTLSSAN, r.Source.Proof)
+	assert.Equal(t, "v1", r.Source.Workload.Version)
+	assert.Equal(t, "b-v2-1", r.Destination.Workload.PodName)
+	assert.Equal(t, Failure, r.Outcome)
+	assert.Equal(t, "alice", r.User)
+	assert.Equal(t, &evidence.Verdict{Engine: "opa", Decision: evidence.Deny, Enforced: true, PolicyID: "mesh/allow", PolicyRevision: "7", DecisionID: "d"}, r.Verdict)
+	assert.Equal(t, "1.3", r.TLS.Version)
+	assert.Empty(t, r.Conflicts)
+	assert.Equal(t, []Hop{
+		{ID: r.Source.ID, Role: "source", Node: "sidecar~a", StreamID: "sa"},
+		{ID: r.Destination.ID, Role: "destination", Node: "sidecar~b", StreamID: "sb"},
+	}, r.Hops)
+	require.Len(t, r.Attestations, 4)
+	assert.Equal(t, evidence.ID(server), r.Attestations[0].ID, "the anchor comes first")
+}
+
+func TestConflicts(t *testing.T) {
+	one := func(batch ...evidence.Evidence) *Record {
+		c := New(testConfig())
+		c.Add(t0, batch)
+		c.Advance(t0.Add(time.Minute))
+		rs := drain(t, c)
+		require.Len(t, rs, 1)
+		return rs[0]
+	}
+	t.Run("a spoofed header never wins", func(t *testing.T) {
+		r := one(calleeALS("log", claims(td+"admin", "header.x-spiffe-id"), func(e *evidence.Evidence) {
+			e.From.Identities = append(e.From.Identities, identity(td+"a", evidence.ProofMTLSSAN, "tls.peer.san"))
+		}))
+		assert.Equal(t, td+"a", r.Source.ID.String())
+		require.Len(t, r.Conflicts, 1)
+		assert.Equal(t, Conflict{
+			Field: semconv.SourceSPIFFEID, Kept: td + "a", KeptProof: evidence.ProofMTLSSAN,
+			Other: td + "admin", OtherProof: evidence.ProofClaimed, From: "header.x-spiffe-id",
+			Evidence: sha256.Sum256([]byte("log")),
+		}, r.Conflicts[0])
+		assert.Equal(t, Complete, r.State, "what is stated differs; the join is not in doubt")
+	})
+	t.Run("a header that nothing contradicts stays a claim", func(t *testing.T) {
+		r := one(calleeALS("log", claims(td+"admin", "header.x-spiffe-id")))
+		assert.Equal(t, td+"admin", r.Source.ID.String())
+		assert.Equal(t, evidence.ProofClaimed, r.Source.Proof)
+	})
+	t.Run("an invalid SPIFFE ID", func(t *testing.T) {
+		r := one(calleeALS("log", claims("spiffe://Bad Domain/x", "header.x-spiffe-id")))
+		assert.True(t, r.Source.ID.IsZero())
+		require.Len(t, r.Conflicts, 1)
+		assert.Equal(t, "spiffe://Bad Domain/x", r.Conflicts[0].Other)
+	})
+	t.Run("two sidecars disagree", func(t *testing.T) {
+		r := one(
+			callerALS("client", trace(1, 1, 0), mtls("x", "b")), calleeALS("server", trace(1, 2, 0), mtls("a", "b")),
+			proxySpan("in", evidence.SpanServer, trace(1, 2, 1)))
+		assert.Equal(t, td+"a", r.Source.ID.String(), "the callee terminated the connection")
+		require.Len(t, r.Conflicts, 1)
+		assert.Equal(t, td+"x", r.Conflicts[0].Other)
+	})
+	t.Run("the log denied, the policy engine allowed", func(t *testing.T) {
+		r := one(calleeALS("log", decided("d"), status(403), verdict(evidence.Deny, "envoy_rbac")), opa("opa", decided("d")))
+		assert.Equal(t, evidence.Allow, r.Verdict.Decision)
+		require.Len(t, r.Conflicts, 1)
+		assert.Equal(t, semconv.AuthzDecision, r.Conflicts[0].Field)
+		assert.Equal(t, "deny", r.Conflicts[0].Other)
+	})
+	t.Run("the log's own verdict", func(t *testing.T) {
+		r := one(calleeALS("log", verdict(evidence.Deny, "envoy_rbac")))
+		assert.Equal(t, evidence.Deny, r.Verdict.Decision)
+		assert.Equal(t, "envoy_rbac", r.Verdict.Engine)
+		assert.Equal(t, Failure, r.Outcome)
+		assert.Equal(t, Complete, r.State)
+	})
+	t.Run("a retry's status is no conflict", func(t *testing.T) {
+		r := one(callerALS("client", request("r"), mtls("a", "b"), resends(1), status(200)),
+			calleeALS("try", request("r"), mtls("a", "b"), status(503)))
+		assert.Empty(t, r.Conflicts)
+		assert.Equal(t, 1, r.ResendCount)
+		assert.Equal(t, 503, r.Status)
+	})
+	t.Run("the caller saw another status", func(t *testing.T) {
+		r := one(callerALS("client", request("r"), mtls("a", "b"), status(504)),
+			calleeALS("server", request("r"), mtls("a", "b"), status(200)))
+		require.Len(t, r.Conflicts, 1)
+		assert.Equal(t, "504", r.Conflicts[0].Other)
+	})
+}
+
+func TestLateDecisionAmends(t *testing.T) {
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{calleeALS("log", decided("d"), mtls("a", "b"), status(200))})
+	c.Advance(t0.Add(9999 * time.Millisecond))
+	require.Empty(t, drain(t, c), "the record waits for the decision that its report names")
+	c.Advance(t0.Add(10 * time.Second))
+	rs := drain(t, c)
+	require.Len(t, rs, 1)
+	assert.Equal(t, Partial, rs[0].State)
+	assert.Equal(t, ReasonDeadline, rs[0].Reason)
+	record := rs[0].ID
+
+	// Five minutes later, as OPA does by default; and once more.
+	for range 2 {
+		c.Add(t0.Add(5*time.Minute), []evidence.Evidence{opa("decision", decided("d"), func(e *evidence.Evidence) { e.Verdict.Decision = evidence.Deny })})
+		c.Advance(t0.Add(6 * time.Minute))
+	}
+	rs = drain(t, c)
+	require.Len(t, rs, 1)
+	a := rs[0]
+	assert.Equal(t, semconv.EventAmendment, a.EventName)
+	assert.Equal(t, record, a.Amends)
+	assert.NotEqual(t, record, a.ID)
+	assert.Equal(t, Complete, a.State, "now all is there")
+	assert.Equal(t, evidence.Deny, a.Verdict.Decision)
+	assert.Equal(t, "7", a.Verdict.PolicyRevision)
+	assert.Equal(t, TierDecisionID, a.Join.Method)
+	require.Len(t, a.Attestations, 1, "only what is new")
+	assert.Equal(t, td+"a", a.Source.ID.String(), "an amendment says whom it is about")
+
+	// After the late window nothing is known of it.
+	c.Advance(t0.Add(20 * time.Minute))
+	assert.Zero(t, c.Stats().Kept)
+	assert.Zero(t, c.Stats().Bytes)
+	assert.Empty(t, c.index)
+}
+
+func TestLateReportAmends(t *testing.T) {
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{callerALS("client", request("r"), mtls("a", "b"))})
+	c.Advance(t0.Add(10 * time.Second))
+	first := drain(t, c)
+	require.Len(t, first, 1)
+	assert.Equal(t, Partial, first[0].State)
+
+	// The callee's report belongs to the same action; a second one does not.
+	c.Add(t0.Add(20*time.Second), []evidence.Evidence{calleeALS("server", request("r"), mtls("x", "b"), addresses("1", "2"))})
+	c.Add(t0.Add(20*time.Second), []evidence.Evidence{calleeALS("try 1", request("r"), mtls("a", "b"))})
+	c.Advance(t0.Add(22 * time.Second))
+	c.Add(t0.Add(23*time.Second), []evidence.Evidence{calleeALS("try 2", request("r"), mtls("a", "b"))})
+	c.Advance(t0.Add(25 * time.Second))
+	rs := drain(t, c)
+	require.Len(t, rs, 3)
+	assert.Equal(t, semconv.EventRequest, rs[0].EventName, "another source")
+	assert.Equal(t, semconv.EventAmendment, rs[1].EventName)
+	assert.Equal(t, first[0].ID, rs[1].Amends)
+	assert.Equal(t, Complete, rs[1].State)
+	assert.Equal(t, semconv.EventRequest, rs[2].EventName, "a retry is another action")
+}
+
+func TestAmendmentConflicts(t *testing.T) {
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{calleeALS("server", trace(1, 2, 0), mtls("a", "b")), proxySpan("in", evidence.SpanServer, trace(1, 2, 1))})
+	c.Advance(t0.Add(10 * time.Second))
+	require.Len(t, drain(t, c), 1)
+	c.Add(t0.Add(20*time.Second), []evidence.Evidence{callerALS("client", trace(1, 1, 0), mtls("x", "b"))})
+	c.Advance(t0.Add(22 * time.Second))
+	rs := drain(t, c)
+	require.Len(t, rs, 1)
+	require.Len(t, rs[0].Conflicts, 1)
+	assert.Equal(t, td+"a", rs[0].Conflicts[0].Kept)
+	assert.Equal(t, td+"x", rs[0].Conflicts[0].Other)
+}
+
+func TestSettle(t *testing.T) {
+	cfg := testConfig()
+	cfg.Settle = 0
+	c := New(cfg)
+	c.Add(t0, []evidence.Evidence{calleeALS("server", trace(1, 2, 0))})
+	require.Len(t, drain(t, c), 1, "without settling the record leaves with the batch")
+	c.Add(t0.Add(time.Millisecond), []evidence.Evidence{appSpan("app", evidence.SpanServer, trace(1, 3, 2))})
+	rs := drain(t, c)
+	require.Len(t, rs, 1)
+	assert.Equal(t, semconv.EventAmendment, rs[0].EventName)
+}
+
+func TestExpect(t *testing.T) {
+	for name, tt := range map[string]struct {
+		expect func(*Config)
+		add    evidence.Evidence
+	}{
+		"caller":  {func(c *Config) { c.ExpectCaller = true }, callerALS("client", request("r"), mtls("a", "b"))},
+		"verdict": {func(c *Config) { c.ExpectVerdict = true }, opa("decision", request("r"), mtls("a", "b"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, late := range []bool{false, true} {
+				cfg := testConfig()
+				tt.expect(&cfg)
+				c := New(cfg)
+				c.Add(t0, []evidence.Evidence{calleeALS("server", request("r"), mtls("a", "b"))})
+				c.Advance(t0.Add(9 * time.Second))
+				require.Empty(t, drain(t, c))
+				if late {
+					c.Advance(t0.Add(10 * time.Second))
+					rs := drain(t, c)
+					require.Len(t, rs, 1)
+					assert.Equal(t, Partial, rs[0].State)
+					continue
+				}
+				c.Add(t0.Add(9500*time.Millisecond), []evidence.Evidence{tt.add})
+				c.Advance(t0.Add(10 * time.Second))
+				rs := drain(t, c)
+				require.Len(t, rs, 1)
+				assert.Equal(t, Complete, rs[0].State, "met at the deadline")
+				assert.Len(t, rs[0].Attestations, 2)
+			}
+		})
+	}
+}
+
+func TestOverload(t *testing.T) {
+	cfg := testConfig()
+	cfg.MaxPending = 3
+	c := New(cfg)
+	for i := range 5 {
+		c.Add(t0, []evidence.Evidence{calleeALS(fmt.Sprint(i), decided(fmt.Sprint(i)))})
+		assert.LessOrEqual(t, c.Stats().Pending, 3)
+	}
+	rs := drain(t, c)
+	require.Len(t, rs, 2)
+	for i, r := range rs {
+		assert.Equal(t, Partial, r.State)
+		assert.Equal(t, ReasonOverload, r.Reason)
+		assert.Equal(t, evidence.ID(sha256.Sum256([]byte(fmt.Sprint(i)))), r.Attestations[0].ID, "the oldest leaves first")
+	}
+	assert.EqualValues(t, 2, c.Stats().LeftEarly)
+}
+
+func TestBytesBound(t *testing.T) {
+	cfg := testConfig()
+	cfg.MaxPendingBytes = 20 << 10
+	c := New(cfg)
+	big := strings.Repeat("x", 1<<20)
+	for i := range 200 {
+		c.Add(t0, []evidence.Evidence{calleeALS(fmt.Sprint(i), decided(fmt.Sprint(i)), path("/"+big), func(e *evidence.Evidence) { e.StatusDetail = big; e.Host = big })})
+		require.LessOrEqual(t, c.Stats().Bytes, cfg.MaxPendingBytes)
+	}
+	s := c.Stats()
+	assert.NotZero(t, s.Dropped, "nobody takes the records")
+	assert.EqualValues(t, 200, s.Evidence)
+	assert.Equal(t, int(s.LeftEarly), s.Ready+int(s.Dropped))
+	c.Flush()
+	c.Advance(t0.Add(time.Hour))
+	assert.Zero(t, c.Stats().Kept)
+}
+
+func TestRefusedRecordsAreKept(t *testing.T) {
+	c := New(testConfig())
+	var batch []evidence.Evidence
+	for i := range 20 {
+		batch = append(batch, calleeALS(fmt.Sprint(i)))
+	}
+	c.Add(t0, batch)
+	c.Advance(t0.Add(time.Second))
+	refused := errors.New("refused")
+	var got []evidence.ID
+	calls := 0
+	for {
+		_, err := c.Deliver(6, func(rs []*Record) error {
+			if calls++; calls%2 == 1 {
+				return refused
+			}
+			for _, r := range rs {
+				got = append(got, r.Attestations[0].ID)
+			}
+			return nil
+		})
+		if err == nil {
+			break
+		}
+		require.ErrorIs(t, err, refused)
+	}
+	require.Len(t, got, 20)
+	for i := range got {
+		assert.Equal(t, batch[i].ID, got[i], "in order, each once")
+	}
+}
+
+func TestFlush(t *testing.T) {
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{calleeALS("whole"), calleeALS("waiting", decided("d"))})
+	c.Flush()
+	rs := drain(t, c)
+	require.Len(t, rs, 2)
+	assert.Equal(t, Complete, rs[0].State)
+	assert.Equal(t, Partial, rs[1].State)
+	assert.Equal(t, ReasonShutdown, rs[1].Reason)
+}
+
+func TestRecovery(t *testing.T) {
+	before := New(testConfig())
+	batch := []evidence.Evidence{
+		calleeALS("left", trace(1, 2, 0)), callerALS("left alone", trace(1, 8, 0)),
+		calleeALS("waiting", decided("d")),
+	}
+	before.Add(t0, batch[:2])
+	before.Advance(t0.Add(10 * time.Second))
+	left := drain(t, before)
+	require.Len(t, left, 2)
+
+	after := New(Config{Window: 10 * time.Second, LateWindow: time.Minute, MaxPending: 10, MaxPendingBytes: 1 << 20, ExpectCallee: true})
+	after.BeginRecovery()
+	after.Add(t0, batch)
+	for _, r := range left {
+		var cites []evidence.ID
+		for _, a := range r.Attestations {
+			cites = append(cites, a.ID)
+		}
+		after.Recover(r.ID, r.Attestations[0].Role == evidence.RoleCallee, cites)
+	}
+	after.EndRecovery(t0)
+	require.Empty(t, drain(t, after), "what has left does not leave again")
+	after.Add(t0, batch) // the senders resend what was not acknowledged
+	after.Add(t0, []evidence.Evidence{appSpan("in", evidence.SpanServer, trace(1, 3, 2)), proxySpan("other in", evidence.SpanServer, trace(1, 9, 8))})
+	after.Advance(t0.Add(10 * time.Second))
+	rs := drain(t, after)
+	require.Len(t, rs, 3)
+	assert.Equal(t, left[0].ID, rs[0].Amends)
+	assert.Equal(t, left[1].ID, rs[1].Amends, "the caller's record takes the callee")
+	assert.Equal(t, Partial, rs[2].State)
+	assert.EqualValues(t, 3, after.Stats().Duplicates)
+}
+
+func TestCrowdedKeyIsInDoubtAndBounded(t *testing.T) {
+	cfg := testConfig()
+	cfg.MaxPending = 1 << 20
+	c := New(cfg)
+	var batch []evidence.Evidence
+	for i := range 3 * maxChain {
+		batch = append(batch, calleeALS(fmt.Sprint(i), request("always the same"), mtls("a", "b")))
+	}
+	batch = append(batch, callerALS("client", request("always the same"), mtls("a", "b")))
+	c.Add(t0, batch)
+	for _, q := range c.index {
+		for kind := range lookups {
+			n := 0
+			for p := q; p != nil; p = p.chain[kind] {
+				n++
+			}
+			require.LessOrEqual(t, n, maxChain)
+		}
+	}
+	c.Advance(t0.Add(time.Minute))
+	rs := drain(t, c)
+	assert.Len(t, rs, 3*maxChain+1)
+	c.Advance(t0.Add(time.Hour))
+	assert.Empty(t, c.index)
+}

@@ -1,0 +1,57 @@
+// Package correlate turns evidence into audit records: one record for each
+// action on one hop (caller to callee), whatever number of reporters saw it.
+//
+// It promises that
+//
+//   - every final statement about a call is cited by a record, an amendment,
+//     or both attempts of a retry, and never by nothing, as long as the
+//     correlator's bounds hold; what the bounds push out is counted;
+//   - a record, once out, is never changed: later evidence gives an amendment
+//     that cites it;
+//   - which pieces join does not depend on the order in which they arrived,
+//     as long as they arrived before the record left (the naive model in
+//     model_test.go is the specification of that);
+//   - the same evidence gives the same record id, and a resend changes nothing.
+//
+// It refuses nothing for being full: at its bounds the oldest actions leave
+// early, as partial. It knows no collector, no pdata and no wall clock: time is
+// an argument.
+//
+// # What one action is
+//
+// An action has at most one of each: the callee's access log, the callee
+// proxy's span, the callee application's span, and the same three for the
+// caller; and the decisions made about it.
+//
+//	caller app span -> caller proxy span -> callee proxy span -> callee app span
+//	                   caller access log    callee access log
+//
+// An access log names its proxy's own span, so both stand on one node of the
+// trace. Two reports for one callee place are two actions: a retry. The
+// caller's statements attest all attempts that they cover and the record of
+// each attempt cites them. From a server span to a client span beneath it is the
+// next hop; client spans beside each other are never one action.
+//
+// Without spans, pieces join by request id or trace id only together with both
+// parties, method, path and overlapping time. Where more than one piece fits,
+// the nearest in time is taken and the record is ambiguous.
+//
+// # The life of a piece
+//
+//	Add ──▶ waiting ──settle──▶ complete? ──▶ left ──late window──▶ forgotten
+//	            └─────────────window─────────────▶ left (complete or partial)
+//
+// All pieces stand in one queue in order of arrival. Three cursors move along
+// it with time: a piece is looked at when it has settled, at its deadline, and
+// when it is forgotten. There are no timers and no heap. A piece that has left
+// keeps its keys, so that late evidence finds the record to amend, but not its
+// content.
+//
+// # Cost
+//
+// One mutex guards the state; under it Add costs a few map operations for each
+// piece, independent of how much is pending: chains of pieces under one key are
+// cut at maxChain, after which the joins that rest on that key are ambiguous.
+// Parsing and packing happen outside the lock. Keys are 64-bit seeded hashes;
+// trace, span and evidence ids are compared exactly behind them.
+package correlate

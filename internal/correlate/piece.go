@@ -1,0 +1,276 @@
+package correlate
+
+import (
+	"hash/maphash"
+	"strings"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// place is where in an action a piece stands.
+type place uint8
+
+const (
+	noPlace   place = iota // no statement about one call: sealed, not correlated
+	calleeLog              // access log of the called side's proxy
+	calleeProxy
+	calleeApp
+	callerLog
+	callerProxy
+	callerApp
+	decision
+	places // number of places
+)
+
+func (p place) callee() bool { return p >= calleeLog && p <= calleeApp }
+func (p place) role() evidence.Role {
+	switch {
+	case p.callee():
+		return evidence.RoleCallee
+	case p.caller():
+		return evidence.RoleCaller
+	}
+	return evidence.RoleDecision
+}
+
+func (p place) caller() bool { return p >= callerLog && p <= callerApp }
+
+func placeOf(e *evidence.Evidence) place {
+	proxySpan, appSpan := e.Source == evidence.SourceProxySpan, e.Source == evidence.SourceSpan
+	if e.SpanKind == evidence.SpanInternal {
+		return noPlace
+	}
+	switch e.Role {
+	case evidence.RoleDecision:
+		return decision
+	case evidence.RoleCallee:
+		switch {
+		case proxySpan:
+			return calleeProxy
+		case appSpan:
+			return calleeApp
+		}
+		return calleeLog
+	case evidence.RoleCaller:
+		switch {
+		case proxySpan:
+			return callerProxy
+		case appSpan:
+			return callerApp
+		}
+		return callerLog
+	}
+	return noPlace
+}
+
+// party is what of a caller or callee joins compare: seeded hashes, 0 for
+// unknown.
+type party struct {
+	spiffe, address, pod uint64
+	port                 uint16
+}
+
+// lookup names the chains that a piece stands in, one for each kind of key.
+type lookup uint8
+
+const (
+	byID       lookup = iota
+	byNode            // trace and span id: the span's own, or that which an access log names
+	byParent          // trace and parent span id
+	byDecision        // decision id
+	byStream          // stream id
+	byRequest         // request id, method, path
+	byTrace           // trace id, method, path
+	lookups
+)
+
+// piece is one piece of evidence while the correlator knows it. Until it has
+// left, packed holds its content; the rest is what joins need.
+type piece struct {
+	id           evidence.ID
+	trace        evidence.TraceID
+	span, parent evidence.SpanID
+	start, end   int64 // unix nanoseconds
+	arrived      int64 // unix nanoseconds, the correlator's clock
+
+	keys     [lookups - 1]uint64 // of byNode … byTrace; 0: not in that chain
+	from, to party
+	reporter uint64 // hash of the reporter's name for itself
+
+	place    place
+	spanKind evidence.SpanKind
+	final    bool
+	verdict  bool // states a verdict
+	claimed  bool // cited by a record or amendment
+	crowded  bool // left out of a chain that was full
+	packed   string
+
+	action *action         // that this piece leads or is an exclusive part of, once it has left
+	next   *piece          // in order of arrival
+	chain  [lookups]*piece // next in each chain
+}
+
+// node says whether the piece names a node of a trace.
+func (p *piece) hasNode() bool { return p.keys[byNode-1] != 0 }
+
+func (p *piece) before(q *piece) bool {
+	if p.start != q.start {
+		return p.start < q.start
+	}
+	return string(p.id[:]) < string(q.id[:])
+}
+
+// bytes is what a piece costs: the struct, its map entries and its content.
+func (p *piece) bytes() int { return pieceBytes + len(p.packed) }
+
+// pieceBytes is a piece's fixed cost: 376 bytes for the struct in its size
+// class and up to seven map entries, of which evidence usually fills four.
+const pieceBytes = 384 + 4*28
+
+// hasher makes keys. The seed is random: a sender cannot choose ids that
+// collide.
+type hasher struct{ seed maphash.Seed }
+
+func newHasher() hasher { return hasher{maphash.MakeSeed()} }
+
+func (h hasher) text(kind lookup, parts ...string) uint64 {
+	var m maphash.Hash
+	m.SetSeed(h.seed)
+	_ = m.WriteByte(byte(kind))
+	for _, p := range parts {
+		_, _ = m.WriteString(p)
+		_ = m.WriteByte(0)
+	}
+	return m.Sum64() | 1 // never 0
+}
+
+func (h hasher) span(kind lookup, t evidence.TraceID, s evidence.SpanID) uint64 {
+	type spanKey struct {
+		kind  lookup
+		trace evidence.TraceID
+		span  evidence.SpanID
+	}
+	return maphash.Comparable(h.seed, spanKey{kind, t, s}) | 1
+}
+
+func (h hasher) id(id evidence.ID) uint64 { return maphash.Comparable(h.seed, id) | 1 }
+
+func (h hasher) party(p *evidence.Party, peer string, peerPort uint16) party {
+	var out party
+	for i := range p.Identities {
+		// A claim proves nothing: parties that only claim do not join by it.
+		if id := &p.Identities[i]; !id.ID.IsZero() && id.Proof > evidence.ProofClaimed {
+			out.spiffe = h.text(lookups, id.ID.String())
+			break
+		}
+	}
+	address := p.Address
+	out.port = p.Port
+	if peer != "" {
+		address, out.port = peer, peerPort
+	}
+	if address != "" {
+		out.address = h.text(lookups, strings.ToLower(address))
+	}
+	switch w := &p.Workload; {
+	case w.PodUID != "":
+		out.pod = h.text(lookups, w.PodUID)
+	case w.PodName != "" && w.Namespace != "":
+		out.pod = h.text(lookups, w.Namespace, w.PodName)
+	}
+	return out
+}
+
+// newPiece makes a piece of e; the content is packed by the caller.
+func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
+	p := &piece{
+		id: e.ID, trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
+		start: e.Start, end: max(e.Start, e.End),
+		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
+		from: h.party(&e.From, e.PeerAddress, e.PeerPort),
+		to:   h.party(&e.To, "", 0),
+	}
+	if e.Source == evidence.SourceSpan || e.Source == evidence.SourceProxySpan {
+		p.final = true // a span is reported when it has ended
+	}
+	if e.Reporter.Node != "" {
+		p.reporter = h.text(lookups, e.Reporter.Node)
+	}
+	inTrace := e.TraceID != evidence.TraceID{}
+	if inTrace && e.SpanID != (evidence.SpanID{}) {
+		p.keys[byNode-1] = h.span(byNode, e.TraceID, e.SpanID)
+	}
+	if inTrace && e.ParentSpanID != (evidence.SpanID{}) {
+		p.keys[byParent-1] = h.span(byParent, e.TraceID, e.ParentSpanID)
+	}
+	if e.DecisionID != "" {
+		p.keys[byDecision-1] = h.text(byDecision, e.DecisionID)
+	}
+	if e.StreamID != "" && at != decision {
+		p.keys[byStream-1] = h.text(byStream, e.StreamID)
+	}
+	if e.Method != "" && e.Path != "" {
+		if e.RequestID != "" {
+			p.keys[byRequest-1] = h.text(byRequest, e.RequestID, e.Method, e.Path)
+		}
+		if inTrace {
+			p.keys[byTrace-1] = h.text(byTrace, string(e.TraceID[:]), e.Method, e.Path)
+		}
+	}
+	return p
+}
+
+// maxChain bounds the pieces that one key leads to, and so the work that an
+// adversary who repeats a request id can cause. Beyond it pieces are still
+// recorded, but joins by that key are in doubt.
+const maxChain = 64
+
+// index finds pieces by key: one map from hash to the first piece of a chain,
+// oldest first.
+type index map[uint64]*piece
+
+func (ix index) insert(kind lookup, key uint64, p *piece) {
+	if key == 0 {
+		return
+	}
+	q := ix[key]
+	if q == nil {
+		ix[key] = p
+		return
+	}
+	for n := 1; ; n++ {
+		if n == maxChain {
+			p.crowded = true
+			if kind != byID {
+				p.keys[kind-1] = 0
+			}
+			return
+		}
+		if q.chain[kind] == nil {
+			q.chain[kind] = p
+			return
+		}
+		q = q.chain[kind]
+	}
+}
+
+func (ix index) remove(kind lookup, key uint64, p *piece) {
+	if key == 0 {
+		return
+	}
+	q := ix[key]
+	if q == p {
+		if p.chain[kind] == nil {
+			delete(ix, key)
+		} else {
+			ix[key] = p.chain[kind]
+		}
+		return
+	}
+	for ; q != nil; q = q.chain[kind] {
+		if q.chain[kind] == p {
+			q.chain[kind] = p.chain[kind]
+			return
+		}
+	}
+}

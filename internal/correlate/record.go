@@ -1,0 +1,411 @@
+package correlate
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+// RecordID names a record: SHA-256 of its anchor's evidence id, or for an
+// amendment of the amended record's id and the evidence ids it adds.
+type RecordID [32]byte
+
+func (id RecordID) String() string { return hex.EncodeToString(id[:]) }
+
+// State says how much of what was expected is in a record.
+type State uint8
+
+const (
+	Complete State = iota
+	Partial
+	Ambiguous // a join is in doubt
+)
+
+func (s State) String() string { return [...]string{"complete", "partial", "ambiguous"}[s] }
+
+// Reasons for a state other than complete.
+const (
+	ReasonDeadline   = "deadline"
+	ReasonOverload   = "overload"
+	ReasonShutdown   = "shutdown"
+	ReasonCandidates = "several_candidates"
+)
+
+// Outcome of an action.
+type Outcome uint8
+
+const (
+	Unknown Outcome = iota
+	Success
+	Failure
+)
+
+func (o Outcome) String() string { return [...]string{"unknown", "success", "failure"}[o] }
+
+// Party is the caller or the callee as the record states it.
+type Party struct {
+	ID       spiffeid.ID // zero: not known
+	Proof    evidence.Proof
+	From     string // where the identity was stated
+	Workload evidence.Workload
+	Address  string
+	Port     uint16
+}
+
+// Attestation cites one piece of evidence.
+type Attestation struct {
+	ID       evidence.ID
+	Digest   [32]byte
+	Source   evidence.Source
+	Role     evidence.Role
+	Reporter evidence.Reporter
+	Time     int64 // unix nanoseconds, when the reporter says it began
+	Joined   Tier
+	Final    bool
+}
+
+// Conflict is a statement that disagrees with what the record states. Neither is
+// dropped.
+type Conflict struct {
+	Field      string // the record's attribute that it is about
+	Kept       string // what the record states, "" if nothing
+	KeptProof  evidence.Proof
+	Other      string // bounded
+	OtherProof evidence.Proof
+	From       string // where the other was stated
+	Evidence   evidence.ID
+}
+
+// Hop is one station of the action, in order from the caller.
+type Hop struct {
+	ID       spiffeid.ID
+	Role     string // source, destination
+	Node     string // the reporting proxy's name for itself; a claim
+	StreamID string
+}
+
+// Record is one audit record. Zero fields are not stated.
+type Record struct {
+	EventName string
+	ID        RecordID
+	Amends    RecordID // of a mesh.amendment
+
+	Start, End int64 // unix nanoseconds; End equals Start if unknown
+	TraceID    evidence.TraceID
+	SpanID     evidence.SpanID
+
+	Source, Destination Party
+	User                string
+	Cluster             string
+
+	Method, Path, Route, Host        string
+	RPCSystem, RPCService, RPCMethod string
+	Protocol, GRPCStatus             string
+	Status, ResendCount              int
+	Outcome                          Outcome
+
+	TLS     evidence.TLS
+	Verdict *evidence.Verdict
+
+	Join struct {
+		Method                          Tier
+		Confidence                      float64 // 0 to 1
+		RequestID, StreamID, DecisionID string
+	}
+	Attestations []Attestation
+	Conflicts    []Conflict
+	Hops         []Hop
+	State        State
+	Reason       string
+}
+
+// bytes estimates what a record costs while it waits for the consumer.
+func (r *Record) bytes() int { return 1024 + 256*len(r.Attestations) + 128*len(r.Conflicts) }
+
+// statement is a piece's content, for merging.
+type statement struct {
+	*evidence.Evidence
+	place place
+	tier  Tier
+}
+
+// maxConflicts bounds the conflicts of one record; what is beyond is told by the
+// evidence it cites.
+const maxConflicts = 16
+
+// merge makes the fields of a record out of statements, strongest place first.
+// kept are identities that a record already out states: an amendment is
+// compared with those too.
+func merge(r *Record, all []statement, kept *action) {
+	anchor := all[0].Evidence
+	r.Start, r.End = anchor.Start, max(anchor.Start, anchor.End)
+
+	calleeFirst, callerFirst := all, byCaller(all)
+	for _, s := range calleeFirst {
+		e := s.Evidence
+		keep(&r.TraceID, e.TraceID)
+		if s.place != decision {
+			keep(&r.SpanID, e.SpanID)
+		}
+		keep(&r.Method, e.Method)
+		keep(&r.Path, e.Path)
+		keep(&r.Route, e.Route)
+		keep(&r.RPCSystem, e.RPCSystem)
+		keep(&r.RPCService, e.RPCService)
+		keep(&r.RPCMethod, e.RPCMethod)
+		keep(&r.Protocol, e.Protocol)
+		keep(&r.Status, e.Status)
+		keep(&r.GRPCStatus, e.GRPCStatus)
+		keep(&r.ResendCount, e.ResendCount)
+		keep(&r.User, e.User)
+		keep(&r.Cluster, e.Cluster)
+		keep(&r.Join.RequestID, e.RequestID)
+		if s.place != decision {
+			keep(&r.Join.StreamID, e.StreamID)
+		}
+		keep(&r.Join.DecisionID, e.DecisionID)
+		if s.place.callee() && e.TLS.Known && !r.TLS.Known {
+			r.TLS = e.TLS // the caller's proxy tells of the hop before this one
+		}
+		mergeWorkload(&r.Destination.Workload, &e.To.Workload)
+		r.Attestations = append(r.Attestations, Attestation{
+			ID: e.ID, Digest: e.Digest, Source: e.Source, Role: e.Role, Reporter: e.Reporter,
+			Time: e.Start, Joined: s.tier, Final: e.Final,
+		})
+	}
+	for _, s := range callerFirst {
+		keep(&r.Host, s.Host)
+		mergeWorkload(&r.Source.Workload, &s.From.Workload)
+	}
+	mergeAddress(&r.Source, calleeFirst, func(e *evidence.Evidence) *evidence.Party { return &e.From })
+	mergeAddress(&r.Destination, callerFirst, func(e *evidence.Evidence) *evidence.Party { return &e.To })
+	if kept != nil {
+		r.Source.ID, r.Source.Proof = kept.source, kept.sourceProof
+		r.Destination.ID, r.Destination.Proof = kept.destination, kept.destinationProof
+	}
+	// Who terminated the connection saw the peer's certificate: the callee's
+	// word counts for the source, the caller's for the destination.
+	r.identity(&r.Source, semconv.SourceSPIFFEID, calleeFirst, func(e *evidence.Evidence) []evidence.Identity { return e.From.Identities })
+	r.identity(&r.Destination, semconv.DestinationSPIFFEID, callerFirst, func(e *evidence.Evidence) []evidence.Identity { return e.To.Identities })
+	r.verdict(all, kept)
+	r.disagree(all)
+	r.hops(all)
+	r.Outcome = outcome(r, all)
+}
+
+// keep sets dst if nobody stronger did.
+func keep[T comparable](dst *T, v T) {
+	var zero T
+	if *dst == zero {
+		*dst = v
+	}
+}
+
+// byCaller orders statements caller first.
+func byCaller(all []statement) []statement {
+	out := make([]statement, 0, len(all))
+	for _, s := range all {
+		if s.place.caller() {
+			out = append(out, s)
+		}
+	}
+	for _, s := range all {
+		if !s.place.caller() {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func mergeWorkload(dst, w *evidence.Workload) {
+	// Fields of two workloads must not mix: after the first that gives a name
+	// only statements about the same one add to it.
+	if dst.Name != "" && w.Name != "" && dst.Name != w.Name {
+		return
+	}
+	if dst.PodName != "" && w.PodName != "" && dst.PodName != w.PodName {
+		return
+	}
+	keep(&dst.Name, w.Name)
+	keep(&dst.Namespace, w.Namespace)
+	keep(&dst.Kind, w.Kind)
+	keep(&dst.Version, w.Version)
+	keep(&dst.Revision, w.Revision)
+	keep(&dst.PodName, w.PodName)
+	keep(&dst.PodUID, w.PodUID)
+	keep(&dst.Node, w.Node)
+	keep(&dst.ImageDigest, w.ImageDigest)
+}
+
+func mergeAddress(dst *Party, all []statement, of func(*evidence.Evidence) *evidence.Party) {
+	for _, s := range all {
+		if p := of(s.Evidence); p.Address != "" {
+			dst.Address, dst.Port = p.Address, p.Port
+			return
+		}
+	}
+}
+
+// identity settles who a party is: the strongest proof wins, then the order of
+// all. Whatever names someone else, or nobody, is a conflict.
+func (r *Record) identity(p *Party, field string, all []statement, of func(*evidence.Evidence) []evidence.Identity) {
+	settled := !p.ID.IsZero()
+	for _, s := range all {
+		for _, id := range of(s.Evidence) {
+			if id.ID.IsZero() || !p.ID.IsZero() && id.Proof <= p.Proof {
+				continue
+			}
+			if settled && id.ID != p.ID {
+				r.conflict(Conflict{Field: field, Kept: id.ID.String(), KeptProof: id.Proof,
+					Other: p.ID.String(), OtherProof: p.Proof, From: "amended record", Evidence: s.ID})
+				settled = false
+			}
+			p.ID, p.Proof, p.From = id.ID, id.Proof, id.From
+		}
+	}
+	for _, s := range all {
+		for _, id := range of(s.Evidence) {
+			switch {
+			case id.ID.IsZero():
+				r.conflict(Conflict{Field: field, Kept: p.ID.String(), KeptProof: p.Proof,
+					Other: id.Invalid, OtherProof: id.Proof, From: id.From, Evidence: s.ID})
+			case id.ID != p.ID:
+				r.conflict(Conflict{Field: field, Kept: p.ID.String(), KeptProof: p.Proof,
+					Other: id.ID.String(), OtherProof: id.Proof, From: id.From, Evidence: s.ID})
+			}
+		}
+	}
+}
+
+func (r *Record) conflict(c Conflict) {
+	for _, have := range r.Conflicts {
+		if have.Field == c.Field && have.Other == c.Other && have.From == c.From && have.Evidence == c.Evidence {
+			return
+		}
+	}
+	if len(r.Conflicts) < maxConflicts {
+		r.Conflicts = append(r.Conflicts, c)
+	}
+}
+
+// verdict settles what was decided: field by field the policy engine's own
+// word before that of a proxy.
+func (r *Record) verdict(all []statement, kept *action) {
+	var ordered []statement
+	for _, own := range [...]bool{true, false} {
+		for _, s := range all {
+			if s.Verdict != nil && (s.place == decision) == own {
+				ordered = append(ordered, s)
+			}
+		}
+	}
+	if len(ordered) == 0 {
+		return
+	}
+	v := *ordered[0].Verdict
+	r.Verdict = &v
+	if kept != nil && kept.decided != "" && kept.decided != v.Decision {
+		r.conflict(Conflict{Field: semconv.AuthzDecision, Kept: string(v.Decision),
+			Other: string(kept.decided), From: "amended record", Evidence: ordered[0].ID})
+	}
+	for _, s := range ordered[1:] {
+		w := s.Verdict
+		if w.Decision != v.Decision && w.Decision != "" {
+			r.conflict(Conflict{Field: semconv.AuthzDecision, Kept: string(v.Decision),
+				Other: string(w.Decision), From: w.Engine, Evidence: s.ID})
+			continue // nothing of a verdict that says otherwise is mixed in
+		}
+		if w.DecisionID != "" && v.DecisionID != "" && w.DecisionID != v.DecisionID {
+			r.conflict(Conflict{Field: semconv.AuthzDecisionID, Kept: v.DecisionID,
+				Other: w.DecisionID, From: w.Engine, Evidence: s.ID})
+			continue
+		}
+		keep(&v.Engine, w.Engine)
+		keep(&v.Reason, w.Reason)
+		keep(&v.PolicyID, w.PolicyID)
+		keep(&v.PolicyNamespace, w.PolicyNamespace)
+		keep(&v.PolicyRevision, w.PolicyRevision)
+		keep(&v.DecisionID, w.DecisionID)
+	}
+	*r.Verdict = v
+}
+
+// disagree finds other statements that differ: method, user, and the status,
+// unless a retry lies between the two reports.
+func (r *Record) disagree(all []statement) {
+	retried := false
+	for _, s := range all {
+		retried = retried || s.ResendCount > 0
+	}
+	for _, s := range all {
+		e := s.Evidence
+		if e.Method != "" && e.Method != r.Method {
+			r.conflict(Conflict{Field: semconv.HTTPRequestMethod, Kept: r.Method, Other: e.Method, From: string(e.Source), Evidence: e.ID})
+		}
+		if e.User != "" && e.User != r.User {
+			r.conflict(Conflict{Field: semconv.UserID, Kept: r.User, Other: e.User, From: string(e.Source), Evidence: e.ID})
+		}
+		if e.Status != 0 && e.Status != r.Status && s.place != decision && !retried && e.Final {
+			r.conflict(Conflict{Field: semconv.HTTPResponseStatusCode, Kept: itoa(r.Status), Other: itoa(e.Status), From: string(e.Source), Evidence: e.ID})
+		}
+	}
+}
+
+// hops tells the two stations with the proxy that reported each.
+func (r *Record) hops(all []statement) {
+	source := Hop{ID: r.Source.ID, Role: "source"}
+	destination := Hop{ID: r.Destination.ID, Role: "destination"}
+	for _, s := range all {
+		var h *Hop
+		switch {
+		case s.place.caller():
+			h = &source
+		case s.place.callee():
+			h = &destination
+		default:
+			continue
+		}
+		keep(&h.Node, s.Reporter.Node)
+		keep(&h.StreamID, s.StreamID)
+	}
+	r.Hops = []Hop{source, destination}
+}
+
+func outcome(r *Record, all []statement) Outcome {
+	if v := r.Verdict; v != nil && v.Enforced && v.Decision == evidence.Deny {
+		return Failure
+	}
+	for _, s := range all {
+		if s.Failed && !s.place.caller() {
+			return Failure
+		}
+	}
+	switch {
+	case r.GRPCStatus != "" && r.GRPCStatus != "0", r.Status >= 400:
+		return Failure
+	case r.GRPCStatus == "0", r.Status >= 100:
+		return Success
+	}
+	for _, s := range all {
+		if s.Failed {
+			return Failure
+		}
+	}
+	return Unknown
+}
+
+// recordID of a new record, or of an amendment with what it adds.
+func recordID(anchor evidence.ID) RecordID { return sha256.Sum256(anchor[:]) }
+
+func amendmentID(amends RecordID, adds []statement) RecordID {
+	h := sha256.New()
+	h.Write(amends[:])
+	for _, s := range adds {
+		h.Write(s.ID[:])
+	}
+	return RecordID(h.Sum(nil))
+}
