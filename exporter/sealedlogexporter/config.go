@@ -1,0 +1,146 @@
+package sealedlogexporter
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/meshaudit/meshaudit/seal"
+)
+
+// Config is the exporter's configuration.
+type Config struct {
+	// Directory is the store; each origin has a directory in it. Required.
+	Directory string `mapstructure:"directory"`
+
+	// Origin names this writer's log and never changes. Default:
+	// local/<host name>. Every writer needs its own.
+	Origin string `mapstructure:"origin"`
+
+	// Keys says where the keys are.
+	Keys KeysConfig `mapstructure:"keys"`
+
+	// Heartbeat is the longest silence: after it an empty entry is sealed,
+	// so that missing ones can be told from none. Whole seconds. Default:
+	// 60s. Costs about 1 kB each.
+	Heartbeat time.Duration `mapstructure:"heartbeat"`
+
+	// SegmentMaxBytes ends a segment file at the commit that passes it.
+	// Default: 64 MiB. A restart after a crash copies the last segment.
+	SegmentMaxBytes int64 `mapstructure:"segment_max_bytes"`
+
+	// MaxPendingBytes bounds the requests that wait for the disk; further
+	// callers wait outside. Default: 64 MiB.
+	MaxPendingBytes int64 `mapstructure:"max_pending_bytes"`
+
+	// OnDamagedTail says what to do at start with damage in the last commit
+	// that a crash does not explain: refuse (default) or quarantine, which
+	// keeps it aside in torn/ and goes on. A torn tail, as a crash leaves
+	// it, is always kept aside.
+	OnDamagedTail string `mapstructure:"on_damaged_tail"`
+}
+
+// KeysConfig says where a writer's keys are.
+type KeysConfig struct {
+	// Create makes all keys, an auditor's too, if there are none: for
+	// trying out. Default: false.
+	Create bool `mapstructure:"create"`
+
+	// Directory holds log.key, chain.key and *.pub where no path of their
+	// own is given. Default: "keys" beside the store's directory.
+	Directory string `mapstructure:"directory"`
+
+	// LogKey is the file of the key that signs checkpoints.
+	LogKey string `mapstructure:"log_key"`
+
+	// ChainKey is the file of the HMAC chain's key. It is replaced at every
+	// start, so it must be on a writable volume, or ChainState given.
+	ChainKey string `mapstructure:"chain_key"`
+
+	// ChainState is where the chain key lives from the first start on, if
+	// ChainKey is mounted read-only, as a Kubernetes Secret is.
+	ChainState string `mapstructure:"chain_state"`
+
+	// Auditors are the auditors' public keys: files, or the keys themselves
+	// ("meshaudit-auditor …"). At least one is needed.
+	Auditors []string `mapstructure:"auditors"`
+}
+
+const (
+	damageRefuse     = "refuse"
+	damageQuarantine = "quarantine"
+)
+
+func createDefaultConfig() *Config {
+	return &Config{
+		Heartbeat:       60 * time.Second,
+		SegmentMaxBytes: 64 << 20,
+		MaxPendingBytes: 64 << 20,
+		OnDamagedTail:   damageRefuse,
+	}
+}
+
+// Validate reports every fault of the configuration.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Directory == "" {
+		fault("`directory` is required: where the sealed log is kept")
+	}
+	if c.Origin != "" {
+		if err := seal.ValidOrigin(c.Origin); err != nil {
+			fault("`origin`: %w", err)
+		}
+	}
+	if c.Heartbeat < time.Second || c.Heartbeat%time.Second != 0 {
+		fault("`heartbeat` must be whole seconds, at least 1s, got %v", c.Heartbeat)
+	}
+	if c.SegmentMaxBytes < 1<<20 {
+		fault("`segment_max_bytes` must be at least 1 MiB, got %d", c.SegmentMaxBytes)
+	}
+	if c.MaxPendingBytes < 1<<20 {
+		fault("`max_pending_bytes` must be at least 1 MiB, got %d", c.MaxPendingBytes)
+	}
+	if c.OnDamagedTail != damageRefuse && c.OnDamagedTail != damageQuarantine {
+		fault("`on_damaged_tail` must be %q or %q, got %q", damageRefuse, damageQuarantine, c.OnDamagedTail)
+	}
+	if k := &c.Keys; k.Create && (k.LogKey != "" || k.ChainKey != "" || k.ChainState != "" || len(k.Auditors) > 0) {
+		fault("`keys::create` makes all keys in `keys::directory`: give no other key beside it")
+	}
+	for i, a := range c.Keys.Auditors {
+		if strings.HasPrefix(a, "meshaudit-auditor ") {
+			if _, err := seal.ParseRecipient(a); err != nil {
+				fault("`keys::auditors[%d]`: %w", i, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// origin is the configured origin or, by default, the host's.
+func (c *Config) origin() (string, error) {
+	if c.Origin != "" {
+		return c.Origin, nil
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return "", fmt.Errorf("no host name for the default `origin`: %w", err)
+	}
+	clean := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '.' || r == '-' || r == '_' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(host))
+	return "local/" + clean, nil
+}
+
+func (c *Config) keysDirectory() string {
+	if c.Keys.Directory != "" {
+		return c.Keys.Directory
+	}
+	return filepath.Join(filepath.Dir(filepath.Clean(c.Directory)), "keys")
+}

@@ -1,0 +1,137 @@
+package sealedlogexporter
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.uber.org/zap"
+
+	"github.com/meshaudit/meshaudit/exporter/sealedlogexporter/internal/metadata"
+	"github.com/meshaudit/meshaudit/seal"
+)
+
+// writer is the log of one component id, shared by the exporters of its
+// signals: the first face to start opens it, the last to shut down closes it.
+type writer struct {
+	cfg *Config
+	set component.TelemetrySettings
+
+	mu        sync.Mutex
+	users     int
+	log       *seal.Writer
+	telemetry *metadata.TelemetryBuilder
+}
+
+func newWriter(cfg *Config, set component.TelemetrySettings) *writer {
+	return &writer{cfg: cfg, set: set}
+}
+
+// face is one signal's exporter; it uses the writer between its start and its
+// first shutdown.
+type face struct {
+	*writer
+	started bool
+}
+
+func (f *face) start(_ context.Context, host component.Host) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.users == 0 {
+		if err := f.open(host); err != nil {
+			return err
+		}
+	}
+	f.users++
+	f.started = true
+	return nil
+}
+
+// shutdown works unstarted and more than once.
+func (f *face) shutdown(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.started {
+		return nil
+	}
+	f.started = false
+	if f.users--; f.users > 0 {
+		return nil
+	}
+	err := f.log.Close(ctx)
+	f.telemetry.Shutdown()
+	return err
+}
+
+func (w *writer) open(host component.Host) error {
+	origin, err := w.cfg.origin()
+	if err != nil {
+		return err
+	}
+	k, err := w.cfg.loadKeys(origin, w.set.Logger)
+	if err != nil {
+		return err
+	}
+	if w.telemetry, err = metadata.NewTelemetryBuilder(w.set); err != nil {
+		return err
+	}
+	w.log, err = seal.Open(seal.Config{
+		Root:            w.cfg.Directory,
+		Origin:          origin,
+		LogKey:          k.log,
+		Chain:           k.chain,
+		Auditors:        k.auditors,
+		Heartbeat:       w.cfg.Heartbeat,
+		SegmentMaxBytes: w.cfg.SegmentMaxBytes,
+		MaxPendingBytes: w.cfg.MaxPendingBytes,
+		Quarantine:      w.cfg.OnDamagedTail == damageQuarantine,
+		Observe:         w.observe,
+		Fault:           func(err error) { w.fault(host, err) },
+	})
+	if err != nil {
+		w.telemetry.Shutdown()
+		return err
+	}
+	w.set.Logger.Info("Sealed log is open", zap.String("origin", origin), zap.String("directory", w.cfg.Directory))
+	return nil
+}
+
+func (w *writer) observe(c seal.Commit) {
+	ctx := context.Background()
+	w.telemetry.SealedLogCommitDuration.Record(ctx, c.Took.Seconds())
+	if c.Err != nil {
+		return
+	}
+	w.telemetry.SealedLogCommits.Add(ctx, 1)
+	w.telemetry.SealedLogEntries.Add(ctx, int64(c.Entries))
+	w.telemetry.SealedLogRecords.Add(ctx, int64(c.Records))
+	w.telemetry.SealedLogStoredBytes.Add(ctx, c.StoredBytes)
+}
+
+func (w *writer) fault(host component.Host, err error) {
+	if err == nil {
+		w.set.Logger.Info("Sealed log has recovered")
+		componentstatus.ReportStatus(host, componentstatus.NewEvent(componentstatus.StatusOK))
+		return
+	}
+	w.telemetry.SealedLogFaults.Add(context.Background(), 1)
+	w.set.Logger.Error("Sealed log cannot be written; senders are told to try again until it can", zap.Error(err))
+	componentstatus.ReportStatus(host, componentstatus.NewRecoverableErrorEvent(err))
+}
+
+// append seals one marshaled request. Failures of disk, lock and fsync are
+// retryable; what no retry can help is permanent.
+func (w *writer) append(ctx context.Context, sig seal.Signal, msg []byte, err error) error {
+	if err != nil {
+		return consumererror.NewPermanent(err)
+	}
+	err = w.log.Append(ctx, sig, msg)
+	var fault *seal.FaultError
+	if err == nil || errors.As(err, &fault) || errors.Is(err, seal.ErrClosed) || ctx.Err() != nil {
+		return err
+	}
+	return consumererror.NewPermanent(err)
+}

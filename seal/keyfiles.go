@@ -1,0 +1,89 @@
+package seal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Names of the files that CreateWriterKeys and CreateAuditorKey make.
+const (
+	LogKeyFile     = "log.key"     // secret: signs checkpoints
+	ChainKeyFile   = "chain.key"   // secret: moves on with every epoch
+	AuditorKeyFile = "auditor.key" // secret: belongs to the auditor, elsewhere
+	AuditorPubFile = "auditor.pub"
+	TrustFile      = "trust" // what a verifier pins
+)
+
+// CreateWriterKeys makes the two secrets of a new writer and its trust file in
+// dir, which it creates if need be. Nothing is overwritten. It returns the
+// trust file's lines.
+func CreateWriterKeys(dir, origin string) (trust string, err error) {
+	skey, vkey, err := GenerateLogKey(origin)
+	if err != nil {
+		return "", err
+	}
+	chain := NewChainKey()
+	chainText, err := chain.MarshalText()
+	if err != nil {
+		return "", err
+	}
+	trust = TrustLines(vkey, origin, chain.Commitment())
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := WriteSecret(filepath.Join(dir, LogKeyFile), []byte(skey+"\n")); err != nil {
+		return "", err
+	}
+	return trust, errors.Join(
+		WriteSecret(filepath.Join(dir, ChainKeyFile), chainText),
+		WritePublic(filepath.Join(dir, TrustFile), []byte(trust)))
+}
+
+// CreateAuditorKey makes an auditor's key pair of the given suite in dir.
+// Nothing is overwritten.
+func CreateAuditorKey(dir, suite string) (Recipient, error) {
+	k, err := NewAuditorKey(suite)
+	if err != nil {
+		return Recipient{}, err
+	}
+	text, err := k.MarshalText()
+	if err != nil {
+		return Recipient{}, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return Recipient{}, err
+	}
+	if err := WriteSecret(filepath.Join(dir, AuditorKeyFile), text); err != nil {
+		return Recipient{}, err
+	}
+	r := k.Recipient()
+	return r, WritePublic(filepath.Join(dir, AuditorPubFile), []byte(r.String()+"\n"))
+}
+
+// CreateTrialKeys makes all keys of a writer and of its auditor in one
+// directory, all or none, unless the directory has keys already. It is for
+// trying out: an auditor's key does not belong on the writer's machine.
+func CreateTrialKeys(dir, origin string) (created bool, err error) {
+	if _, err := os.Stat(filepath.Join(dir, LogKeyFile)); err == nil {
+		return false, nil
+	}
+	tmp := dir + tmpSuffix
+	if err := os.RemoveAll(tmp); err != nil {
+		return false, err
+	}
+	if _, err := CreateWriterKeys(tmp, origin); err != nil {
+		return false, err
+	}
+	if _, err := CreateAuditorKey(tmp, "mlkem768x25519"); err != nil {
+		return false, err
+	}
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return false, err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return false, fmt.Errorf("%w: %s must be absent or empty, or hold all keys", err, dir)
+	}
+	return true, OS.SyncDir(filepath.Dir(dir))
+}
