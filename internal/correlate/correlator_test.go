@@ -272,6 +272,26 @@ func TestJoins(t *testing.T) {
 			opa("decision", decided("d"), request("r"), ab), calleeALS("log", request("r"), ab),
 		}, []string{"mesh.request complete request: decision log"}},
 
+		{"a decision asked with the caller's span", []evidence.Evidence{
+			opa("decision", decided("d"), trace(1, 0, 1)), calleeALS("log", trace(1, 0, 1)),
+			opa("earlier", decided("e"), trace(1, 0, 1), at(-time.Minute)),
+		}, []string{"mesh.authz partial/deadline none: earlier", "mesh.request complete span: decision log"}},
+
+		{"proxies that do not trace: all name the caller's span", []evidence.Evidence{
+			appSpan("app out", client, trace(1, 1, 0)), callerALS("client", trace(1, 1, 0)),
+			calleeALS("server", trace(1, 0, 1), request("r"), decided("d")), appSpan("app in", server, trace(1, 2, 1)),
+			opa("decision", decided("d"), trace(1, 9, 1)),
+		}, []string{"mesh.request complete span: app in app out client decision server"}},
+
+		{"a callee's log that names its proxy's span by the forwarded header", []evidence.Evidence{
+			proxySpan("in", server, trace(1, 2, 1)), appSpan("app in", server, trace(1, 3, 2)),
+			calleeALS("server", trace(1, 0, 2)), callerALS("client", trace(1, 1, 0)),
+		}, []string{"mesh.request complete span: app in client in server"}},
+
+		{"a log that knows its span and its parent", []evidence.Evidence{
+			calleeALS("server", trace(1, 2, 1)), callerALS("client", trace(1, 1, 0)),
+		}, []string{"mesh.request complete span: client server"}},
+
 		{"a decision about another path", []evidence.Evidence{
 			opa("decision", decided("d"), request("r"), ab, path("/other")), calleeALS("log", request("r"), ab),
 		}, []string{"mesh.authz partial/deadline none: decision", "mesh.request complete none: log"}},

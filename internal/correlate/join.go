@@ -296,8 +296,7 @@ func (c *Correlator) fits(a, b *piece) (fits, identified bool) {
 	if a.trace != b.trace && a.trace != (evidence.TraceID{}) && b.trace != (evidence.TraceID{}) {
 		return false, false
 	}
-	skew := int64(c.cfg.ClockSkew)
-	if a.start > b.end+skew || b.start > a.end+skew {
+	if !c.overlap(a, b) {
 		return false, false
 	}
 	from, byFrom := a.from.matches(b.from, false)
@@ -310,6 +309,13 @@ func (c *Correlator) fits(a, b *piece) (fits, identified bool) {
 		}
 	}
 	return from && to, byFrom && byTo
+}
+
+// overlap says whether two pieces may be of one time, given how far clocks are
+// apart.
+func (c *Correlator) overlap(a, b *piece) bool {
+	skew := int64(c.cfg.ClockSkew)
+	return a.start <= b.end+skew && b.start <= a.end+skew
 }
 
 // nearest finds the piece of a place that fits p best by tier request, and
@@ -461,6 +467,8 @@ func (c *Correlator) caller(j *joined) {
 		switch {
 		case proxy != nil:
 			c.callerAt(j, proxy.trace, proxy.parent, TierSpan)
+		case node.place == calleeLog && node.parent != (evidence.SpanID{}):
+			c.callerAt(j, node.trace, node.parent, TierSpan)
 		case app != nil && app.parent != node.span:
 			c.callerAt(j, app.trace, app.parent, TierSpan)
 		}
@@ -513,17 +521,10 @@ func (c *Correlator) decisions(j *joined) {
 		}
 	}
 	lead := j.lead()
-	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy} {
-		p := j.slots[at]
-		if p == nil || !p.hasNode() {
-			continue
-		}
-		found := slices.DeleteFunc(c.sharing(buf[:0], byNode, p), func(q *piece) bool {
-			return q.place == decision && len(c.named(q)) > 0
-		})
-		if add(TierSpan, found) {
-			return
-		}
+	if d, doubt := c.decisionBySpan(j); d != nil {
+		j.set(d, TierSpan)
+		j.doubt = j.doubt || doubt
+		return
 	}
 	if lead.place.callee() {
 		if d, doubt := c.mate(lead, decision); d != nil {
@@ -533,6 +534,35 @@ func (c *Correlator) decisions(j *joined) {
 			j.doubt = j.doubt || doubt
 		}
 	}
+}
+
+// decisionBySpan finds the decision, which no log names, that knows of a span
+// of the action: its own span is one of them, or it was asked with the
+// caller's. Of several, as with retries, the nearest in time.
+func (c *Correlator) decisionBySpan(j *joined) (best *piece, doubt bool) {
+	var buf [16]*piece
+	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp} {
+		p := j.slots[at]
+		if p == nil || !p.hasNode() {
+			continue
+		}
+		found := c.under(c.at(buf[:0], p.trace, p.span), p.trace, p.span)
+		if at.callee() && p.parent != (evidence.SpanID{}) {
+			found = c.under(found, p.trace, p.parent)
+		}
+		lead := j.lead()
+		for _, d := range found {
+			if d.place != decision || d == best || len(c.named(d)) > 0 || !c.overlap(lead, d) {
+				continue
+			}
+			doubt = doubt || best != nil
+			if best == nil || distance(lead, d) < distance(lead, best) ||
+				distance(lead, d) == distance(lead, best) && d.before(best) {
+				best = d
+			}
+		}
+	}
+	return best, doubt
 }
 
 // interim adds interim reports and repeats of the two access logs.
@@ -674,25 +704,31 @@ func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
 		if len(dst) > 0 {
 			return dst
 		}
-		for _, q := range c.sharing(buf[:0], byNode, p) {
-			if q.place != decision {
-				dst = c.leads(dst, q)
-			}
-		}
-		if len(dst) > 0 {
-			return dst
-		}
-		for _, at := range [...]place{calleeLog, calleeProxy, calleeApp} {
-			if q, _ := c.mate(p, at); q != nil {
-				if lead := calleeOf(q); lead == q {
+		for _, q := range c.near(p) {
+			for _, lead := range c.leads(nil, q) {
+				if j := c.gather(lead); j != nil && j.slots[decision] == p {
 					add(lead)
-					return dst
 				}
 			}
 		}
-		add(p)
+		if len(dst) == 0 {
+			add(p)
+		}
 	}
 	return dst
+}
+
+// near gives the pieces that a decision, which no log names, may be about.
+func (c *Correlator) near(d *piece) []*piece {
+	var near []*piece
+	if d.trace != (evidence.TraceID{}) {
+		near = c.at(near, d.trace, d.span)
+		near = c.at(near, d.trace, d.parent)
+		near = c.under(near, d.trace, d.parent)
+	}
+	near = c.sharing(near, byRequest, d)
+	near = c.sharing(near, byTrace, d)
+	return slices.DeleteFunc(near, func(q *piece) bool { return q.place == decision || !q.final })
 }
 
 // claimants gives the leads of the actions that took the caller's log on p's

@@ -155,22 +155,18 @@ func (h hasher) span(kind lookup, t evidence.TraceID, s evidence.SpanID) uint64 
 
 func (h hasher) id(id evidence.ID) uint64 { return maphash.Comparable(h.seed, id) | 1 }
 
-func (h hasher) party(p *evidence.Party, peer string, peerPort uint16) party {
-	var out party
+// party hashes what is said about a party. An identity counts from the proof
+// least on: what a header claims must not decide what a proxy's report joins.
+func (h hasher) party(p *evidence.Party, least evidence.Proof) party {
+	out := party{port: p.Port}
 	for i := range p.Identities {
-		// A claim proves nothing: parties that only claim do not join by it.
-		if id := &p.Identities[i]; !id.ID.IsZero() && id.Proof > evidence.ProofClaimed {
+		if id := &p.Identities[i]; !id.ID.IsZero() && id.Proof >= least {
 			out.spiffe = h.text(lookups, id.ID.String())
 			break
 		}
 	}
-	address := p.Address
-	out.port = p.Port
-	if peer != "" {
-		address, out.port = peer, peerPort
-	}
-	if address != "" {
-		out.address = h.text(lookups, strings.ToLower(address))
+	if p.Address != "" {
+		out.address = h.text(lookups, strings.ToLower(p.Address))
 	}
 	switch w := &p.Workload; {
 	case w.PodUID != "":
@@ -187,8 +183,21 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 		id: e.ID, trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
 		start: e.Start, end: max(e.Start, e.End),
 		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
-		from: h.party(&e.From, e.PeerAddress, e.PeerPort),
-		to:   h.party(&e.To, "", 0),
+	}
+	least := evidence.ProofIP
+	if at == decision {
+		least = evidence.ProofClaimed // a policy's input is all claims
+	}
+	p.from, p.to = h.party(&e.From, least), h.party(&e.To, least)
+	if at.callee() && e.PeerAddress != "" {
+		// From.Address may be what a header says; this is who connected.
+		p.from.address, p.from.port = h.text(lookups, strings.ToLower(e.PeerAddress)), e.PeerPort
+	}
+	if at == calleeLog && p.span == (evidence.SpanID{}) {
+		// The log names only the span that came in: the caller's, or the
+		// proxy's own if that wrote it into the request's headers. Standing
+		// there it meets both.
+		p.span, p.parent = p.parent, evidence.SpanID{}
 	}
 	if e.Source == evidence.SourceSpan || e.Source == evidence.SourceProxySpan {
 		p.final = true // a span is reported when it has ended
@@ -196,12 +205,12 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 	if e.Reporter.Node != "" {
 		p.reporter = h.text(lookups, e.Reporter.Node)
 	}
-	inTrace := e.TraceID != evidence.TraceID{}
-	if inTrace && e.SpanID != (evidence.SpanID{}) {
-		p.keys[byNode-1] = h.span(byNode, e.TraceID, e.SpanID)
+	inTrace := p.trace != evidence.TraceID{}
+	if inTrace && p.span != (evidence.SpanID{}) {
+		p.keys[byNode-1] = h.span(byNode, p.trace, p.span)
 	}
-	if inTrace && e.ParentSpanID != (evidence.SpanID{}) {
-		p.keys[byParent-1] = h.span(byParent, e.TraceID, e.ParentSpanID)
+	if inTrace && p.parent != (evidence.SpanID{}) {
+		p.keys[byParent-1] = h.span(byParent, p.trace, p.parent)
 	}
 	if e.DecisionID != "" {
 		p.keys[byDecision-1] = h.text(byDecision, e.DecisionID)
