@@ -1,0 +1,130 @@
+# What a person types: make run, make test, make build. The rest are their parts.
+# Needed: Go, make, bash, git.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN        := $(CURDIR)/bin
+COLLECTOR  := $(CURDIR)/_build/otelcol-meshaudit
+DIST       := distributions/otelcol-meshaudit
+COMPONENTS := $(patsubst %/metadata.yaml,%,$(wildcard */*/metadata.yaml))
+# Modules beside the root one; bench and demo keep heavy dependencies out of it.
+NESTED     := $(patsubst %/go.mod,%,$(wildcard demo/go.mod bench/go.mod test/*/go.mod))
+
+# How long each fuzz target runs in `make fuzz`.
+FUZZTIME ?= 30s
+# How often the collector is killed under load.
+KILLS ?= 3
+
+export MESHAUDIT_COLLECTOR := $(COLLECTOR)
+export MESHAUDIT_CLI := $(BIN)/meshaudit
+
+.PHONY: help
+help: ## Show this
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Use
+
+.PHONY: run
+run: build ## Build, run a small mesh against the collector, show and verify its audit log
+	@demo/run.sh
+
+.PHONY: build
+build: collector cli demo ## Build the collector, the meshaudit command and the demo
+
+.PHONY: collector
+collector: $(BIN)/ocb
+	@echo "Building otelcol-meshaudit (a few minutes the first time)"
+	@$(DIST)/build.sh $(BIN)/ocb
+
+.PHONY: cli
+cli:
+	@echo "Building meshaudit"
+	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/meshaudit ./cmd/meshaudit
+
+.PHONY: demo
+demo:
+	@echo "Building the demo mesh"
+	@go -C demo build -trimpath -o $(BIN)/demo .
+
+##@ Check
+
+.PHONY: test
+test: lint generate-check test-unit test-nested test-configs test-distribution ## Run all that CI runs
+
+.PHONY: test-unit
+test-unit: ## Run the root module's tests, with the race detector
+	go test -race -timeout 20m ./...
+
+.PHONY: test-nested
+test-nested: ## Run the tests of the nested modules that need no built binary
+	@for module in $(filter-out test/distribution,$(NESTED)); do \
+		echo "go test ($$module)"; \
+		go -C $$module test -timeout 10m ./...; \
+	done
+
+.PHONY: test-configs
+test-configs: collector ## Validate every shipped configuration with the built collector
+	go -C test/distribution test -count=1 -run 'TestConfig' -v ./...
+
+.PHONY: test-distribution
+test-distribution: collector cli ## Test the built collector: backends down, kill -9, one component alone
+	MESHAUDIT_KILLS=$(KILLS) go -C test/distribution test -count=1 -timeout 40m -v ./...
+
+.PHONY: kill9
+kill9: collector cli ## Kill the collector ten times under load; nothing acknowledged may be lost
+	MESHAUDIT_KILLS=10 go -C test/distribution test -count=1 -timeout 40m -run 'TestKill' -v ./...
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME each
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r package; do \
+		grep -h -o '^func Fuzz[A-Za-z0-9_]*' "$$package"/*_test.go | sed 's/^func //' | while read -r target; do \
+			echo "$$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) "$$package"; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Measure against the alternatives, as ratios
+	@test -f bench/go.mod || { echo "there is no bench module"; exit 1; }
+	go -C bench test -count=1 -timeout 30m -v -run '^TestBench' ./...
+
+.PHONY: lint
+lint: $(BIN)/staticcheck ## gofmt, go vet, staticcheck, shell syntax
+	@unformatted=$$(git ls-files -co --exclude-standard -- '*.go' | xargs gofmt -l); \
+		if [ -n "$$unformatted" ]; then echo "run gofmt on:"; echo "$$unformatted"; exit 1; fi
+	@for script in $$(git ls-files -co --exclude-standard -- '*.sh' .ci/run); do bash -n "$$script"; done
+	@if command -v shellcheck >/dev/null; then git ls-files -co --exclude-standard -- '*.sh' .ci/run | xargs shellcheck; \
+		else echo "shellcheck is not installed: scripts are checked for syntax only"; fi
+	@for module in . $(NESTED); do \
+		echo "go vet, staticcheck ($$module)"; \
+		(cd $$module && go vet ./... && $(BIN)/staticcheck ./...); \
+	done
+
+##@ Generate
+
+.PHONY: generate
+generate: $(BIN)/mdatagen ## Write the generated code and docs again
+	@for component in $(COMPONENTS); do (cd $$component && $(BIN)/mdatagen metadata.yaml); done
+
+.PHONY: generate-check
+generate-check: ## Fail if generated code or docs are not up to date
+	@before=$$(git diff; git ls-files -o --exclude-standard | xargs -r cat | cksum); \
+		$(MAKE) generate; \
+		after=$$(git diff; git ls-files -o --exclude-standard | xargs -r cat | cksum); \
+		if [ "$$before" != "$$after" ]; then git diff --stat; echo "generated files were out of date: commit what make generate writes"; exit 1; fi
+
+# The tools are pinned in internal/tools/go.mod.
+$(BIN)/%: internal/tools/go.mod
+	@mkdir -p $(BIN)
+	@echo "Building $*"
+	@go -C internal/tools build -o $@ $(TOOL_$*)
+TOOL_ocb         := go.opentelemetry.io/collector/cmd/builder
+TOOL_mdatagen    := go.opentelemetry.io/collector/cmd/mdatagen
+TOOL_staticcheck := honnef.co/go/tools/cmd/staticcheck
+
+.PHONY: clean
+clean: ## Remove what was built; run/ stays
+	rm -rf $(BIN) _build
