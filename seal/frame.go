@@ -3,6 +3,7 @@ package seal
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -39,8 +40,9 @@ func newFrameReader(r io.Reader, offset int64) *frameReader {
 }
 
 // next reads the next frame. It returns io.EOF between frames, errCut inside
-// one, an error that wraps errGrammar for a malformed header, and
-// errSectionHash for stored bytes that are not the ones that were sealed.
+// one, an error that wraps errGrammar for a malformed header, and, together
+// with the frame, errSectionHash for stored bytes that are not the ones that
+// were sealed.
 func (fr *frameReader) next() (*frame, error) {
 	text, err := fr.headerText()
 	if err != nil {
@@ -52,6 +54,7 @@ func (fr *frameReader) next() (*frame, error) {
 	}
 	f := &frame{Header: h, text: text, offset: fr.offset, size: int64(len(text)) + 1}
 	skip := fr.skip != nil && fr.skip(h)
+	var damaged error
 	for i := range h.Sections {
 		s := &h.Sections[i]
 		f.size += int64(s.Stored)
@@ -66,12 +69,12 @@ func (fr *frameReader) next() (*frame, error) {
 			return nil, cutOr(err)
 		}
 		if sha256.Sum256(b) != s.Hash {
-			return f, fmt.Errorf("%w: section %s of %s", errSectionHash, s.Name, f.name())
+			damaged = cmp.Or(damaged, fmt.Errorf("%w: section %s of %s", errSectionHash, s.Name, f.name()))
 		}
 		f.sections = append(f.sections, b)
 	}
 	fr.offset += f.size
-	return f, nil
+	return f, damaged
 }
 
 // errSectionHash: a section's bytes are not the ones that were sealed.

@@ -374,9 +374,7 @@ func (k *walker) step(f *frame) error {
 // from the tiles up to the segment, its leaves from the segment. If the tiles
 // do not lead to the signed root, it is computed from all segments' headers.
 func (w *Writer) restoreTree(before []uint64, seg *segmentTail) (*tree, error) {
-	t, err := treeFromTiles(seg.first, func(path string) ([]byte, error) {
-		return readFile(w.cfg.FS, filepath.Join(w.dir, filepath.FromSlash(path)), tileWidth*sha256.Size)
-	})
+	t, err := treeFromTiles(seg.first, func(t tile) ([]byte, error) { return readTile(w.cfg.FS, w.dir, t) })
 	if err == nil && seg.extend(t) {
 		return t, nil
 	}

@@ -2,7 +2,10 @@ package seal
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strconv"
 )
@@ -127,9 +130,10 @@ func (t tile) bytes() []byte {
 }
 
 // treeFromTiles restores the right edge of a tree of the given size from its
-// tiles. The hashes are not authenticated: whoever restores a tree compares
-// its root with a checkpoint's.
-func treeFromTiles(size uint64, read func(path string) ([]byte, error)) (*tree, error) {
+// tiles; read gives a tile's bytes, from one that is at least as wide. The
+// hashes are not authenticated: whoever restores a tree compares its root with
+// a checkpoint's.
+func treeFromTiles(size uint64, read func(tile) ([]byte, error)) (*tree, error) {
 	t := &tree{size: size}
 	for level := 0; size>>(8*uint(level)) > 0; level++ {
 		count := size >> (8 * uint(level))
@@ -138,24 +142,38 @@ func treeFromTiles(size uint64, read func(path string) ([]byte, error)) (*tree, 
 		if width == 0 {
 			continue
 		}
-		want := tile{level, count / tileWidth, make([]Hash, width)}
-		b, err := read(want.path())
+		b, err := read(tile{level, count / tileWidth, make([]Hash, width)})
 		if err != nil {
-			// A later, wider tile holds these hashes too.
-			full := want
-			full.hashes = make([]Hash, tileWidth)
-			b2, err2 := read(full.path())
-			if err2 != nil {
-				return nil, err
-			}
-			b = b2
-		}
-		if len(b) < width*sha256.Size {
-			return nil, fmt.Errorf("%s holds %d bytes", want.path(), len(b))
+			return nil, err
 		}
 		for i := range width {
 			t.levels[level].push(Hash(b[i*sha256.Size:]))
 		}
 	}
 	return t, nil
+}
+
+// readTile reads a tile from a log's directory: from its own file, from the
+// full tile's, or from a wider partial one's.
+func readTile(fsys FS, dir string, t tile) ([]byte, error) {
+	want := len(t.hashes) * sha256.Size
+	full := filepath.Join(dir, filepath.FromSlash(tile{t.level, t.index, make([]Hash, tileWidth)}.path()))
+	candidates := []string{filepath.Join(dir, filepath.FromSlash(t.path())), full}
+	names, _ := fsys.ReadDir(full + ".p") // absent: no partial ones
+	for _, n := range names {
+		candidates = append(candidates, filepath.Join(full+".p", n.Name()))
+	}
+	for _, name := range candidates {
+		b, err := readFile(fsys, name, tileWidth*sha256.Size)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(b) >= want {
+			return b[:want], nil
+		}
+	}
+	return nil, fmt.Errorf("tile %s: %w", t.path(), fs.ErrNotExist)
 }

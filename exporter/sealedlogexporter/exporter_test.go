@@ -14,7 +14,6 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
-	"go.opentelemetry.io/collector/confmap/xconfmap"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
 	"go.opentelemetry.io/collector/exporter/exportertest"
@@ -38,14 +37,14 @@ func TestConfig(t *testing.T) {
 	}
 
 	cfg := load("sealed_log")
-	require.NoError(t, xconfmap.Validate(cfg))
+	require.NoError(t, cfg.Validate())
 	want := createDefaultConfig()
 	want.Directory = "/var/lib/meshaudit/store"
 	assert.Equal(t, want, cfg)
 	assert.Equal(t, "/var/lib/meshaudit/keys", cfg.keysDirectory())
 
 	cfg = load("sealed_log/full")
-	require.NoError(t, xconfmap.Validate(cfg))
+	require.NoError(t, cfg.Validate())
 	assert.Equal(t, &Config{
 		Directory: "/var/lib/meshaudit/store", Origin: "example.org/meshaudit/edge-0", Heartbeat: 30 * time.Second,
 		SegmentMaxBytes: 16 << 20, MaxPendingBytes: 32 << 20, OnDamagedTail: "quarantine",
@@ -56,7 +55,7 @@ func TestConfig(t *testing.T) {
 		},
 	}, cfg)
 
-	err = xconfmap.Validate(load("sealed_log/wrong"))
+	err = load("sealed_log/wrong").Validate()
 	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`on_damaged_tail`", "`keys::create`"} {
 		assert.ErrorContains(t, err, setting, "every fault is reported at once")
 	}
@@ -138,16 +137,28 @@ func TestStartErrorsSayWhatToDo(t *testing.T) {
 		spoil func(*testing.T, *Config)
 		want  []string
 	}{
-		"no keys":           {func(_ *testing.T, c *Config) { c.Keys.Create = false }, []string{"meshaudit keygen writer --origin example.org/test", "keys: {create: true}"}},
-		"readable by all":   {func(t *testing.T, c *Config) { run(t, c); must(t, os.Chmod(filepath.Join(c.keysDirectory(), "log.key"), 0o644)) }, []string{"0644", "chmod 600"}},
-		"no auditor":        {func(t *testing.T, c *Config) { run(t, c); must(t, os.Remove(filepath.Join(c.keysDirectory(), "auditor.pub"))) }, []string{"meshaudit keygen auditor"}},
-		"no chain key":      {func(t *testing.T, c *Config) { run(t, c); must(t, os.Remove(filepath.Join(c.keysDirectory(), "chain.key"))) }, []string{"`keys::chain_key`"}},
+		"no keys": {func(_ *testing.T, c *Config) { c.Keys.Create = false }, []string{"meshaudit keygen writer --origin example.org/test", "keys: {create: true}"}},
+		"readable by all": {func(t *testing.T, c *Config) {
+			run(t, c)
+			must(t, os.Chmod(filepath.Join(c.keysDirectory(), "log.key"), 0o644))
+		}, []string{"0644", "chmod 600"}},
+		"no auditor": {func(t *testing.T, c *Config) {
+			run(t, c)
+			must(t, os.Remove(filepath.Join(c.keysDirectory(), "auditor.pub")))
+		}, []string{"meshaudit keygen auditor"}},
+		"no chain key": {func(t *testing.T, c *Config) {
+			run(t, c)
+			must(t, os.Remove(filepath.Join(c.keysDirectory(), "chain.key")))
+		}, []string{"`keys::chain_key`"}},
 		"old chain key":     {rollBackChainKey, []string{"epoch 0", "last epoch is 1", "rolled back"}},
 		"store removed":     {func(t *testing.T, c *Config) { run(t, c); must(t, os.RemoveAll(c.Directory)) }, []string{"epoch 1", "holds no log"}},
 		"keys removed":      {func(t *testing.T, c *Config) { run(t, c); must(t, os.RemoveAll(c.keysDirectory())) }, []string{"no keys", "restore"}},
 		"another log key":   {replaceLogKey, []string{"not signed by this log key"}},
 		"mounted chain key": {linkChainKey, []string{"symbolic link", "`keys::chain_state`"}},
-		"not a directory":   {func(t *testing.T, c *Config) { must(t, os.MkdirAll(filepath.Dir(c.Directory), 0o755)); must(t, os.WriteFile(c.Directory, nil, 0o600)) }, []string{"not a directory"}},
+		"not a directory": {func(t *testing.T, c *Config) {
+			must(t, os.MkdirAll(filepath.Dir(c.Directory), 0o755))
+			must(t, os.WriteFile(c.Directory, nil, 0o600))
+		}, []string{"not a directory"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := testConfig(t)

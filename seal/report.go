@@ -1,0 +1,154 @@
+package seal
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Class says what a finding means.
+type Class uint8
+
+const (
+	// Note changes no answer.
+	Note Class = iota
+	// Incomplete: something is not proven, or not there; a crash could
+	// explain it.
+	Incomplete
+	// Tampering: no crash explains it.
+	Tampering
+)
+
+func (c Class) String() string { return [...]string{"note", "incomplete", "tampering"}[c] }
+
+// Axis is one of the questions that a verification answers.
+type Axis uint8
+
+const (
+	Integrity    Axis = iota // is every byte what was sealed
+	Order                    // is every entry where it was sealed
+	Completeness             // is everything there that was sealed
+	Freshness                // does it reach to the present
+	Witnessed                // did others see the same log
+	Erasures                 // is what was erased what was ordered
+	axisCount
+)
+
+func (a Axis) String() string {
+	return [...]string{"integrity", "order", "completeness", "freshness", "witnessed", "erasures"}[a]
+}
+
+// Finding is one thing that is not as it should be, and where.
+type Finding struct {
+	Class   Class  `json:"-"`
+	Axis    Axis   `json:"-"`
+	Segment string `json:"segment,omitempty"` // file below the log's directory
+	Offset  int64  `json:"offset"`            // in it, in bytes
+	What    string `json:"what"`
+	Next    string `json:"next,omitempty"` // what to do about it
+}
+
+func (f Finding) String() string {
+	s := f.Class.String() + ": "
+	if f.Segment != "" {
+		s += fmt.Sprintf("%s, offset %d: ", f.Segment, f.Offset)
+	}
+	return s + f.What
+}
+
+// LogReport is the answer for one log.
+type LogReport struct {
+	Origin      string
+	Entries     uint64
+	Records     uint64
+	Epochs      uint64
+	Segments    int
+	Checkpoints uint64
+	Bytes       int64
+
+	Trusted    bool // a key for this log was given
+	Pinned     bool // its first chain key was pinned
+	TagsProven bool // the auditor's key was given, and every tag checked with it
+
+	// The last entry that is proven: everything through it is.
+	LastEntry  uint64
+	LastRecord uint64 // number of the last record; meaningless without Records
+	LastSealed time.Time
+
+	Findings []Finding // by place, the first bad object first
+	Omitted  int       // findings beyond maxFindings
+}
+
+// maxFindings bounds a report; the first ones matter.
+const maxFindings = 100
+
+// Axis is the worst finding on an axis; Note means that it is proven.
+func (r *LogReport) Axis(a Axis) Class {
+	worst := Note
+	for _, f := range r.Findings {
+		if f.Axis == a {
+			worst = max(worst, f.Class)
+		}
+	}
+	return worst
+}
+
+// Axes are all axes, in order.
+func Axes() []Axis {
+	as := make([]Axis, axisCount)
+	for i := range as {
+		as[i] = Axis(i)
+	}
+	return as
+}
+
+// First is the first finding of the worst class, nil if there is none.
+func (r *LogReport) First() *Finding {
+	var first *Finding
+	for i := range r.Findings {
+		if f := &r.Findings[i]; f.Class > Note && (first == nil || f.Class > first.Class) {
+			first = f
+		}
+	}
+	return first
+}
+
+// Report is the answer for a store.
+type Report struct {
+	Logs     []*LogReport
+	Findings []Finding // about the store itself
+	Took     time.Duration
+}
+
+// Exit codes of `meshaudit verify`.
+const (
+	ExitProven     = 0
+	ExitTampering  = 1
+	ExitIncomplete = 2
+	ExitFailed     = 3 // the verifier could not do its work
+)
+
+// ExitCode is tampering before incomplete before proven.
+func (r *Report) ExitCode() int {
+	worst := Note
+	for _, f := range r.Findings {
+		worst = max(worst, f.Class)
+	}
+	for _, l := range r.Logs {
+		for _, f := range l.Findings {
+			worst = max(worst, f.Class)
+		}
+	}
+	return [...]int{Note: ExitProven, Incomplete: ExitIncomplete, Tampering: ExitTampering}[worst]
+}
+
+func sortFindings(fs []Finding) {
+	slices.SortStableFunc(fs, func(a, b Finding) int {
+		// What has no place comes last.
+		if (a.Segment == "") != (b.Segment == "") {
+			return cmp.Compare(b.Segment, a.Segment)
+		}
+		return cmp.Or(cmp.Compare(a.Segment, b.Segment), cmp.Compare(a.Offset, b.Offset))
+	})
+}

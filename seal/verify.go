@@ -1,0 +1,742 @@
+package seal
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// VerifyOptions are what a verifier knows and wants.
+type VerifyOptions struct {
+	Trust   *Trust      // nil: the best answer is ExitIncomplete
+	Auditor *AuditorKey // nil: the HMAC chain is not checked
+	AsOf    time.Time   // when the log should have been fresh; zero: now
+
+	// Progress, if set, is told how many bytes were read of how many.
+	Progress func(done, total int64)
+}
+
+// Verify checks all logs of a store. An error means that the verifier itself
+// failed; everything it found is in the report. Memory does not grow with the
+// log.
+func Verify(ctx context.Context, root string, opts VerifyOptions) (*Report, error) {
+	start := time.Now()
+	if opts.AsOf.IsZero() {
+		opts.AsOf = start
+	}
+	r := new(Report)
+	origins, err := Origins(root)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	strange, err := strangeFiles(root, origins)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range strange {
+		r.Findings = append(r.Findings, Finding{Class: Tampering, Axis: Integrity, What: fmt.Sprintf("%s is no log; a store holds nothing else", s)})
+	}
+	if len(origins) == 0 {
+		r.Findings = append(r.Findings, Finding{Class: Incomplete, Axis: Completeness, What: "no log was found in " + root, Next: "check the path; if a log was here, it is gone: restore it, then verify again"})
+	}
+	if opts.Trust != nil {
+		for _, o := range opts.Trust.Origins() {
+			if !slices.Contains(origins, o) {
+				r.Findings = append(r.Findings, Finding{Class: Incomplete, Axis: Completeness, What: fmt.Sprintf("the log of %s is missing: the trust file expects it", o), Next: "restore it from a copy, or remove its lines from the trust file if it never wrote here"})
+			}
+		}
+	}
+	for _, o := range origins {
+		v := &verification{opts: &opts, dir: LogDir(root, o), fs: OS, report: &LogReport{Origin: o}}
+		if err := v.run(ctx); err != nil {
+			return nil, fmt.Errorf("log of %s: %w", o, err)
+		}
+		r.Logs = append(r.Logs, v.report)
+	}
+	r.Took = time.Since(start)
+	return r, nil
+}
+
+// strangeFiles are the names in a store's root that belong to no log.
+func strangeFiles(root string, origins []string) (strange []string, err error) {
+	names, err := OS.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	for _, n := range names {
+		if !slices.Contains(origins, strings.ReplaceAll(n.Name(), "%2F", "/")) {
+			strange = append(strange, n.Name())
+		}
+	}
+	return strange, err
+}
+
+// verification is the state of checking one log.
+type verification struct {
+	opts   *VerifyOptions
+	dir    string
+	fs     FS
+	report *LogReport
+	total  int64
+
+	mu    sync.Mutex // of report.Findings and firstBad
+	jobs  chan func()
+	where struct { // the frame at hand
+		segment string
+		offset  int64
+	}
+	firstBad struct {
+		entry uint64
+		set   bool
+	}
+
+	walk      walker
+	tree      *tree
+	tiles     []uint64 // per level: full tiles compared
+	keys      *ratchet // of the epoch, with the auditor's key
+	chain     ChainKey // of the epoch
+	haveChain bool
+	tagsLost  bool // some epoch could not be checked
+	heartbeat uint64
+	last      *Header
+	torn      map[Torn]uint64 // announced by opens: the entry that did
+	pruned    []uint64        // first entries kept, as ordered
+	proven    struct{ entries, records, sealed uint64 }
+	published *Checkpoint // in the checkpoint file
+}
+
+// found records a finding at the frame at hand.
+func (v *verification) found(class Class, axis Axis, next, format string, args ...any) {
+	v.foundAt(v.where.segment, v.where.offset, v.walk.entry, class, axis, next, fmt.Sprintf(format, args...))
+}
+
+func (v *verification) foundAt(segment string, offset int64, entry uint64, class Class, axis Axis, next, what string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if class == Tampering && (!v.firstBad.set || entry < v.firstBad.entry) {
+		v.firstBad.entry, v.firstBad.set = entry, true
+	}
+	if len(v.report.Findings) == maxFindings && class < Tampering {
+		v.report.Omitted++
+		return
+	}
+	if len(v.report.Findings) >= 2*maxFindings {
+		v.report.Omitted++
+		return
+	}
+	v.report.Findings = append(v.report.Findings, Finding{class, axis, segment, offset, what, next})
+}
+
+const (
+	nextIsolate = "keep this store as it is, as evidence; restore the segment from a copy and verify that"
+	nextCrash   = "find out why the writer stopped at that time; what it acknowledged is in the log unless its host was taken over"
+)
+
+func (v *verification) run(ctx context.Context) error {
+	firsts, strange, err := segments(v.fs, v.dir)
+	if err != nil {
+		return err
+	}
+	v.report.Segments = len(firsts)
+	v.torn = map[Torn]uint64{}
+	if err := v.readPublished(); err != nil {
+		return err
+	}
+	for _, s := range strange {
+		v.foundAt(s, 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
+	}
+	for _, first := range firsts {
+		fi, err := v.fs.Stat(filepath.Join(v.dir, segmentDir, segmentName(first)))
+		if err != nil {
+			return err
+		}
+		v.total += fi.Size()
+	}
+
+	stop := v.startWorkers()
+	err = v.segments(ctx, firsts)
+	stop()
+	if err != nil {
+		return err
+	}
+	if err := v.conclude(); err != nil {
+		return err
+	}
+	sortFindings(v.report.Findings)
+	return nil
+}
+
+// startWorkers runs what needs no order beside the walk. No more bodies wait
+// than are worked on, which bounds memory.
+func (v *verification) startWorkers() (stop func()) {
+	v.jobs = make(chan func())
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for job := range v.jobs {
+				job()
+			}
+		})
+	}
+	return func() { close(v.jobs); wg.Wait() }
+}
+
+// segments walks all segments in order; it ends at the first frame whose
+// successor cannot be found.
+func (v *verification) segments(ctx context.Context, firsts []uint64) error {
+	v.walk = walker{origin: v.report.Origin}
+	v.tree = new(tree)
+	if len(firsts) == 0 {
+		return nil
+	}
+	if first := firsts[0]; first > 0 {
+		v.walk.entry = first
+		var err error
+		if v.tree, err = treeFromTiles(first, func(t tile) ([]byte, error) { return readTile(v.fs, v.dir, t) }); err != nil {
+			v.foundAt(segmentDir+"/"+segmentName(first), 0, 0, Tampering, Completeness, nextIsolate,
+				fmt.Sprintf("the entries before %d are gone, and so are the tiles that a prune leaves (%v)", first, err))
+			return nil
+		}
+		for level := range v.tree.levels {
+			v.tiles = append(v.tiles, first>>(8*uint(level+1)))
+		}
+	}
+	for i, first := range firsts {
+		v.where.segment, v.where.offset = segmentDir+"/"+segmentName(first), 0
+		if first != v.walk.entry {
+			v.found(Tampering, Completeness, nextIsolate, "a segment is missing: entries %d to %d", v.walk.entry, first-1)
+			return nil
+		}
+		if ok, err := v.segment(ctx, first, i == len(firsts)-1); !ok || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// segment walks one segment. It is not ok if the walk cannot go on after it.
+func (v *verification) segment(ctx context.Context, first uint64, isLast bool) (ok bool, err error) {
+	f, err := openRead(v.fs, filepath.Join(v.dir, segmentDir, segmentName(first)))
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	fr := newFrameReader(f, 0)
+	kept := int64(0) // through the last checkpoint
+	before := v.report.Bytes
+	for {
+		if err := ctx.Err(); err != nil {
+			return false, err
+		}
+		v.where.offset = fr.offset
+		fm, err := fr.next()
+		var failed *readError
+		switch {
+		case errors.As(err, &failed):
+			return false, err
+		case err == io.EOF && kept == fr.offset:
+			return true, nil
+		case err == nil || errors.Is(err, errSectionHash):
+		default:
+			return false, v.tail(f, kept, isLast, err)
+		}
+		if e := v.walk.step(fm); e != nil {
+			v.found(Tampering, Order, nextIsolate, "%v", e)
+			return false, nil
+		}
+		if err != nil {
+			// Is it the last commit, half written?
+			if fm.Kind != KindCheckpoint || !isLast {
+				if tailErr, was := v.tornTail(f, kept, isLast, err); was || tailErr != nil {
+					return false, tailErr
+				}
+			}
+			v.found(Tampering, Integrity, nextIsolate, "%v", err)
+			v.frameHeader(fm)
+			continue
+		}
+		v.frameHeader(fm)
+		v.frameSections(fm)
+		if fm.Kind == KindCheckpoint {
+			kept = fr.offset
+			v.report.Bytes = before + kept
+			if v.opts.Progress != nil {
+				v.opts.Progress(v.report.Bytes, v.total)
+			}
+		}
+	}
+}
+
+// frameHeader checks what a frame's header says.
+func (v *verification) frameHeader(f *frame) {
+	if f.Kind == KindCheckpoint {
+		return
+	}
+	v.tree.push(leafHash(f.text))
+	v.compareTiles()
+	switch f.Kind {
+	case KindOpen:
+		v.openEntry(f)
+	case KindErase:
+		v.found(Incomplete, Erasures, "verify with a version of meshaudit that knows erasures", "entry %d erases records; this version cannot check that", f.Entry)
+	case KindPrune:
+		v.pruned = append(v.pruned, f.Prune.First)
+	}
+	if v.keys != nil {
+		const lines = len("tag \n") + 44 + len("sum \n") + 8
+		if v.keys.tag(f.text[:len(f.text)-lines]) != f.Tag {
+			v.found(Tampering, Integrity, "the writer's machine or its log key was in other hands: trust nothing after the last proven entry", "%s has a wrong tag: it was not sealed by the holder of the chain key", f.name())
+		}
+	}
+	v.report.Entries++
+	v.report.Records += f.Records
+	v.last = f.Header
+}
+
+// openEntry checks how an epoch begins, and takes up its chain.
+func (v *verification) openEntry(f *frame) {
+	o := f.Open
+	v.report.Epochs++
+	v.heartbeat = o.HeartbeatSeconds
+	wasClosed := v.last != nil && v.last.Kind == KindClose
+	switch {
+	case v.last == nil:
+	case wasClosed != (o.After == AfterClean || o.After == AfterRotation):
+		v.found(Tampering, Order, nextIsolate, "%s says it comes after %s, the entry before it is %s", f.name(), o.After, v.last.Kind)
+	case !wasClosed:
+		v.found(Incomplete, Completeness, nextCrash, "epoch %d ended by a %s after entry %d, sealed %s: what the writer had not yet acknowledged then is not here", f.Epoch-1, o.After, v.last.Entry, at(v.last.Sealed))
+	}
+	if v.last != nil && f.Sealed < v.last.Sealed {
+		v.found(Incomplete, Order, "check the host's clock", "the clock stepped back by %v between epochs", time.Duration(v.last.Sealed-f.Sealed))
+	}
+	for _, t := range o.Torn {
+		v.torn[t] = f.Entry
+	}
+	if k := v.opts.Trust.key(v.report.Origin, f.Entry+1); k != nil {
+		v.report.Trusted = true
+		if o.Signer != k.VerifierKey {
+			v.found(Tampering, Integrity, nextIsolate, "%s names another log key than the trusted one", f.name())
+		}
+	}
+	if v.opts.Trust != nil && f.Epoch == 0 {
+		if pin, ok := v.opts.Trust.Chains[v.report.Origin]; ok {
+			v.report.Pinned = true
+			if pin != o.Chain {
+				v.found(Tampering, Integrity, nextIsolate, "the chain begins with another key than the pinned one")
+			}
+		}
+	}
+	if o.Fresh && f.Entry > 0 {
+		v.found(Incomplete, Completeness, "", "the HMAC proof begins anew at %s: the chain key was not kept", f.name())
+	}
+	v.takeUpChain(f)
+}
+
+// takeUpChain opens the escrow of an epoch, if there is an auditor's key.
+func (v *verification) takeUpChain(f *frame) {
+	v.keys = nil
+	if v.opts.Auditor == nil {
+		return
+	}
+	key, err := v.opts.Auditor.openEscrow(f.Header)
+	switch {
+	case err == errNotEscrowed:
+		v.tagsLost, v.haveChain = true, false
+		v.found(Incomplete, Integrity, "use the key of an auditor that the writer is configured with", "the chain key of epoch %d was not escrowed to this auditor", f.Epoch)
+		return
+	case err != nil:
+		v.tagsLost, v.haveChain = true, false
+		v.found(Tampering, Integrity, nextIsolate, "%s: %v", f.name(), err)
+		return
+	case v.haveChain && !f.Open.Fresh && v.chain.Next() != key:
+		v.found(Tampering, Integrity, nextIsolate, "the chain key of epoch %d does not follow from that of epoch %d", f.Epoch, f.Epoch-1)
+	}
+	v.chain, v.haveChain = key, true
+	r := key.ratchet()
+	v.keys = &r
+}
+
+// frameSections checks a frame's sections, beside the walk where it can.
+func (v *verification) frameSections(f *frame) {
+	segment, offset, entry := v.where.segment, v.where.offset, v.walk.entry
+	switch f.Kind {
+	case KindBatch:
+		v.jobs <- func() {
+			d := batchDecoders.Get().(*batchDecoder)
+			defer batchDecoders.Put(d)
+			if err := d.verify(f.Header, f.sections[0], f.sections[1]); err != nil {
+				v.foundAt(segment, offset, entry-1, Tampering, Integrity, nextIsolate, fmt.Sprintf("%s: %v", f.name(), err))
+			}
+		}
+	case KindCheckpoint:
+		v.checkpoint(f)
+	}
+}
+
+// checkpoint checks a signed note against the tree so far.
+func (v *verification) checkpoint(f *frame) {
+	v.report.Checkpoints++
+	c, err := openCheckpoint(f.sections[0], nil)
+	if err != nil {
+		v.found(Tampering, Integrity, nextIsolate, "checkpoint: %v", err)
+		return
+	}
+	root := v.tree.root()
+	switch {
+	case c.Origin != v.report.Origin:
+		v.found(Tampering, Integrity, nextIsolate, "checkpoint of another log: %s", c.Origin)
+	case c.Size != v.tree.size:
+		v.found(Tampering, Completeness, nextIsolate, "checkpoint states %d entries, the log has %d up to here", c.Size, v.tree.size)
+	case c.Root != root:
+		v.found(Tampering, Integrity, nextIsolate, "the entries do not have the root that the checkpoint for %d entries states", c.Size)
+	}
+	if p := v.published; p != nil && p.Size == c.Size && p.Root != root {
+		v.foundAt(checkpointFile, 0, c.Size, Tampering, Integrity, nextIsolate, fmt.Sprintf("the published checkpoint for %d entries has another root: two histories", c.Size))
+	}
+	v.mu.Lock()
+	bad := v.firstBad.set
+	v.mu.Unlock()
+	if !bad {
+		v.proven.entries, v.proven.records, v.proven.sealed = v.walk.entry, v.walk.record, v.walk.sealed
+	}
+	key := v.opts.Trust.key(v.report.Origin, c.Size)
+	if key == nil {
+		return
+	}
+	segment, offset, entry := v.where.segment, v.where.offset, v.walk.entry
+	v.jobs <- func() {
+		if _, err := openCheckpoint(f.sections[0], key.verifier); err != nil {
+			v.foundAt(segment, offset, entry, Tampering, Integrity, nextIsolate, fmt.Sprintf("the checkpoint for %d entries is not signed by the trusted log key", c.Size))
+		}
+	}
+}
+
+// tail judges what follows the last checkpoint of a segment that does not end
+// with it.
+func (v *verification) tail(f File, kept int64, isLast bool, damage error) error {
+	if err, was := v.tornTail(f, kept, isLast, damage); was || err != nil {
+		return err
+	}
+	if damage == io.EOF || damage == errCut {
+		v.found(Tampering, Completeness, nextIsolate, "the segment ends before a checkpoint, and another follows it")
+	} else {
+		v.found(Tampering, Integrity, nextIsolate, "%v", damage)
+	}
+	return nil
+}
+
+// tornTail reports whether the damage is what a crash leaves at a log's end,
+// and records it as such; or whether it is only a commit that is being written
+// at this moment.
+func (v *verification) tornTail(f File, kept int64, isLast bool, damage error) (error, bool) {
+	if !isLast {
+		return nil, false
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return err, false
+	}
+	if fi.Size()-kept > maxSegmentTail {
+		return nil, false
+	}
+	rest, err := readRange(f, kept, fi.Size())
+	if err != nil {
+		return err, false
+	}
+	n := countCheckpoints(rest)
+	if n > 1 || !torn(damage, rest, kept) {
+		return nil, false
+	}
+	if (damage == io.EOF || damage == errCut) && n == 1 {
+		return nil, true // written to its end since it was read: a live log
+	}
+	v.found(Incomplete, Completeness, nextCrash, "%d bytes after the last checkpoint are no whole commit: a torn tail, or a commit being written", len(rest))
+	return nil, true
+}
+
+// maxSegmentTail bounds what is read at once to judge a tail: more than one
+// commit group can be.
+const maxSegmentTail = 2 * (groupMaxBytes + maxSectionBytes)
+
+// compareTiles compares the tiles that the tree has completed with the stored
+// ones.
+func (v *verification) compareTiles() {
+	for _, t := range v.tree.full {
+		for len(v.tiles) <= t.level {
+			v.tiles = append(v.tiles, 0)
+		}
+		v.tiles[t.level]++
+		b, err := readFile(v.fs, filepath.Join(v.dir, filepath.FromSlash(t.path())), tileWidth*sha256.Size)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if v.published != nil && v.published.Size >= v.tree.size {
+				v.foundAt(t.path(), 0, v.walk.entry, Incomplete, Completeness, "start the writer once: it writes the tiles anew", "this tile is missing; it is derived from the segments, which are here")
+			}
+		case err != nil || !bytes.Equal(b, t.bytes()):
+			v.foundAt(t.path(), 0, v.walk.entry, Tampering, Integrity, nextIsolate, "this tile is not the one that the entries give")
+		}
+	}
+	v.tree.full = nil
+}
+
+// readPublished reads the checkpoint file.
+func (v *verification) readPublished() error {
+	b, err := readFile(v.fs, filepath.Join(v.dir, checkpointFile), maxHeaderBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	bad := func(what string) {
+		v.foundAt(checkpointFile, 0, 0, Tampering, Integrity, nextIsolate, what)
+	}
+	c, err := openCheckpoint(b, nil)
+	if err != nil {
+		bad(fmt.Sprintf("the published checkpoint is malformed: %v", err))
+		return nil
+	}
+	if c.Origin != v.report.Origin {
+		bad("the published checkpoint is of another log: " + c.Origin)
+		return nil
+	}
+	if k := v.opts.Trust.key(v.report.Origin, c.Size); k != nil {
+		if _, err := openCheckpoint(b, k.verifier); err != nil {
+			bad("the published checkpoint is not signed by the trusted log key")
+			return nil
+		}
+	}
+	v.published = &c
+	return nil
+}
+
+// conclude checks what only the whole log can tell.
+func (v *verification) conclude() error {
+	r := v.report
+	v.where.segment, v.where.offset = "", 0
+	if v.opts.Trust == nil || v.opts.Trust.key(r.Origin, 0) == nil {
+		v.found(Incomplete, Integrity, "give the trust file of this writer with --trust", "nobody vouches for this log: no trusted key for %s was given", r.Origin)
+	} else if !r.Pinned && !(len(v.pruned) > 0) {
+		v.found(Incomplete, Completeness, "add the line that `meshaudit keygen writer` printed: chain "+r.Origin+" …", "the first chain key is not pinned in the trust file")
+	}
+	if v.last == nil {
+		v.found(Incomplete, Completeness, "", "the log holds no whole commit")
+	}
+	if p := v.published; p != nil && p.Size > v.tree.size {
+		v.foundAt(checkpointFile, 0, v.walk.entry, Tampering, Completeness, nextIsolate, fmt.Sprintf("%d entries were published, the log has %d: it was cut", p.Size, v.tree.size))
+	}
+	if v.walk.begun && v.report.Entries != v.tree.size && !slices.Contains(v.pruned, v.tree.size-v.report.Entries) {
+		v.found(Tampering, Completeness, nextIsolate, "entries before %d are missing, and no prune ordered that", v.tree.size-v.report.Entries)
+	}
+	if v.last != nil {
+		silence := v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed)))
+		if limit := 2 * time.Duration(v.heartbeat) * time.Second; silence > limit {
+			v.found(Incomplete, Freshness, "if the writer was stopped on purpose, say until when it should reach with --as-of; else find out why it is silent",
+				"the last entry was sealed at %s, %v before the time asked for; the writer promises a sign of life every %ds", at(v.last.Sealed), silence.Round(time.Second), v.heartbeat)
+		}
+	}
+	r.TagsProven = v.opts.Auditor != nil && !v.tagsLost && r.Axis(Integrity) < Tampering && r.Axis(Order) < Tampering && v.last != nil
+	r.LastEntry, r.LastRecord = v.proven.entries-min(1, v.proven.entries), v.proven.records-min(1, v.proven.records)
+	if v.proven.sealed > 0 {
+		r.LastSealed = time.Unix(0, int64(v.proven.sealed)).UTC()
+	}
+	if v.firstBad.set && v.firstBad.entry < v.proven.entries {
+		// A worker found it after the walk had gone on.
+		r.LastEntry = v.firstBad.entry - min(1, v.firstBad.entry)
+		r.LastSealed, r.LastRecord = time.Time{}, 0
+	}
+	if err := v.tornFiles(); err != nil {
+		return err
+	}
+	if err := v.storedTiles(); err != nil {
+		return err
+	}
+	return v.strangeInLog()
+}
+
+func at(ns uint64) string { return time.Unix(0, int64(ns)).UTC().Format(time.RFC3339) }
+
+// tornFiles compares what recoveries kept aside with what the opens say.
+func (v *verification) tornFiles() error {
+	names, err := v.fs.ReadDir(filepath.Join(v.dir, tornDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasSuffix(n.Name(), tmpSuffix) {
+			continue
+		}
+		b, err := readFile(v.fs, filepath.Join(v.dir, tornDir, n.Name()), 1<<31)
+		if err != nil {
+			return err
+		}
+		t := Torn{uint64(len(b)), sha256.Sum256(b)}
+		entry, ok := v.torn[t]
+		if !ok {
+			if strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", v.tree.size)) {
+				continue // of a recovery whose open is not written yet
+			}
+			v.foundAt(tornDir+"/"+n.Name(), 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "no open names this file")
+			continue
+		}
+		delete(v.torn, t)
+		f := strings.SplitN(n.Name(), "-", 3)
+		kept, _ := strconv.ParseInt(f[len(f)-1], 10, 64)
+		if !v.tornBytes(b, kept) {
+			v.foundAt(tornDir+"/"+n.Name(), 0, entry, Incomplete, Integrity, "read what is in it; it may hold records that were acknowledged", "what was cut off before this open was damaged in a way that a crash does not explain")
+		}
+	}
+	for t, entry := range v.torn {
+		v.foundAt(tornDir, 0, entry, Incomplete, Completeness, "restore it from a copy, if there is one", fmt.Sprintf("the %d bytes that entry %d cut off were not kept", t.Bytes, entry))
+	}
+	return nil
+}
+
+// tornBytes reports whether a file from torn/ is a torn tail.
+func (v *verification) tornBytes(b []byte, at int64) bool {
+	fr := newFrameReader(bytes.NewReader(b), 0)
+	for {
+		if _, err := fr.next(); err != nil {
+			return torn(err, b, at)
+		}
+	}
+}
+
+// storedTiles checks the tiles that compareTiles did not come by: partial
+// ones, and any that are ahead of the log.
+func (v *verification) storedTiles() error {
+	root := filepath.Join(v.dir, tileDir)
+	return walkFiles(v.fs, root, func(name string) error {
+		rel, err := filepath.Rel(v.dir, name)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if strings.HasSuffix(rel, tmpSuffix) {
+			return nil
+		}
+		t, ok := parseTilePath(rel)
+		if !ok {
+			v.foundAt(rel, 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
+			return nil
+		}
+		compared := uint64(0)
+		if t.level < len(v.tiles) {
+			compared = v.tiles[t.level]
+		}
+		var want []byte
+		switch {
+		case t.index < compared && len(t.hashes) == tileWidth:
+			return nil
+		case t.index < compared:
+			full := tile{t.level, t.index, make([]Hash, tileWidth)}
+			if want, err = readFile(v.fs, filepath.Join(v.dir, filepath.FromSlash(full.path())), tileWidth*sha256.Size); err != nil {
+				return nil // its absence is reported already
+			}
+		case t.index == compared && t.level < len(v.tree.levels):
+			want = tile{hashes: v.tree.levels[t.level].hashes}.bytes()
+		}
+		b, err := readFile(v.fs, name, tileWidth*sha256.Size)
+		whole := len(b) == len(t.hashes)*sha256.Size
+		if len(b) > len(want) && v.grown() {
+			b = b[:len(want)] // the log went on while it was read
+		}
+		if err != nil || !whole || !bytes.HasPrefix(want, b) {
+			v.foundAt(rel, 0, v.walk.entry, Tampering, Integrity, nextIsolate, "this tile is not the one that the entries give")
+		}
+		return nil
+	})
+}
+
+// grown reports whether the log was written to since the walk began.
+func (v *verification) grown() bool {
+	firsts, _, err := segments(v.fs, v.dir)
+	if err != nil {
+		return false
+	}
+	var total int64
+	for _, first := range firsts {
+		if fi, err := v.fs.Stat(filepath.Join(v.dir, segmentDir, segmentName(first))); err == nil {
+			total += fi.Size()
+		}
+	}
+	return total > v.total
+}
+
+func parseTilePath(rel string) (t tile, ok bool) {
+	f := strings.Split(rel, "/")
+	if len(f) < 3 {
+		return t, false
+	}
+	level, err := strconv.Atoi(f[1])
+	if err != nil || level < 0 || level > 7 {
+		return t, false
+	}
+	width := tileWidth
+	rest := f[2:]
+	if n := len(rest); n >= 2 && strings.HasSuffix(rest[n-2], ".p") {
+		if width, err = strconv.Atoi(rest[n-1]); err != nil || width < 1 || width >= tileWidth {
+			return t, false
+		}
+		rest = append(slices.Clone(rest[:n-2]), strings.TrimSuffix(rest[n-2], ".p"))
+	}
+	var index uint64
+	for _, d := range rest {
+		n, err := strconv.ParseUint(strings.TrimPrefix(d, "x"), 10, 16)
+		if err != nil {
+			return t, false
+		}
+		index = index*1000 + n
+	}
+	t = tile{level, index, make([]Hash, width)}
+	return t, t.path() == rel // only the one canonical path
+}
+
+// strangeInLog reports names in the log's own directory that do not belong.
+func (v *verification) strangeInLog() error {
+	names, err := v.fs.ReadDir(v.dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		switch n.Name() {
+		case segmentDir, tornDir, tileDir, checkpointFile, checkpointFile + tmpSuffix, lockName:
+		default:
+			v.foundAt(n.Name(), 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
+		}
+	}
+	return nil
+}
+
+func walkFiles(fsys FS, dir string, fn func(name string) error) error {
+	names, err := fsys.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		name := filepath.Join(dir, n.Name())
+		if n.IsDir() {
+			err = walkFiles(fsys, name, fn)
+		} else {
+			err = fn(name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
