@@ -12,12 +12,12 @@ const configurations = repository + "/distributions/otelcol-meshaudit"
 
 // What the shipped configurations want from the environment.
 var configEnv = []string{
-	"CLUSTER_NAME=east-1",
 	"MESHAUDIT_DATA=/var/lib/meshaudit",
 	"MESHAUDIT_STORE=/var/lib/meshaudit/store",
+	"MESHAUDIT_ORIGIN=example.org/meshaudit/east-1",
 	"MESHAUDIT_KEYS=/etc/meshaudit/keys",
 	"MESHAUDIT_AUDITOR=/etc/meshaudit/auditor.pub",
-	"OPA_TOKEN_FILE=/etc/meshaudit/opa-token",
+	"OPA_TOKEN=secret",
 	"TLS_DIR=/etc/meshaudit/tls",
 	"BACKEND_ENDPOINT=backend.example:4317",
 }

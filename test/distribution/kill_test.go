@@ -1,0 +1,150 @@
+package distribution
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+)
+
+// ledger is what the collector has acknowledged, kept on the sender's side.
+type ledger struct {
+	mu    sync.Mutex
+	logs  []string // ids of log records
+	calls []string // names of calls whose span was sent
+}
+
+func (l *ledger) size() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.logs) + len(l.calls)
+}
+
+// load sends from many senders until ctx ends or the collector is gone.
+func (l *ledger) load(ctx context.Context, conn *grpc.ClientConn, round int) *sync.WaitGroup {
+	const logSenders, callSenders, batch = 6, 2, 10
+	var senders sync.WaitGroup
+	for sender := range logSenders {
+		senders.Go(func() {
+			for n := 0; ; n++ {
+				var ids []string
+				for i := range batch {
+					ids = append(ids, fmt.Sprintf("ledger-%d-%d-%d", round, sender, n*batch+i))
+				}
+				if sendLogs(ctx, conn, ids...) != nil {
+					return
+				}
+				l.mu.Lock()
+				l.logs = append(l.logs, ids...)
+				l.mu.Unlock()
+			}
+		})
+	}
+	for sender := range callSenders {
+		senders.Go(func() {
+			for n := 0; ; n++ {
+				call := fmt.Sprintf("call-%d-%d-%d", round, sender, n)
+				if sendCall(ctx, conn, call) != nil {
+					return
+				}
+				l.mu.Lock()
+				l.calls = append(l.calls, call)
+				l.mu.Unlock()
+			}
+		})
+	}
+	return &senders
+}
+
+var (
+	ledgerPattern = regexp.MustCompile(`ledger-\d+-\d+-\d+`)
+	tracePattern  = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
+)
+
+// The collector is killed under load, again and again. What it acknowledged is
+// in the log, verify takes the crashes for what they are, and calls whose
+// evidence was sealed before a crash get their record after it.
+func TestKill9UnderLoad(t *testing.T) {
+	kills := 3
+	if value := os.Getenv("MESHAUDIT_KILLS"); value != "" {
+		var err error
+		if kills, err = strconv.Atoi(value); err != nil || kills < 1 {
+			t.Fatalf("MESHAUDIT_KILLS must be a positive number, got %q", value)
+		}
+	}
+
+	dir := t.TempDir()
+	store, keys := filepath.Join(dir, "store"), filepath.Join(dir, "keys")
+	ports := freePorts(t, 2)
+	config := writeFile(t, "config.yaml", `
+receivers: {otlp: {protocols: {grpc: {endpoint: %[1]q}}}}
+processors:
+  meshaudit:
+    recover_from: {directory: %[2]q, origin: test.example/kill9}
+exporters:
+  sealed_log: {directory: %[2]q, origin: test.example/kill9, keys: {create: true}}
+extensions: {health_check: {endpoint: %[3]q}}
+service:
+  extensions: [health_check]
+  pipelines:
+    traces: {receivers: [otlp], processors: [meshaudit], exporters: [sealed_log]}
+    logs: {receivers: [otlp], processors: [meshaudit], exporters: [sealed_log]}
+  telemetry: {metrics: {level: none}}
+`, ports[0], store, ports[1])
+
+	var acknowledged ledger
+	for round := range kills {
+		p := start(t, collectorBinary(t), config, ports[1])
+		ctx, cancel := context.WithCancel(t.Context())
+		before := acknowledged.size()
+		senders := acknowledged.load(ctx, dial(t, ports[0]), round)
+		eventually(t, 30*time.Second, func() string {
+			if acknowledged.size() < before+500 {
+				return "the collector acknowledges too little to be under load"
+			}
+			return ""
+		})
+		// At any moment of a commit, not only at the one where we look.
+		<-time.After(time.Duration(rand.IntN(200_000)) * time.Microsecond)
+		p.kill(t)
+		cancel()
+		senders.Wait()
+	}
+
+	p := start(t, collectorBinary(t), config, ports[1])
+	eventually(t, 2*time.Minute, func() string {
+		recorded := matches(sealedRecords(t, store, "--event", "mesh.request"), tracePattern)
+		missing := 0
+		for _, call := range acknowledged.calls {
+			if !recorded[traceIDOf(call).String()] {
+				missing++
+			}
+		}
+		if missing > 0 {
+			return fmt.Sprintf("%d of %d calls whose evidence is sealed have no record", missing, len(acknowledged.calls))
+		}
+		return ""
+	})
+	p.stop(t)
+
+	sealed := matches(sealedRecords(t, store), ledgerPattern)
+	lost := 0
+	for _, id := range acknowledged.logs {
+		if !sealed[id] {
+			lost++
+		}
+	}
+	if lost > 0 {
+		t.Errorf("%d of %d acknowledged log records are not in the log", lost, len(acknowledged.logs))
+	}
+	verify(t, store, keys, 0, 2)
+	t.Logf("%d kills, %d log records and %d calls acknowledged, none lost", kills, len(acknowledged.logs), len(acknowledged.calls))
+}
