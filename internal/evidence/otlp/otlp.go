@@ -8,7 +8,7 @@
 // none, go to mesh.evidence.claims in their order.
 //
 // Encode is deterministic and does not touch the observed timestamp, the
-// severity or the body.
+// severity or the body. Digest is of the record itself and is not written.
 package otlp
 
 import (
@@ -276,13 +276,16 @@ func encodeVerdict(w writer, v *evidence.Verdict) {
 }
 
 // Decode reads what Encode wrote. It is false if lr names no source that a
-// decoder knows. Attributes of a wrong type and names that are not ours are
+// decoder knows, is marked as raw, or is a gap. Attributes of a wrong type and names that are not ours are
 // ignored. It believes what it reads, the reporter included: a record that
 // came over the wire must have its mesh.evidence.* attributes removed before.
 func Decode(lr plog.LogRecord) (evidence.Evidence, bool) {
 	var e evidence.Evidence
 	source, ok := lr.Attributes().Get(semconv.EvidenceSource)
-	if !ok || !evidence.Source(source.Str()).Known() {
+	if !ok || !evidence.Source(source.Str()).Known() || lr.EventName() == semconv.EventEvidenceGap {
+		return e, false
+	}
+	if raw, ok := lr.Attributes().Get(semconv.EvidenceRaw); ok && boolean(raw) {
 		return e, false
 	}
 	e.Start = int64(lr.Timestamp())

@@ -1,0 +1,33 @@
+package envoyaccesslogreceiver
+
+import (
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/configgrpc"
+	"go.opentelemetry.io/collector/config/confignet"
+	"go.opentelemetry.io/collector/config/configretry"
+)
+
+// Config of the receiver. README.md describes every field.
+type Config struct {
+	configgrpc.ServerConfig `mapstructure:",squash"`
+
+	// RetryOnFailure says how a message that the next consumer refuses for now
+	// is offered again. At max_elapsed_time the message's entries are given up,
+	// counted, and a mesh.evidence.gap record is sealed; 0 never gives up.
+	// While a message is retried its stream is not read, which pushes back on
+	// Envoy: its own buffer fills, and then Envoy drops.
+	RetryOnFailure configretry.BackOffConfig `mapstructure:"retry_on_failure"`
+}
+
+var _ component.Config = (*Config)(nil)
+
+// defaultEndpoint is the port that Istio's examples give an access log service.
+const defaultEndpoint = "localhost:9001"
+
+func createDefaultConfig() component.Config {
+	server := configgrpc.NewDefaultServerConfig()
+	server.NetAddr = confignet.AddrConfig{Endpoint: defaultEndpoint, Transport: confignet.TransportTypeTCP}
+	retry := configretry.NewDefaultBackOffConfig()
+	retry.InitialInterval = initialInterval
+	return &Config{ServerConfig: server, RetryOnFailure: retry}
+}

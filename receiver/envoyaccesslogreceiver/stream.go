@@ -1,0 +1,255 @@
+package envoyaccesslogreceiver
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/cenkalti/backoff/v7"
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
+	"go.opentelemetry.io/collector/client"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
+	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
+	"github.com/meshaudit/meshaudit/receiver/envoyaccesslogreceiver/internal/metadata"
+)
+
+const format = "envoy_als_v3"
+
+// Attribute values of the receiver's metrics; reasons stand on gaps too.
+const (
+	kindHTTP = "http"
+	kindTCP  = "tcp"
+
+	reasonOverload       = "overload"        // too many streams that are gone wait
+	reasonPermanent      = "permanent"       // the next consumer will never take it
+	reasonRetryExhausted = "retry_exhausted" // retry_on_failure.max_elapsed_time is over
+	reasonShutdown       = "shutdown"
+)
+
+// A stream is one proxy's stream of messages, owned by its handler.
+type stream struct {
+	r        *alsReceiver
+	gone     <-chan struct{} // closed when the proxy is
+	ctx      context.Context // the receiver's life, with the proxy as its client
+	id       string          // unique: part of positions of entries without a stream id
+	node     envoy.Node      // stated in the first message, for all that follow
+	reporter evidence.Reporter
+	messages uint64
+}
+
+// StreamAccessLogs is the gRPC service. It reads one message, delivers it, and
+// only then reads the next.
+func (r *alsReceiver) StreamAccessLogs(in alsv3.AccessLogService_StreamAccessLogsServer) error {
+	r.telemetry.ReceiverEnvoyAccessLogStreams.Add(context.Background(), 1)
+	defer r.telemetry.ReceiverEnvoyAccessLogStreams.Add(context.Background(), -1)
+
+	s := r.newStream(in.Context())
+	for {
+		message, err := in.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return in.SendAndClose(&alsv3.StreamAccessLogsResponse{})
+		case err != nil:
+			return err
+		}
+		s.take(message)
+		select {
+		case <-r.stopping:
+			return status.Error(codes.Unavailable, "the receiver is shutting down")
+		default:
+		}
+	}
+}
+
+func (r *alsReceiver) newStream(ctx context.Context) *stream {
+	s := &stream{r: r, gone: ctx.Done(), id: rand.Text()}
+	info := client.FromContext(ctx)
+	if p, ok := peer.FromContext(ctx); ok {
+		info.Addr = p.Addr
+		if t, ok := p.AuthInfo.(credentials.TLSInfo); ok {
+			s.reporter = evidence.PeerReporter(&t.State, host(p.Addr))
+		} else {
+			s.reporter = evidence.PeerReporter(nil, host(p.Addr))
+		}
+	}
+	// An auth extension vouches for the peer too, though it names no SVID.
+	s.reporter.Authenticated = s.reporter.Authenticated || info.Auth != nil
+	info.Auth = s.reporter
+	s.ctx = client.NewContext(r.life, info)
+	return s
+}
+
+// host is an address without its port.
+func host(a net.Addr) string {
+	if a == nil {
+		return ""
+	}
+	h, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return h
+}
+
+func (s *stream) take(m *alsv3.StreamAccessLogsMessage) {
+	if id := m.GetIdentifier(); id != nil {
+		s.node = envoy.ReadNode(id.GetNode())
+	}
+	s.messages++
+	if entries := m.GetHttpLogs().GetLogEntry(); len(entries) > 0 {
+		s.deliver(decode(s, entries, envoy.HTTP), kindHTTP)
+	}
+	if entries := m.GetTcpLogs().GetLogEntry(); len(entries) > 0 {
+		s.deliver(decode(s, entries, envoy.TCP), kindTCP)
+	}
+}
+
+type entry interface {
+	GetCommonProperties() *accesslogv3.AccessLogCommon
+}
+
+func decode[E entry](s *stream, entries []E, read func(*envoy.Node, E) evidence.Evidence) []evidence.Evidence {
+	decoded := make([]evidence.Evidence, len(entries))
+	for i, e := range entries {
+		decoded[i] = read(&s.node, e)
+		decoded[i].Position = s.position(&decoded[i], e.GetCommonProperties().GetAccessLogType(), i)
+		s.reporter.Node = s.node.ID
+		decoded[i].Reporter = s.reporter
+	}
+	return decoded
+}
+
+// position names an entry: STREAM-ID/TYPE/MESSAGE.ENTRY, or without a stream
+// id that is unique THIS-STREAM/MESSAGE.ENTRY. Envoy never sends an entry
+// again, so it needs to be the same only for our own retries.
+func (s *stream) position(e *evidence.Evidence, kind accesslogv3.AccessLogType, i int) string {
+	b := make([]byte, 0, 64)
+	if e.StreamID != "" {
+		b = append(append(append(b, e.StreamID...), '/'), kind.String()...)
+	} else {
+		b = append(b, s.id...)
+	}
+	b = strconv.AppendUint(append(b, '/'), s.messages, 10)
+	return string(strconv.AppendInt(append(b, '.'), int64(i), 10))
+}
+
+// deliver offers the entries until they are accepted or given up. A permanent
+// refusal of several may be one's fault: the halves are offered then, so that
+// only the one is lost.
+func (s *stream) deliver(entries []evidence.Evidence, kind string) {
+	observed := s.r.now()
+	ctx := s.r.report.StartLogsOp(s.ctx)
+	reason, err := s.offer(ctx, entries, observed)
+	s.r.report.EndLogsOp(ctx, format, len(entries), err)
+	switch {
+	case err == nil:
+		s.r.telemetry.ReceiverEnvoyAccessLogEntries.Add(ctx, int64(len(entries)),
+			metric.WithAttributes(attribute.String("kind", kind)))
+		s.r.gaps.retry()
+	case reason == reasonPermanent && len(entries) > 1:
+		half := len(entries) / 2
+		s.deliver(entries[:half], kind)
+		s.deliver(entries[half:], kind)
+	default:
+		s.r.lose(s, len(entries), reason, err)
+	}
+}
+
+// offer retries as configured. Each attempt is encoded anew: the next consumer
+// may have changed what it refused.
+func (s *stream) offer(ctx context.Context, entries []evidence.Evidence, observed time.Time) (reason string, err error) {
+	r := s.r
+	retry := r.cfg.RetryOnFailure
+	interval := backoff.ExponentialBackOff{
+		InitialInterval: retry.InitialInterval, RandomizationFactor: retry.RandomizationFactor,
+		Multiplier: retry.Multiplier, MaxInterval: retry.MaxInterval,
+	}
+	interval.Reset()
+	gone, stopping := s.gone, (<-chan struct{})(r.stopping)
+	begun := r.now()
+	for {
+		err = r.next.ConsumeLogs(ctx, encode(entries, observed))
+		if err == nil {
+			r.accepted()
+			return "", nil
+		}
+		if consumererror.IsPermanent(err) {
+			return reasonPermanent, err
+		}
+		r.refused(err)
+		wait := interval.NextBackOff()
+		if !retry.Enabled || (retry.MaxElapsedTime > 0 && r.now().Add(wait).Sub(begun) > retry.MaxElapsedTime) {
+			return reasonRetryExhausted, err
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-gone:
+			gone = nil
+			if r.orphans.Add(1) > maxOrphans {
+				r.orphans.Add(-1)
+				timer.Stop()
+				return reasonOverload, err
+			}
+			defer r.orphans.Add(-1)
+			waitOut(timer, r.life)
+		case <-stopping:
+			stopping = nil
+			interval.Reset()
+		case <-r.life.Done():
+		}
+		timer.Stop()
+		if r.life.Err() != nil {
+			return reasonShutdown, fmt.Errorf("shut down while refused: %w", err)
+		}
+		r.telemetry.ReceiverEnvoyAccessLogRetries.Add(ctx, 1)
+	}
+}
+
+func waitOut(timer *time.Timer, life context.Context) {
+	select {
+	case <-timer.C:
+	case <-life.Done():
+	}
+}
+
+func encode(entries []evidence.Evidence, observed time.Time) plog.Logs {
+	logs := plog.NewLogs()
+	scope := logs.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty()
+	scope.Scope().SetName(metadata.ScopeName)
+	records := scope.LogRecords()
+	records.EnsureCapacity(len(entries))
+	for i := range entries {
+		record := records.AppendEmpty()
+		record.SetObservedTimestamp(pcommon.NewTimestampFromTime(observed))
+		otlp.Encode(&entries[i], record)
+	}
+	return logs
+}
+
+// lose counts entries that were given up, and has the loss sealed.
+func (r *alsReceiver) lose(s *stream, n int, reason string, err error) {
+	r.telemetry.ReceiverEnvoyAccessLogLostEntries.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("reason", reason)))
+	if r.gaps.lost(s.reporter, reason, int64(n), r.now()) {
+		r.set.Logger.Error("access log entries are lost; a mesh.evidence.gap record will say how many",
+			zap.String("node", s.node.ID), zap.String("reason", reason), zap.Error(err))
+	}
+}

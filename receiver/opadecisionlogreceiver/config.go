@@ -1,0 +1,85 @@
+package opadecisionlogreceiver
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/config/confighttp"
+	"go.opentelemetry.io/collector/config/confignet"
+	"go.opentelemetry.io/collector/config/configopaque"
+	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/meshaudit/meshaudit/internal/evidence/opa"
+)
+
+// Config of the receiver. README.md describes every field.
+type Config struct {
+	confighttp.ServerConfig `mapstructure:",squash"`
+
+	// Path is what OPA's decision_logs.resource names; paths below it are taken
+	// too (/logs/PARTITION).
+	Path string `mapstructure:"path"`
+
+	// Token is the bearer token that uploads must carry; empty: none is asked
+	// for.
+	Token configopaque.String `mapstructure:"token"`
+
+	// BatchSize is how many events are handed to the next consumer at a time.
+	// Greater saves commits and costs memory.
+	BatchSize int `mapstructure:"batch_size"`
+
+	// MaxEventBytes is how much of one event is read; what is longer is sealed
+	// as undecodable.
+	MaxEventBytes int `mapstructure:"max_event_bytes"`
+
+	// MaxUploadBytes is how much of one upload is read after decompression;
+	// what follows is lost, and sealed as a gap. max_request_body_size bounds
+	// the same before decompression.
+	MaxUploadBytes int64 `mapstructure:"max_upload_bytes"`
+}
+
+var _ confmap.Validator = (*Config)(nil)
+
+const (
+	defaultEndpoint       = "localhost:8182" // beside OPA's own 8181
+	defaultPath           = "/logs"          // OPA's default resource
+	defaultBatchSize      = 1000
+	defaultMaxUploadBytes = 256 << 20
+
+	maxBatchSize = 65536 // what one sealed entry holds
+)
+
+func createDefaultConfig() component.Config {
+	server := confighttp.NewDefaultServerConfig()
+	server.NetAddr = confignet.AddrConfig{Endpoint: defaultEndpoint, Transport: confignet.TransportTypeTCP}
+	return &Config{
+		ServerConfig:   server,
+		Path:           defaultPath,
+		BatchSize:      defaultBatchSize,
+		MaxEventBytes:  opa.DefaultMaxEventBytes,
+		MaxUploadBytes: defaultMaxUploadBytes,
+	}
+}
+
+// Validate reports every fault.
+func (c *Config) Validate() error {
+	var errs []error
+	if !strings.HasPrefix(c.Path, "/") {
+		errs = append(errs, fmt.Errorf("`path` must begin with a slash, got %q", c.Path))
+	}
+	if c.BatchSize < 1 || c.BatchSize > maxBatchSize {
+		errs = append(errs, fmt.Errorf("`batch_size` must be from 1 to %d, got %d", maxBatchSize, c.BatchSize))
+	}
+	if c.MaxEventBytes < 1 {
+		errs = append(errs, fmt.Errorf("`max_event_bytes` must be positive, got %d", c.MaxEventBytes))
+	}
+	if c.MaxUploadBytes < 1 {
+		errs = append(errs, fmt.Errorf("`max_upload_bytes` must be positive, got %d", c.MaxUploadBytes))
+	}
+	if len(c.CompressionAlgorithms) > 0 {
+		errs = append(errs, errors.New("`compression_algorithms` is not used: uploads are gzip, which is what OPA sends, or not compressed; remove it"))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,176 @@
+package opadecisionlogreceiver
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/receiver"
+	"go.opentelemetry.io/collector/receiver/receiverhelper"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+
+	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver/internal/metadata"
+)
+
+// Why an upload was refused: attribute values of a metric.
+const (
+	refusedUnauthorized = "unauthorized"
+	refusedMethod       = "method"
+	refusedNotFound     = "not_found"
+	refusedDownstream   = "downstream"
+	refusedBroken       = "connection" // the upload did not arrive whole
+)
+
+// opaReceiver is the HTTP server and its lifecycle.
+type opaReceiver struct {
+	cfg       *Config
+	set       receiver.Settings
+	next      consumer.Logs
+	report    *receiverhelper.ObsReport
+	telemetry *metadata.TelemetryBuilder
+	token     [sha256.Size]byte
+
+	host     component.Host
+	server   *http.Server
+	serving  sync.WaitGroup
+	refusing atomic.Bool // the last offer was refused; for the component's status
+}
+
+func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*opaReceiver, error) {
+	transport := "http"
+	if cfg.TLS.HasValue() {
+		transport = "https"
+	}
+	report, err := receiverhelper.NewObsReport(receiverhelper.ObsReportSettings{
+		ReceiverID: set.ID, Transport: transport, ReceiverCreateSettings: set,
+	})
+	if err != nil {
+		return nil, err
+	}
+	telemetry, err := metadata.NewTelemetryBuilder(set.TelemetrySettings)
+	if err != nil {
+		return nil, err
+	}
+	return &opaReceiver{
+		cfg: cfg, set: set, next: next, report: report, telemetry: telemetry,
+		token: sha256.Sum256([]byte(cfg.Token)),
+	}, nil
+}
+
+// Start listens; the port is taken when it returns.
+func (r *opaReceiver) Start(ctx context.Context, host component.Host) error {
+	r.host = host
+	// The handler itself decompresses: a body that is no gzip must be sealed and
+	// answered 2xx, which confighttp would answer 400. The configuration is
+	// shared; what is changed is a copy.
+	server := r.cfg.ServerConfig
+	server.CompressionAlgorithms = []string{}
+	srv, err := server.ToServer(ctx, host.GetExtensions(), r.set.TelemetrySettings, http.HandlerFunc(r.serve))
+	if err != nil {
+		return err
+	}
+	listener, err := server.ToListener(ctx)
+	if err != nil {
+		return fmt.Errorf("listen for decision logs: %w", err)
+	}
+	r.server = srv
+	if r.cfg.Token != "" && !r.cfg.TLS.HasValue() && !loopback(listener.Addr()) {
+		r.set.Logger.Warn("the bearer token crosses the network in the clear; set `tls`", zap.Stringer("endpoint", listener.Addr()))
+	}
+	r.serving.Add(1)
+	go func() {
+		defer r.serving.Done()
+		if err := srv.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			componentstatus.ReportStatus(host, componentstatus.NewFatalErrorEvent(err))
+		}
+	}()
+	return nil
+}
+
+// Shutdown takes no new uploads and waits for those under way, as long as ctx
+// allows; OPA repeats what was cut off.
+func (r *opaReceiver) Shutdown(ctx context.Context) error {
+	defer r.telemetry.Shutdown()
+	if r.server == nil {
+		return nil
+	}
+	err := r.server.Shutdown(ctx)
+	if err != nil {
+		err = errors.Join(err, r.server.Close())
+	}
+	r.serving.Wait()
+	return err
+}
+
+// serve checks the request's envelope.
+func (r *opaReceiver) serve(w http.ResponseWriter, req *http.Request) {
+	switch {
+	case !r.takes(req.URL.Path):
+		r.refuse(w, http.StatusNotFound, refusedNotFound)
+	case req.Method != http.MethodPost:
+		w.Header().Set("Allow", http.MethodPost)
+		r.refuse(w, http.StatusMethodNotAllowed, refusedMethod)
+	case !r.authorized(req):
+		w.Header().Set("WWW-Authenticate", "Bearer")
+		r.refuse(w, http.StatusUnauthorized, refusedUnauthorized)
+	default:
+		r.upload(w, req)
+	}
+}
+
+func (r *opaReceiver) takes(path string) bool {
+	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(r.cfg.Path, "/"))
+	return ok && (rest == "" || rest[0] == '/')
+}
+
+// authorized compares digests, so that the time taken tells neither the token
+// nor its length.
+func (r *opaReceiver) authorized(req *http.Request) bool {
+	if r.cfg.Token == "" {
+		return true
+	}
+	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "bearer") {
+		return false
+	}
+	given := sha256.Sum256([]byte(token))
+	return subtle.ConstantTimeCompare(given[:], r.token[:]) == 1
+}
+
+func (r *opaReceiver) refuse(w http.ResponseWriter, code int, reason string) {
+	r.telemetry.ReceiverOpaDecisionLogRefusedUploads.Add(context.Background(), 1,
+		metric.WithAttributes(attribute.String("reason", reason)))
+	http.Error(w, http.StatusText(code), code)
+}
+
+// accepted and refused keep the component's status, which changes only with
+// the first of either.
+func (r *opaReceiver) accepted() {
+	if r.refusing.CompareAndSwap(true, false) {
+		componentstatus.ReportStatus(r.host, componentstatus.NewEvent(componentstatus.StatusOK))
+	}
+}
+
+func (r *opaReceiver) refused(err error) {
+	if r.refusing.CompareAndSwap(false, true) {
+		componentstatus.ReportStatus(r.host, componentstatus.NewRecoverableErrorEvent(err))
+		r.set.Logger.Warn("decision log events are refused; OPA is told to repeat its uploads", zap.Error(err))
+	}
+}
+
+func loopback(a net.Addr) bool {
+	tcp, ok := a.(*net.TCPAddr)
+	return !ok || tcp.IP.IsLoopback()
+}
