@@ -1,0 +1,115 @@
+package redact
+
+import "strings"
+
+// cut takes the place of what was cut out of a value.
+const cut = "[redacted]"
+
+// schemes are the authentication schemes whose credentials follow them.
+var schemes = [...]string{"bearer", "basic", "dpop", "negotiate", "token", "apikey"}
+
+// scrub cuts out what looks like a credential: user information in URLs, JWTs
+// (eyJ…, which is {" in base64, followed by a dot), and what follows the name of
+// an authentication scheme. It returns s itself if there is none.
+func scrub(s string) string {
+	if !suspicious(s) {
+		return s
+	}
+	return scrubSchemes(scrubJWTs(scrubUserInfo(s)))
+}
+
+// suspicious is a cheap test that nothing to cut passes.
+func suspicious(s string) bool {
+	return strings.Contains(s, "eyJ") || strings.ContainsAny(s, " \t+@") || strings.Contains(s, "%20")
+}
+
+func scrubUserInfo(s string) string {
+	for from := 0; ; {
+		i := strings.Index(s[from:], "://")
+		if i < 0 {
+			return s
+		}
+		from += i + len("://")
+		end := strings.IndexAny(s[from:], "/?# \t\"'<>")
+		if end < 0 {
+			end = len(s) - from
+		}
+		if at := strings.LastIndexByte(s[from:from+end], '@'); at >= 0 {
+			s = s[:from] + s[from+at+1:]
+		}
+	}
+}
+
+func isToken(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-_.~+/=", c) >= 0
+}
+
+func isBase64URL(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte("-_=.", c) >= 0
+}
+
+func scrubJWTs(s string) string {
+	for from := 0; ; {
+		i := strings.Index(s[from:], "eyJ")
+		if i < 0 {
+			return s
+		}
+		from += i
+		end := from
+		for end < len(s) && isBase64URL(s[end]) {
+			end++
+		}
+		if strings.IndexByte(s[from:end], '.') < 0 {
+			from = end
+			continue
+		}
+		s = s[:from] + cut + s[end:]
+		from += len(cut)
+	}
+}
+
+func scrubSchemes(s string) string {
+	for i := 0; i < len(s); i++ {
+		after := separator(s[i:])
+		if after == 0 || !endsInScheme(s[:i]) {
+			continue
+		}
+		from := i + after
+		for n := separator(s[from:]); n > 0; n = separator(s[from:]) {
+			from += n
+		}
+		end := from
+		for end < len(s) && isToken(s[end]) {
+			end++
+		}
+		if end == from {
+			continue
+		}
+		s = s[:from] + cut + s[end:]
+		i = from + len(cut) - 1
+	}
+	return s
+}
+
+// separator returns the length of what may stand between a scheme and its
+// credentials at the beginning of s, 0 if nothing does.
+func separator(s string) int {
+	switch {
+	case s == "":
+		return 0
+	case s[0] == ' ' || s[0] == '\t' || s[0] == '+':
+		return 1
+	case strings.HasPrefix(s, "%20"):
+		return len("%20")
+	}
+	return 0
+}
+
+func endsInScheme(s string) bool {
+	for _, scheme := range schemes {
+		if n := len(s) - len(scheme); n >= 0 && strings.EqualFold(s[n:], scheme) {
+			return true
+		}
+	}
+	return false
+}
