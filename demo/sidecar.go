@@ -178,7 +178,6 @@ func newEntry(r *http.Request, start time.Time) *accesslogv3.HTTPAccessLogEntry 
 		CommonProperties: &accesslogv3.AccessLogCommon{
 			StartTime:     timestamppb.New(start),
 			StreamId:      uuid.NewString(),
-			RouteName:     "default",
 			AccessLogType: accesslogv3.AccessLogType_DownstreamEnd,
 		},
 		Request: &accesslogv3.HTTPRequestProperties{

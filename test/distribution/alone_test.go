@@ -29,6 +29,7 @@ exporters:
 extensions:
   - gomod: github.com/open-telemetry/opentelemetry-collector-contrib/extension/healthcheckextension v0.158.0
 providers:
+  - gomod: go.opentelemetry.io/collector/confmap/provider/envprovider v1.64.0
   - gomod: go.opentelemetry.io/collector/confmap/provider/fileprovider v1.64.0
 replaces:
   - github.com/meshaudit/meshaudit => %[2]s
