@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // frame is an entry or a checkpoint as stored.
@@ -130,15 +131,46 @@ func (fr *frameReader) headerText() ([]byte, error) {
 	}
 }
 
-// cutHeader tells a header that the file's end cuts off from garbage.
+// cutHeader tells a header that the file's end cuts off from garbage: its
+// whole lines must be a valid beginning, and the last one the beginning of a
+// line.
 func cutHeader(text []byte) error {
-	p := parser{rest: text}
+	i := bytes.LastIndexByte(text, '\n') + 1
+	whole, last := text[:i], string(text[i:])
+	if !beginsALine(last, len(whole) == 0) {
+		return grammarf("%q where a header goes on", clip(last))
+	}
+	p := parser{rest: whole}
 	_, err := p.header()
-	if err == nil && len(p.rest) != 0 {
+	if err == nil && (len(p.rest) != 0 || last != "") {
 		err = grammarf("unexpected text after the sum line")
 	}
 	if err == nil || errors.Is(err, errHeaderCut) {
 		return errCut
 	}
 	return err
+}
+
+// keysOfLines are all keys that a header's lines start with.
+var keysOfLines = []string{"origin", "entry", "epoch", "records", "prev", "sealed", "root", "time", "signer",
+	"chain", "escrow", "heartbeat", "after", "torn", "target", "erased", "by", "reason", "first", "policy",
+	"section", "tag", "sum"}
+
+// beginsALine reports whether a cut line could become a header's first line,
+// or one of the others.
+func beginsALine(l string, first bool) bool {
+	if first {
+		for k := range sectionsOf {
+			if strings.HasPrefix(magic+string(k), l) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, k := range keysOfLines {
+		if k += " "; strings.HasPrefix(l, k) || strings.HasPrefix(k, l) {
+			return true
+		}
+	}
+	return false
 }

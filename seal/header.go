@@ -314,34 +314,17 @@ var errHeaderSum = fmt.Errorf("%w: header does not match its sum", errGrammar)
 // so far.
 var errHeaderCut = fmt.Errorf("%w: header is cut", errGrammar)
 
-// keysOfLines are all keys that a header's lines start with.
-var keysOfLines = []string{"origin", "entry", "epoch", "records", "prev", "sealed", "root", "time", "signer",
-	"chain", "escrow", "heartbeat", "after", "torn", "target", "erased", "by", "reason", "first", "policy",
-	"section", "tag", "sum"}
-
-// startsLikeALine reports whether the last, cut line of a header could become
-// one of its lines.
-func startsLikeALine(l []byte) bool {
-	for _, k := range keysOfLines {
-		k += " "
-		if bytes.HasPrefix(l, []byte(k)) || strings.HasPrefix(k, string(l)) {
-			return true
-		}
-	}
-	return false
-}
-
 type parser struct{ rest []byte }
 
 // line takes the next line, which must start with key and a space, and
 // returns what follows.
 func (p *parser) line(key string) (string, error) {
+	if len(p.rest) == 0 {
+		return "", errHeaderCut
+	}
 	i := bytes.IndexByte(p.rest, '\n')
 	if i < 0 {
-		if startsLikeALine(p.rest) {
-			return "", errHeaderCut
-		}
-		return "", grammarf("line %q is missing", key)
+		return "", grammarf("line %q has no end", key)
 	}
 	l := string(p.rest[:i])
 	v, ok := strings.CutPrefix(l, key+" ")
@@ -438,20 +421,11 @@ func (p *parser) text(key string, dst *string) error {
 	return nil
 }
 
-func startsLikeAFrame(l []byte) bool {
-	for k := range sectionsOf {
-		if strings.HasPrefix(magic+string(k), string(l)) {
-			return true
-		}
-	}
-	return false
-}
-
 func (p *parser) header() (*Header, error) {
-	i := bytes.IndexByte(p.rest, '\n')
-	if i < 0 && startsLikeAFrame(p.rest) {
+	if len(p.rest) == 0 {
 		return nil, errHeaderCut
 	}
+	i := bytes.IndexByte(p.rest, '\n')
 	if i < 0 || !bytes.HasPrefix(p.rest, []byte(magic)) {
 		if bytes.HasPrefix(p.rest, []byte("meshaudit-seal/")) {
 			return nil, grammarf("unknown format version %q; a newer meshaudit may read it", clip(string(p.rest[:max(0, i)])))
@@ -544,7 +518,10 @@ func (p *parser) open(o *OpenLines) error {
 		return err
 	}
 	for p.has("escrow") {
-		v, _ := p.line("escrow")
+		v, err := p.line("escrow")
+		if err != nil {
+			return err
+		}
 		f := strings.Split(v, " ")
 		if len(f) != 3 {
 			return grammarf("line \"escrow\" has %d values, expected 3", len(f))
@@ -560,6 +537,9 @@ func (p *parser) open(o *OpenLines) error {
 			return err
 		}
 		o.Escrows = append(o.Escrows, Escrow{f[0], f[1], ct})
+	}
+	if len(p.rest) == 0 {
+		return errHeaderCut
 	}
 	if len(o.Escrows) == 0 {
 		return grammarf("open without an escrow")
@@ -579,7 +559,10 @@ func (p *parser) open(o *OpenLines) error {
 		return grammarf("unknown after %q", clip(v))
 	}
 	for p.has("torn") {
-		v, _ := p.line("torn")
+		v, err := p.line("torn")
+		if err != nil {
+			return err
+		}
 		n, sum, _ := strings.Cut(v, " ")
 		var t Torn
 		if t.Bytes, err = number(n); err != nil {
@@ -640,13 +623,15 @@ var sectionsOf = map[Kind][]string{
 
 func (p *parser) sections(h *Header) error {
 	for p.has("section") {
-		v, _ := p.line("section")
+		v, err := p.line("section")
+		if err != nil {
+			return err
+		}
 		f := strings.Split(v, " ")
 		if len(f) != 5 {
 			return grammarf("line \"section\" has %d values, expected 5", len(f))
 		}
 		s := Section{Name: f[0], Encoding: f[1]}
-		var err error
 		if s.Stored, err = number(f[2]); err != nil {
 			return err
 		}
@@ -676,6 +661,9 @@ func (p *parser) sections(h *Header) error {
 			return grammarf("section %s is stored as it is, but its two lengths differ", clip(s.Name))
 		}
 		h.Sections = append(h.Sections, s)
+	}
+	if len(p.rest) == 0 {
+		return errHeaderCut
 	}
 	want := sectionsOf[h.Kind]
 	if h.Kind == KindOpen && len(h.Sections) == 0 {

@@ -26,8 +26,10 @@ func LogDir(root, origin string) string {
 }
 
 // Origins lists the logs of a store, sorted.
-func Origins(root string) ([]string, error) {
-	names, err := OS.ReadDir(root)
+func Origins(root string) ([]string, error) { return origins(OS, root) }
+
+func origins(fsys FS, root string) ([]string, error) {
+	names, err := fsys.ReadDir(root)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +39,7 @@ func Origins(root string) ([]string, error) {
 		if !n.IsDir() || ValidOrigin(o) != nil {
 			continue
 		}
-		if _, err := OS.Stat(filepath.Join(root, n.Name(), segmentDir)); err == nil {
+		if _, err := fsys.Stat(filepath.Join(root, n.Name(), segmentDir)); err == nil {
 			os = append(os, o)
 		}
 	}

@@ -31,16 +31,20 @@ type VerifyOptions struct {
 // failed; everything it found is in the report. Memory does not grow with the
 // log.
 func Verify(ctx context.Context, root string, opts VerifyOptions) (*Report, error) {
+	return verifyStore(ctx, OS, root, opts)
+}
+
+func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) (*Report, error) {
 	start := time.Now()
 	if opts.AsOf.IsZero() {
 		opts.AsOf = start
 	}
 	r := new(Report)
-	origins, err := Origins(root)
+	origins, err := origins(fsys, root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	strange, err := strangeFiles(root, origins)
+	strange, err := strangeFiles(fsys, root, origins)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +62,7 @@ func Verify(ctx context.Context, root string, opts VerifyOptions) (*Report, erro
 		}
 	}
 	for _, o := range origins {
-		v := &verification{opts: &opts, dir: LogDir(root, o), fs: OS, report: &LogReport{Origin: o}}
+		v := &verification{opts: &opts, dir: LogDir(root, o), fs: fsys, report: &LogReport{Origin: o}}
 		if err := v.run(ctx); err != nil {
 			return nil, fmt.Errorf("log of %s: %w", o, err)
 		}
@@ -69,8 +73,8 @@ func Verify(ctx context.Context, root string, opts VerifyOptions) (*Report, erro
 }
 
 // strangeFiles are the names in a store's root that belong to no log.
-func strangeFiles(root string, origins []string) (strange []string, err error) {
-	names, err := OS.ReadDir(root)
+func strangeFiles(fsys FS, root string, origins []string) (strange []string, err error) {
+	names, err := fsys.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -112,6 +116,9 @@ type verification struct {
 	last      *Header
 	torn      map[Torn]uint64 // announced by opens: the entry that did
 	pruned    []uint64        // first entries kept, as ordered
+	entries   uint64          // walked, whether a checkpoint follows or not
+	records   uint64
+	covered   uint64 // size of the tree at the last checkpoint
 	proven    struct{ entries, records, sealed uint64 }
 	published *Checkpoint // in the checkpoint file
 }
@@ -299,8 +306,8 @@ func (v *verification) frameHeader(f *frame) {
 			v.found(Tampering, Integrity, "the writer's machine or its log key was in other hands: trust nothing after the last proven entry", "%s has a wrong tag: it was not sealed by the holder of the chain key", f.name())
 		}
 	}
-	v.report.Entries++
-	v.report.Records += f.Records
+	v.entries++
+	v.records += f.Records
 	v.last = f.Header
 }
 
@@ -387,6 +394,7 @@ func (v *verification) frameSections(f *frame) {
 // checkpoint checks a signed note against the tree so far.
 func (v *verification) checkpoint(f *frame) {
 	v.report.Checkpoints++
+	v.report.Entries, v.report.Records, v.covered = v.entries, v.records, v.tree.size
 	c, err := openCheckpoint(f.sections[0], nil)
 	if err != nil {
 		v.found(Tampering, Integrity, nextIsolate, "checkpoint: %v", err)
@@ -465,6 +473,10 @@ func (v *verification) tornTail(f File, kept int64, isLast bool, damage error) (
 	return nil, true
 }
 
+// publishGrace is how long after the first commit a log may be without a
+// published checkpoint.
+const publishGrace = 10 * publishEvery
+
 // maxSegmentTail bounds what is read at once to judge a tail: more than one
 // commit group can be.
 const maxSegmentTail = 2 * (groupMaxBytes + maxSectionBytes)
@@ -533,11 +545,14 @@ func (v *verification) conclude() error {
 	if v.last == nil {
 		v.found(Incomplete, Completeness, "", "the log holds no whole commit")
 	}
-	if p := v.published; p != nil && p.Size > v.tree.size {
-		v.foundAt(checkpointFile, 0, v.walk.entry, Tampering, Completeness, nextIsolate, fmt.Sprintf("%d entries were published, the log has %d: it was cut", p.Size, v.tree.size))
+	if v.published == nil && v.last != nil && v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed))) > publishGrace {
+		v.foundAt(checkpointFile, 0, v.walk.entry, Incomplete, Completeness, "restore it from a copy; without it a cut tail is not seen", "the published checkpoint is missing")
 	}
-	if v.walk.begun && v.report.Entries != v.tree.size && !slices.Contains(v.pruned, v.tree.size-v.report.Entries) {
-		v.found(Tampering, Completeness, nextIsolate, "entries before %d are missing, and no prune ordered that", v.tree.size-v.report.Entries)
+	if p := v.published; p != nil && p.Size > v.covered {
+		v.foundAt(checkpointFile, 0, v.covered, Tampering, Completeness, nextIsolate, fmt.Sprintf("%d entries were published, the log has %d: it was cut", p.Size, v.covered))
+	}
+	if gone := v.tree.size - v.entries; gone > 0 && !slices.Contains(v.pruned, gone) {
+		v.found(Tampering, Completeness, nextIsolate, "entries before %d are missing, and no prune ordered that", gone)
 	}
 	if v.last != nil {
 		silence := v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed)))

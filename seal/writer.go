@@ -39,6 +39,8 @@ type Config struct {
 	// from which the writer goes on by itself: nil once it has recovered.
 	Observe func(Commit)
 	Fault   func(error)
+
+	publishEvery, retryAfter time.Duration // for tests
 }
 
 // Commit describes one commit group.
@@ -140,6 +142,12 @@ func (c *Config) complete() error {
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = 60 * time.Second
+	}
+	if c.publishEvery == 0 {
+		c.publishEvery = publishEvery
+	}
+	if c.retryAfter == 0 {
+		c.retryAfter = 100 * time.Millisecond
 	}
 	if c.SegmentMaxBytes == 0 {
 		c.SegmentMaxBytes = 64 << 20
@@ -371,7 +379,7 @@ func (w *Writer) run() {
 	defer close(w.done)
 	beat := time.NewTimer(w.cfg.Heartbeat)
 	defer beat.Stop()
-	publish := time.NewTimer(publishEvery)
+	publish := time.NewTimer(w.cfg.publishEvery)
 	publish.Stop()
 	defer publish.Stop()
 	for {
@@ -383,7 +391,7 @@ func (w *Writer) run() {
 			beat.Reset(w.cfg.Heartbeat)
 		case <-publish.C:
 			if !w.publisher.offer(w.log) {
-				publish.Reset(publishEvery)
+				publish.Reset(w.cfg.publishEvery)
 			}
 		case <-w.closing:
 			closing = true
@@ -393,7 +401,7 @@ func (w *Writer) run() {
 			beat.Reset(w.cfg.Heartbeat)
 			if !w.publisher.scheduled {
 				w.publisher.scheduled = true
-				publish.Reset(publishEvery)
+				publish.Reset(w.cfg.publishEvery)
 			}
 		}
 		if closing {
@@ -463,7 +471,7 @@ func (w *Writer) fault(err error) {
 func (w *Writer) recover(cause error) {
 	w.fault(cause)
 	w.log.abandon()
-	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 10*time.Second) {
+	for wait := w.cfg.retryAfter; ; wait = min(2*wait, 10*time.Second) {
 		log, err := w.begin(w.log)
 		if err == nil {
 			w.log = log

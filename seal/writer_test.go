@@ -104,8 +104,13 @@ func recordIDs(t testing.TB, root string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return recordIDsOf(t, l)
+}
+
+func recordIDsOf(t testing.TB, l *Log) []string {
+	t.Helper()
 	var ids []string
-	err = l.Entries(context.Background(), nil, func(e *Entry) error {
+	err := l.Entries(context.Background(), nil, func(e *Entry) error {
 		if e.Kind != KindBatch {
 			return nil
 		}

@@ -1,0 +1,176 @@
+package seal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// ledger is what a client knows of what it sent.
+type ledger struct {
+	mu    sync.Mutex
+	acked []string
+	seq   int
+	what  string // is done to the writer
+}
+
+const rounds = 3
+
+// scenario is a life of a writer: starts, appends large and small, several
+// signals, segments that rotate, a clean close, a second start. It gives up at
+// the first error of Open.
+func (l *ledger) scenario(cfg Config) error {
+	for range 2 {
+		w, err := Open(cfg)
+		if err != nil {
+			return err
+		}
+		for range rounds {
+			var wg sync.WaitGroup
+			for i, n := range []int{1, 3, 120, 1} {
+				l.seq++
+				name := fmt.Sprintf("r%d", l.seq)
+				wg.Go(func() {
+					err := w.Append(context.Background(), SignalLogs, testRequest(n, name))
+					var fault *FaultError
+					switch {
+					case err == nil:
+						l.mu.Lock()
+						for j := range n {
+							l.acked = append(l.acked, fmt.Sprintf("%s-%d", name, j))
+						}
+						l.mu.Unlock()
+					case !errors.As(err, &fault) && !errors.Is(err, ErrClosed):
+						panic(fmt.Sprint("not retryable: ", i, err))
+					}
+				})
+			}
+			wg.Wait()
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		err = w.Close(ctx)
+		cancel()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (k *testKeys) memConfig(m *memFS) Config {
+	const chain = "/keys/chain"
+	if _, err := m.Stat(chain); err != nil {
+		b, _ := k.chain.MarshalText()
+		node := &inode{b, b}
+		m.dirs["/keys"] = true
+		m.files[chain], m.disk[chain] = node, node
+	}
+	return Config{Root: "/store", Origin: testOrigin, LogKey: k.log, Chain: ChainFile{m, chain},
+		Auditors: []Recipient{k.auditor.Recipient()}, FS: m, SegmentMaxBytes: 20 << 10,
+		publishEvery: 1, retryAfter: time.Millisecond}
+}
+
+// check restarts a writer on what a crash left, adds one more record, and
+// compares the log with the ledger.
+func (l *ledger) check(t *testing.T, k *testKeys, m *memFS) {
+	t.Helper()
+	w, err := Open(k.memConfig(m))
+	if err != nil {
+		t.Fatalf("%s: the log does not open: %v", l.what, err)
+	}
+	if err := w.Append(context.Background(), SignalLogs, testRequest(1, "last")); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	have := map[string]int{}
+	log := &Log{testOrigin, LogDir("/store", testOrigin), m}
+	for _, id := range recordIDsOf(t, log) {
+		have[id]++
+	}
+	for _, id := range append(l.acked, "last-0") {
+		if have[id] == 0 {
+			t.Fatalf("%s: record %s was acknowledged and is not in the log", l.what, id)
+		}
+	}
+	r, err := verifyStore(context.Background(), m, "/store", VerifyOptions{Trust: k.trust, Auditor: &k.auditor})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range r.Logs[0].Findings {
+		if f.Class == Tampering {
+			t.Fatalf("%s: reported as %v", l.what, f)
+		}
+	}
+	if !r.Logs[0].TagsProven {
+		t.Fatalf("%s: the HMAC chain is not proven", l.what)
+	}
+}
+
+// Power is cut, or the process killed, at every operation of the file system:
+// no acknowledged record is lost, the log opens again, and verify calls it a
+// crash.
+func TestCrashAtEveryOperation(t *testing.T) {
+	t.Parallel()
+	k := newTestKeys(t)
+	total := countOps(t, k)
+	for _, mode := range []afterCrash{loseAll, keepAll, loseSome} {
+		t.Run(fmt.Sprint("mode", mode), func(t *testing.T) {
+			t.Parallel()
+			k.crashSweep(t, mode, total)
+		})
+	}
+}
+
+func (k *testKeys) crashSweep(t *testing.T, mode afterCrash, total int) {
+	for at := 1; at <= total; at++ {
+		for _, persist := range []bool{false, true} {
+			m := newMemFS()
+			m.at, m.persist, m.crash = at, persist, true
+			l := &ledger{what: fmt.Sprintf("mode %d, operation %d of %d, persisted %v", mode, at, total, persist)}
+			_ = l.scenario(k.memConfig(m)) // the power goes somewhere in it
+			l.check(t, k, m.restart(mode, rand.New(rand.NewPCG(uint64(at), uint64(mode)))))
+		}
+	}
+}
+
+// One operation fails and the process lives on: it recovers by itself, goes on
+// acknowledging, and what it acknowledged is there.
+func TestFaultAtEveryOperation(t *testing.T) {
+	t.Parallel()
+	k := newTestKeys(t)
+	total := countOps(t, k)
+	for at := 1; at <= total; at++ {
+		for _, persist := range []bool{false, true} {
+			m := newMemFS()
+			m.at, m.persist = at, persist
+			l := &ledger{what: fmt.Sprintf("operation %d of %d, persisted %v", at, total, persist)}
+			err := l.scenario(k.memConfig(m))
+			if err != nil && !strings.Contains(err.Error(), errInjected.Error()) {
+				t.Fatalf("%s: %v", l.what, err)
+			}
+			if err == nil && len(l.acked) < rounds*125 {
+				t.Fatalf("%s: only %d records acknowledged after one fault", l.what, len(l.acked))
+			}
+			l.check(t, k, m.restart(loseAll, nil))
+		}
+	}
+}
+
+// countOps is how many operations the scenario takes, about: the publisher
+// works beside the commits.
+func countOps(t *testing.T, k *testKeys) int {
+	m := newMemFS()
+	l := &ledger{what: "no fault"}
+	if err := l.scenario(k.memConfig(m)); err != nil {
+		t.Fatal(err)
+	}
+	l.check(t, k, m.restart(loseAll, nil))
+	return m.ops
+}
