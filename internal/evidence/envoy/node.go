@@ -28,9 +28,11 @@ func ReadNode(n *corev3.Node) Node {
 	if md := n.GetMetadata(); md != nil {
 		node.metadata(md)
 	}
-	if node.Workload.Name == "" && node.Type == "" {
-		// A plain Envoy's --service-cluster names the service it stands for.
-		node.Workload.Name = evidence.Text(n.GetCluster(), evidence.MaxName)
+	if node.Workload.Name == "" {
+		// Envoy's --service-cluster names the service that it stands for; Istio
+		// makes it NAME.NAMESPACE.
+		cluster := evidence.Text(n.GetCluster(), evidence.MaxName)
+		node.Workload.Name = strings.TrimSuffix(cluster, "."+node.Workload.Namespace)
 	}
 	return node
 }

@@ -1,0 +1,511 @@
+package envoy
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	als "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+)
+
+const (
+	frontend = "spiffe://example.org/ns/shop/sa/frontend"
+	orders   = "spiffe://example.org/ns/shop/sa/orders"
+
+	traceID     = "4bf92f3577b34da6a3ce929d0e0e4736"
+	spanID      = "00f067aa0ba902b7"
+	traceparent = "00-" + traceID + "-" + spanID + "-01"
+)
+
+func structOf(tb testing.TB, fields map[string]any) *structpb.Struct {
+	tb.Helper()
+	s, err := structpb.NewStruct(fields)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+func address(host string, port uint32) *corev3.Address {
+	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
+		Address: host, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: port},
+	}}}
+}
+
+func certificate(uris ...string) *als.TLSProperties_CertificateProperties {
+	p := &als.TLSProperties_CertificateProperties{}
+	for _, uri := range uris {
+		p.SubjectAltName = append(p.SubjectAltName, &als.TLSProperties_CertificateProperties_SubjectAltName{
+			San: &als.TLSProperties_CertificateProperties_SubjectAltName_Uri{Uri: uri},
+		})
+	}
+	return p
+}
+
+// denied is a full entry: a sidecar refused a request by policy.
+func deniedEntry(tb testing.TB) *als.HTTPAccessLogEntry {
+	return &als.HTTPAccessLogEntry{
+		CommonProperties: &als.AccessLogCommon{
+			StartTime:                     timestamppb.New(time.Unix(1763856000, 5)),
+			TimeToLastDownstreamTxByte:    durationpb.New(3 * time.Millisecond),
+			Duration:                      durationpb.New(4 * time.Millisecond),
+			UpstreamCluster:               "inbound|8080||",
+			RouteName:                     "default",
+			StreamId:                      "7d0f",
+			AccessLogType:                 als.AccessLogType_DownstreamEnd,
+			DownstreamRemoteAddress:       address("192.0.2.1", 4711),
+			DownstreamDirectRemoteAddress: address("192.0.2.9", 4712),
+			DownstreamLocalAddress:        address("10.0.0.1", 8080),
+			ResponseFlags:                 &als.ResponseFlags{UnauthorizedDetails: &als.ResponseFlags_Unauthorized{}},
+			Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
+				filterRBAC: structOf(tb, map[string]any{"shadow_effective_policy_id": "x", "shadow_engine_result": "allowed"}),
+				filterJWT:  structOf(tb, map[string]any{"payload": map[string]any{"sub": "alice", "iss": "https://idp", "email": "SECRET"}}),
+			}},
+			TlsProperties: &als.TLSProperties{
+				TlsVersion: als.TLSProperties_TLSv1_3, TlsCipherSuite: wrapperspb.UInt32(0x1301), TlsSniHostname: "orders",
+				PeerCertificateProperties: certificate(frontend), LocalCertificateProperties: certificate(orders), TlsSessionId: "SECRET",
+			},
+			CustomTags: map[string]string{"peer_cert_sha256": strings.Repeat("AB", 32), "other": "SECRET"},
+		},
+		ProtocolVersion: als.HTTPAccessLogEntry_HTTP2,
+		Request: &als.HTTPRequestProperties{
+			RequestMethod: corev3.RequestMethod_DELETE, Path: "/orders/1?token=SECRET", Authority: "user:SECRET@orders:8080", RequestId: "b1",
+			UserAgent: "SECRET", Referer: "http://x/?SECRET", ForwardedFor: "SECRET",
+			RequestHeaders: map[string]string{
+				"traceparent": traceparent, "cookie": "SECRET", "authorization": "Bearer SECRET",
+				"x-spiffe-id":             "spiffe://evil.example/admin",
+				"x-forwarded-client-cert": "URI=spiffe://example.org/far,By=" + orders + ";URI=" + frontend,
+			},
+		},
+		Response: &als.HTTPResponseProperties{
+			ResponseCode: wrapperspb.UInt32(403), ResponseHeaders: map[string]string{"set-cookie": "SECRET"},
+			ResponseCodeDetails: "rbac_access_denied_matched_policy[ns[shop]-policy[deny[all]]-rule[0]]",
+		},
+	}
+}
+
+func sidecar() *Node {
+	n := ParseNodeID("sidecar~10.0.0.1~orders-1.shop~shop.svc.cluster.local")
+	return &n
+}
+
+func TestFullEntry(t *testing.T) {
+	e := HTTP(sidecar(), deniedEntry(t))
+	got := evidencetest.Render(&e)
+	if strings.Contains(got, "SECRET") {
+		t.Errorf("a secret is kept:\n%s", got)
+	}
+	evidencetest.RoundTrip(t, &e)
+	evidencetest.Golden(t, "testdata/denied.golden", got)
+}
+
+// TestNothingIsNeeded: every message and every field can be absent.
+func TestNothingIsNeeded(t *testing.T) {
+	for n := 0; ; n++ {
+		e, left := deniedEntry(t), n
+		if !clearField(e.ProtoReflect(), &left) {
+			if n < 50 {
+				t.Fatalf("only %d fields were absent in turn", n)
+			}
+			break
+		}
+		for _, node := range []*Node{sidecar(), {}} {
+			HTTP(node, e)
+			TCP(node, &als.TCPAccessLogEntry{CommonProperties: e.GetCommonProperties()})
+		}
+	}
+	for _, entry := range []*als.HTTPAccessLogEntry{nil, {}, {CommonProperties: &als.AccessLogCommon{TlsProperties: &als.TLSProperties{}}}} {
+		if e := HTTP(&Node{}, entry); e.Source != evidence.SourceEnvoyALS || !e.Final {
+			t.Errorf("an empty entry is %+v", e)
+		}
+	}
+	if e := TCP(&Node{}, nil); e.Role != evidence.RoleCallee {
+		t.Errorf("an empty TCP entry is %+v", e)
+	}
+}
+
+// clearField clears the nth of the fields that are set in m and below.
+func clearField(m protoreflect.Message, n *int) (cleared bool) {
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		if *n--; *n < 0 {
+			m.Clear(fd)
+			cleared = true
+		} else if fd.Message() != nil && !fd.IsList() && !fd.IsMap() {
+			cleared = clearField(v.Message(), n)
+		}
+		return !cleared
+	})
+	return cleared
+}
+
+func TestRole(t *testing.T) {
+	router := ParseNodeID("router~10.0.0.9~gw.istio-system~x")
+	plain := ParseNodeID("edge-proxy-1")
+	for _, tt := range []struct {
+		name  string
+		stand stand
+		want  evidence.Role
+	}{
+		{"inbound cluster", stand{node: sidecar(), cluster: "inbound|8080||"}, evidence.RoleCallee},
+		{"outbound cluster", stand{node: sidecar(), cluster: "outbound|80||a.b.svc.cluster.local"}, evidence.RoleCaller},
+		{"outbound passthrough", stand{node: sidecar(), cluster: "PassthroughCluster"}, evidence.RoleCaller},
+		{"blocked outbound", stand{node: sidecar(), cluster: "BlackHoleCluster"}, evidence.RoleCaller},
+		{"inbound passthrough", stand{node: sidecar(), cluster: "InboundPassthroughClusterIpv4"}, evidence.RoleCallee},
+		{"waypoint", stand{node: &Node{Type: "waypoint"}, cluster: "inbound-vip|80|http|a.b.svc.cluster.local"}, evidence.RoleCallee},
+		{"gateway forwards", stand{node: &router, cluster: "outbound|80||a", hasUpstream: true}, evidence.RoleCaller},
+		{"gateway answers", stand{node: &router}, evidence.RoleCallee},
+		{"gateway denies after routing", stand{node: &router, cluster: "outbound|80||a", details: "rbac_access_denied"}, evidence.RoleCallee},
+		{"listener states it", stand{node: sidecar(), cluster: "outbound|80||a", listener: inbound}, evidence.RoleCallee},
+		{"denied, no cluster", stand{node: sidecar(), localAddress: "10.1.1.1", details: "ext_authz_denied"}, evidence.RoleCallee},
+		{"client certificate", stand{node: sidecar(), localAddress: "10.1.1.1", peerCertificate: true}, evidence.RoleCallee},
+		{"captured outbound", stand{node: sidecar(), localAddress: "10.1.1.1"}, evidence.RoleCaller},
+		{"own address", stand{node: sidecar(), localAddress: "10.0.0.1"}, evidence.RoleCallee},
+		{"plain envoy", stand{node: &plain, cluster: "orders", hasUpstream: true}, evidence.RoleCallee},
+	} {
+		if got := tt.stand.role(); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestDetails(t *testing.T) {
+	for _, tt := range []struct {
+		details, flags string
+		want           evidence.Verdict
+	}{
+		{"rbac_access_denied_matched_policy[ns[shop]-policy[deny]-rule[0]]", "",
+			evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, PolicyNamespace: "shop", PolicyID: "deny", Reason: "rule[0]"}},
+		{"rbac_access_denied_matched_policy[none]", "",
+			evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, DefaultDeny: true}},
+		{"rbac_access_denied_matched_policy[my[odd]policy]", "",
+			evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, PolicyID: "my[odd]policy"}},
+		{"rbac_access_denied_matched_policy[ns[a", "",
+			evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, PolicyID: "ns[a"}},
+		{"rbac_access_denied", "", evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true}},
+		{"ext_authz_denied", "UAEX", evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Deny, Enforced: true}},
+		{"", "DC,UAEX", evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Deny, Enforced: true}},
+		{"ext_authz_error", "UAEX", evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Error, Enforced: true, Reason: "ext_authz_error"}},
+		{"jwt_authn_access_denied{Jwt_is_missing}", "",
+			evidence.Verdict{Engine: engineJWT, Decision: evidence.Deny, Enforced: true, Reason: "Jwt_is_missing"}},
+	} {
+		got := verdictOf(tt.details, tt.flags)
+		if got == nil || *got != tt.want {
+			t.Errorf("%q %q: %+v, want %+v", tt.details, tt.flags, got, tt.want)
+		}
+	}
+	if got := verdictOf("via_upstream", "UT"); got != nil {
+		t.Errorf("via_upstream gives a verdict: %+v", got)
+	}
+}
+
+// TestResponseFlagsAreComplete: each flag that the protocol knows has its own
+// short name.
+func TestResponseFlagsAreComplete(t *testing.T) {
+	seen := map[string]protoreflect.Name{}
+	fields := (&als.ResponseFlags{}).ProtoReflect().Descriptor().Fields()
+	for i := range fields.Len() {
+		f := &als.ResponseFlags{}
+		fd := fields.Get(i)
+		if fd.Message() != nil {
+			f.UnauthorizedDetails = &als.ResponseFlags_Unauthorized{}
+		} else {
+			f.ProtoReflect().Set(fd, protoreflect.ValueOfBool(true))
+		}
+		name := responseFlags(f)
+		if name == "" || strings.Contains(name, ",") || seen[name] != "" {
+			t.Errorf("%s is %q, as is %q", fd.Name(), name, seen[name])
+		}
+		seen[name] = fd.Name()
+	}
+	both := &als.ResponseFlags{UpstreamRetryLimitExceeded: true, UpstreamConnectionFailure: true}
+	if got := responseFlags(both); got != "UF,URX" {
+		t.Errorf("two flags are %q", got)
+	}
+}
+
+// entry changes a copy of the full entry.
+func entry(t *testing.T, change func(*als.HTTPAccessLogEntry, *als.AccessLogCommon)) evidence.Evidence {
+	t.Helper()
+	e := proto.CloneOf(deniedEntry(t))
+	e.CommonProperties.Metadata = nil
+	e.CommonProperties.ResponseFlags = nil
+	e.Response.ResponseCodeDetails = "via_upstream"
+	change(e, e.CommonProperties)
+	got := HTTP(sidecar(), e)
+	evidencetest.RoundTrip(t, &got)
+	return got
+}
+
+func TestTraceContextByRole(t *testing.T) {
+	want := evidence.SpanID{0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7}
+	callee := entry(t, func(*als.HTTPAccessLogEntry, *als.AccessLogCommon) {})
+	if callee.ParentSpanID != want || callee.SpanID != (evidence.SpanID{}) || callee.TraceID[0] != 0x4b {
+		t.Errorf("callee: parent %x, span %x, trace %x", callee.ParentSpanID, callee.SpanID, callee.TraceID)
+	}
+	caller := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.UpstreamCluster = "outbound|80||a" })
+	if caller.SpanID != want || caller.ParentSpanID != (evidence.SpanID{}) {
+		t.Errorf("caller: span %x, parent %x", caller.SpanID, caller.ParentSpanID)
+	}
+	own := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+		c.CustomTags = map[string]string{"trace_id": traceID, "span_id": spanID}
+	})
+	if own.SpanID != want || own.ParentSpanID != (evidence.SpanID{}) {
+		t.Errorf("callee with its own span: span %x, parent %x", own.SpanID, own.ParentSpanID)
+	}
+	b3 := entry(t, func(e *als.HTTPAccessLogEntry, _ *als.AccessLogCommon) {
+		e.Request.RequestHeaders = map[string]string{"X-B3-TraceId": traceID, "X-B3-SpanId": spanID, "x-b3-parentspanid": "1111111111111111"}
+	})
+	if b3.ParentSpanID != want || b3.TraceID[0] != 0x4b {
+		t.Errorf("b3: parent %x, trace %x", b3.ParentSpanID, b3.TraceID)
+	}
+}
+
+func TestTraps(t *testing.T) {
+	t.Run("stream id that is the request id", func(t *testing.T) {
+		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.StreamId = "b1" })
+		if e.StreamID != "" || e.RequestID != "b1" {
+			t.Errorf("stream id %q, request id %q", e.StreamID, e.RequestID)
+		}
+	})
+	t.Run("interim entries are not final", func(t *testing.T) {
+		for kind := range als.AccessLogType_name {
+			kind := als.AccessLogType(kind)
+			e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.AccessLogType = kind })
+			want := kind == als.AccessLogType_NotSet || strings.HasSuffix(kind.String(), "End")
+			if e.Final != want {
+				t.Errorf("%v: final %v", kind, e.Final)
+			}
+			if finalName(kind.String()) != want {
+				t.Errorf("label %v: final %v", kind, !want)
+			}
+		}
+		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.IntermediateLogEntry = true //nolint:staticcheck // sent by older Envoys
+		})
+		if e.Final {
+			t.Error("an intermediate entry is final")
+		}
+	})
+	t.Run("header spoofing is a claim", func(t *testing.T) {
+		e := entry(t, func(*als.HTTPAccessLogEntry, *als.AccessLogCommon) {})
+		ids := e.From.Identities
+		if len(ids) != 3 || ids[0].ID.String() != frontend || ids[0].Proof != evidence.ProofMTLSSAN {
+			t.Fatalf("identities %+v", ids)
+		}
+		for _, id := range ids[1:] {
+			if id.Proof != evidence.ProofClaimed {
+				t.Errorf("a header's identity %v has proof %v", id.ID, id.Proof)
+			}
+		}
+		// Only the nearest hop's element speaks of the caller.
+		if ids[2].ID.String() != frontend {
+			t.Errorf("x-forwarded-client-cert gave %v", ids[2])
+		}
+	})
+	t.Run("decision id", func(t *testing.T) {
+		for name, md := range map[string]map[string]any{
+			"top":    {"decision_id": "d-1"},
+			"nested": {"ext_authz": map[string]any{"opa": map[string]any{"decision_id": "d-1"}}},
+			"camel":  {"decisionId": "d-1"},
+		} {
+			e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+				c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filterExtAuthz: structOf(t, md)}}
+			})
+			if e.DecisionID != "d-1" || e.Verdict == nil || e.Verdict.Decision != evidence.Allow || e.Verdict.DecisionID != "d-1" {
+				t.Errorf("%s: decision %q, verdict %+v", name, e.DecisionID, e.Verdict)
+			}
+		}
+		e := entry(t, func(en *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			en.Response.ResponseCodeDetails = "ext_authz_denied"
+			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filterExtAuthz: structOf(t, map[string]any{"decision_id": "d-2"})}}
+		})
+		if e.Verdict == nil || e.Verdict.Decision != evidence.Deny || e.Verdict.DecisionID != "d-2" {
+			t.Errorf("denied: %+v", e.Verdict)
+		}
+	})
+	t.Run("dry run", func(t *testing.T) {
+		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filterRBAC: structOf(t, map[string]any{
+				"istio_dry_run_allow_shadow_engine_result":       "allowed",
+				"istio_dry_run_deny_shadow_engine_result":        "denied",
+				"istio_dry_run_deny_shadow_effective_policy_id":  "ns[shop]-policy[p]-rule[1]",
+				"istio_dry_run_allow_shadow_effective_policy_id": "ns[shop]-policy[q]-rule[0]",
+			})}}
+		})
+		want := evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}
+		if e.Verdict == nil || *e.Verdict != want {
+			t.Errorf("%+v, want %+v", e.Verdict, want)
+		}
+	})
+	t.Run("a retry", func(t *testing.T) {
+		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.UpstreamCluster, c.UpstreamRequestAttemptCount = "outbound|80||a", 3
+		})
+		if e.ResendCount != 2 {
+			t.Errorf("resend count %d", e.ResendCount)
+		}
+	})
+	t.Run("failed upstream handshake", func(t *testing.T) {
+		e := entry(t, func(en *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.UpstreamCluster = "outbound|8080|v1|orders.shop.svc.cluster.local"
+			c.UpstreamTransportFailureReason = "TLS_error:CERTIFICATE_VERIFY_FAILED"
+			c.ResponseFlags = &als.ResponseFlags{UpstreamConnectionFailure: true}
+			en.Response.ResponseCode = nil
+		})
+		if !e.Failed || e.TLS.Established || e.TLS.FailureReason == "" || e.ResponseFlags != "UF" {
+			t.Errorf("%+v", e)
+		}
+		if want := (evidence.Workload{Name: "orders", Namespace: "shop", Kind: "Service", Version: "v1"}); e.To.Workload != want {
+			t.Errorf("destination %+v", e.To.Workload)
+		}
+	})
+	t.Run("upstream identity by custom tag", func(t *testing.T) {
+		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.UpstreamCluster = "outbound|80||a"
+			c.TlsProperties = nil
+			c.CustomTags = map[string]string{"upstream_peer_uri_san": orders, "upstream_local_uri_san": frontend, "peer_spiffe_id": "spiffe://x/y"}
+		})
+		if len(e.To.Identities) != 1 || e.To.Identities[0].ID.String() != orders || e.From.Identities[0].ID.String() != frontend {
+			t.Errorf("to %+v, from %+v", e.To.Identities, e.From.Identities)
+		}
+		if !e.TLS.Established || !e.TLS.Mutual {
+			t.Errorf("TLS %+v", e.TLS)
+		}
+	})
+	t.Run("peer metadata", func(t *testing.T) {
+		peer, err := anypb.New(structOf(t, map[string]any{
+			"WORKLOAD_NAME": "frontend-v2", "NAMESPACE": "shop", "NAME": "frontend-v2-abc",
+			"OWNER":  "kubernetes://apis/apps/v1/namespaces/shop/deployments/frontend-v2",
+			"LABELS": map[string]any{"version": "v2", "service.istio.io/canonical-revision": "v2"},
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.FilterStateObjects = map[string]*anypb.Any{"wasm.downstream_peer": peer, "other": {TypeUrl: "type.googleapis.com/no.Such"}}
+		})
+		want := evidence.Workload{Name: "frontend-v2", Namespace: "shop", Kind: "Deployment", Version: "v2", Revision: "v2", PodName: "frontend-v2-abc"}
+		if e.From.Workload != want {
+			t.Errorf("%+v", e.From.Workload)
+		}
+	})
+	t.Run("times that do not fit", func(t *testing.T) {
+		for _, start := range []*timestamppb.Timestamp{{Seconds: 253402300799}, {Seconds: -62135596800}, {Nanos: -1}} {
+			e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.StartTime = start })
+			if e.Start != 0 {
+				t.Errorf("%v gave %d", start, e.Start)
+			}
+		}
+	})
+	t.Run("gRPC", func(t *testing.T) {
+		e := entry(t, func(en *als.HTTPAccessLogEntry, _ *als.AccessLogCommon) {
+			en.Request.Path = "/shop.Orders/Cancel"
+			en.Response.ResponseTrailers = map[string]string{"grpc-status": "7"}
+		})
+		if e.GRPCStatus != "7" || e.RPCSystem != "grpc" || e.RPCService != "shop.Orders" || e.RPCMethod != "Cancel" {
+			t.Errorf("%q %q %q %q", e.GRPCStatus, e.RPCSystem, e.RPCService, e.RPCMethod)
+		}
+	})
+}
+
+func TestNode(t *testing.T) {
+	n := ReadNode(&corev3.Node{
+		Id: "sidecar~10.0.0.1~orders.v1.example-1.shop~shop.svc.cluster.local", Cluster: "orders.shop",
+		Metadata: structOf(t, map[string]any{
+			"NAME": "orders-1", "NAMESPACE": "shop", "WORKLOAD_NAME": "orders", "CLUSTER_ID": "east", "NODE_NAME": "worker-3",
+			"OWNER":  "kubernetes://apis/apps/v1/namespaces/shop/deployments/orders",
+			"LABELS": map[string]any{"app": "orders", "version": "v1", "service.istio.io/canonical-name": "orders", "service.istio.io/canonical-revision": "r1"},
+		}),
+	})
+	want := evidence.Workload{Name: "orders", Namespace: "shop", Kind: "Deployment", Version: "v1", Revision: "r1", PodName: "orders-1", Node: "worker-3"}
+	if n.Workload != want || n.Cluster != "east" || n.Type != "sidecar" || n.IP != "10.0.0.1" {
+		t.Errorf("%+v", n)
+	}
+	for id, want := range map[string]Node{
+		"plain": {ID: "plain"},
+		"a~b":   {ID: "a~b"},
+		"router~10.0.0.1~gw.istio-system~d": {ID: "router~10.0.0.1~gw.istio-system~d", Type: "router", IP: "10.0.0.1",
+			Workload: evidence.Workload{PodName: "gw", Namespace: "istio-system"}},
+		"": {},
+	} {
+		if got := ParseNodeID(id); got != want {
+			t.Errorf("ParseNodeID(%q) = %+v", id, got)
+		}
+	}
+}
+
+// FuzzHTTP feeds protobuf entries and nodes to the mapping.
+func FuzzHTTP(f *testing.F) {
+	add := func(e *als.HTTPAccessLogEntry, n *corev3.Node) {
+		entry, err1 := proto.Marshal(e)
+		node, err2 := proto.Marshal(n)
+		if err1 != nil || err2 != nil {
+			f.Fatal(err1, err2)
+		}
+		f.Add(entry, node)
+	}
+	for _, path := range corpus(f) {
+		m := message(f, path)
+		add(m.GetHttpLogs().GetLogEntry()[0], m.GetIdentifier().GetNode())
+	}
+	add(deniedEntry(f), &corev3.Node{Id: "x"})
+	f.Fuzz(func(t *testing.T, entry, node []byte) {
+		var e als.HTTPAccessLogEntry
+		var n corev3.Node
+		if proto.Unmarshal(entry, &e) != nil || proto.Unmarshal(node, &n) != nil {
+			return
+		}
+		read := ReadNode(&n)
+		got := HTTP(&read, &e)
+		if strings.ContainsAny(got.Path, "?#") {
+			t.Fatalf("path %q", got.Path)
+		}
+		evidencetest.RoundTrip(t, &got)
+		// Maps have no order; what is read of them must not depend on one.
+		if again := HTTP(&read, &e); evidencetest.Render(&again) != evidencetest.Render(&got) {
+			t.Fatalf("read twice:\n%s%s", evidencetest.Render(&got), evidencetest.Render(&again))
+		}
+		tcp := TCP(&read, &als.TCPAccessLogEntry{CommonProperties: e.GetCommonProperties()})
+		evidencetest.RoundTrip(t, &tcp)
+	})
+}
+
+// BenchmarkHTTP decodes one serialized entry: protobuf and mapping.
+func BenchmarkHTTP(b *testing.B) {
+	wire, err := proto.Marshal(deniedEntry(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	node := sidecar()
+	b.Run("mapping", func(b *testing.B) {
+		e := deniedEntry(b)
+		b.ReportAllocs()
+		for b.Loop() {
+			HTTP(node, e)
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+	})
+	b.Run("protobuf+mapping", func(b *testing.B) {
+		b.ReportAllocs()
+		b.SetBytes(int64(len(wire)))
+		for b.Loop() {
+			var e als.HTTPAccessLogEntry
+			if err := proto.Unmarshal(wire, &e); err != nil {
+				b.Fatal(err)
+			}
+			HTTP(node, &e)
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
+	})
+}

@@ -1,0 +1,178 @@
+package envoy
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+)
+
+// logOf makes what a collector gets: a resource and a record with labels.
+func logOf(tb testing.TB, resource, attributes map[string]any) (pcommon.Resource, plog.LogRecord) {
+	tb.Helper()
+	r, lr := pcommon.NewResource(), plog.NewLogRecord()
+	if err := r.Attributes().FromRaw(resource); err != nil {
+		tb.Fatal(err)
+	}
+	if err := lr.Attributes().FromRaw(attributes); err != nil {
+		tb.Fatal(err)
+	}
+	return r, lr
+}
+
+var envoyResource = map[string]any{
+	"log_name": "mesh-audit", "zone_name": "-", "cluster_name": "orders.shop",
+	"node_name": "sidecar~10.0.0.1~orders-1.shop~shop.svc.cluster.local",
+}
+
+// referenceLabels are those of the reference configuration.
+func referenceLabels() map[string]any {
+	return map[string]any{
+		"trace_id": traceID, "request_id": "b1", "traceparent": traceparent,
+		"peer_spiffe_id": frontend, "local_spiffe_id": orders, "peer_cert_serial": "12", "peer_cert_sha256": strings.Repeat("ab", 32),
+		"tls_version": "TLSv1.3", "response_code_details": "via_upstream", "response_flags": "-",
+		"rbac_shadow_result": "-", "rbac_shadow_policy": "-", "ext_authz": `{"decision_id":"d-1"}`, "stream_id": "7d0f",
+	}
+}
+
+func TestReferenceFormat(t *testing.T) {
+	r, lr := logOf(t, envoyResource, referenceLabels())
+	lr.Body().SetStr("DELETE /orders/1?token=SECRET 200\n")
+	lr.SetTimestamp(1763856000000000005)
+	e, ok := FromOTLPLog(r, lr)
+	if !ok {
+		t.Fatal("not recognised")
+	}
+	evidencetest.RoundTrip(t, &e)
+	got := evidencetest.Render(&e)
+	if strings.Contains(got, "SECRET") {
+		t.Error("a secret is kept")
+	}
+	evidencetest.Golden(t, "testdata/otlp_reference.golden", got)
+}
+
+// TestIstioJSON is Istio's default JSON format, parsed by a receiver.
+func TestIstioJSON(t *testing.T) {
+	const line = `{"authority":"reviews:9080","bytes_received":0,"bytes_sent":295,"connection_termination_details":null,
+"downstream_local_address":"10.47.247.180:9080","downstream_remote_address":"10.44.2.54:58356","duration":7,"method":"GET","path":"/reviews/0?q=SECRET",
+"protocol":"HTTP/1.1","request_id":"0ac1feff","requested_server_name":null,"response_code":200,"response_code_details":"via_upstream",
+"response_flags":"-","route_name":"default","start_time":"2026-11-23T00:00:00.123Z","upstream_cluster":"outbound|9080|v2|reviews.default.svc.cluster.local",
+"upstream_host":"10.44.6.66:9080","upstream_local_address":"10.44.2.54:41234","upstream_service_time":"6","upstream_transport_failure_reason":null,
+"user_agent":"SECRET","x_forwarded_for":"SECRET"}`
+	var fields map[string]any
+	if err := json.Unmarshal([]byte(line), &fields); err != nil {
+		t.Fatal(err)
+	}
+	inAttributes, lr := logOf(t, map[string]any{"k8s.pod.name": "productpage-1", "k8s.namespace.name": "default", "k8s.deployment.name": "productpage"}, fields)
+	e, ok := FromOTLPLog(inAttributes, lr)
+	if !ok {
+		t.Fatal("not recognised")
+	}
+	evidencetest.RoundTrip(t, &e)
+	got := evidencetest.Render(&e)
+	if strings.Contains(got, "SECRET") {
+		t.Error("a secret is kept")
+	}
+	evidencetest.Golden(t, "testdata/otlp_istio_json.golden", got)
+
+	r, body := logOf(t, inAttributes.Attributes().AsRaw(), nil)
+	if err := body.Body().SetEmptyMap().FromRaw(fields); err != nil {
+		t.Fatal(err)
+	}
+	e, ok = FromOTLPLog(r, body)
+	if !ok || evidencetest.Render(&e) != got {
+		t.Errorf("as a map body: %v\n%s", ok, evidencetest.Render(&e))
+	}
+}
+
+func TestRecognition(t *testing.T) {
+	for _, tt := range []struct {
+		name                 string
+		resource, attributes map[string]any
+		event                string
+		want                 bool
+	}{
+		{"Envoy's own resource", envoyResource, nil, "", true},
+		{"Istio's names", nil, map[string]any{"response_flags": "-", "response_code_details": "x"}, "", true},
+		{"flags and cluster", nil, map[string]any{"response_flags": "-", "upstream_cluster": "-"}, "", true},
+		{"an application's log", map[string]any{"service.name": "x"}, map[string]any{"method": "GET", "path": "/"}, "", false},
+		{"flags alone", nil, map[string]any{"response_flags": "-"}, "", false},
+		{"log_name alone", map[string]any{"log_name": "x"}, nil, "", false},
+		{"an event", envoyResource, referenceLabels(), "mesh.evidence", false},
+	} {
+		r, lr := logOf(t, tt.resource, tt.attributes)
+		lr.SetEventName(tt.event)
+		if _, got := FromOTLPLog(r, lr); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestLabels(t *testing.T) {
+	read := func(change map[string]any) evidence.Evidence {
+		labels := referenceLabels()
+		for k, v := range change {
+			labels[k] = v
+		}
+		r, lr := logOf(t, envoyResource, labels)
+		e, ok := FromOTLPLog(r, lr)
+		if !ok {
+			t.Fatal("not recognised")
+		}
+		evidencetest.RoundTrip(t, &e)
+		return e
+	}
+	if e := read(map[string]any{"peer_spiffe_id": "-", "tls_version": "-", "peer_cert_sha256": "-"}); !e.TLS.Known || e.TLS.Established || len(e.From.Identities) != 0 {
+		t.Errorf("empty TLS labels are plaintext: %+v", e.TLS)
+	}
+	if e := read(map[string]any{"ext_authz": map[string]any{"opa": map[string]any{"decision_id": "d-9"}}}); e.DecisionID != "d-9" {
+		t.Errorf("decision id in a map: %q", e.DecisionID)
+	}
+	if e := read(map[string]any{"ext_authz": "-", "rbac_shadow_result": "denied", "rbac_shadow_policy": "ns[a]-policy[b]-rule[0]"}); e.Verdict == nil || e.Verdict.Enforced || e.Verdict.PolicyID != "b" {
+		t.Errorf("dry run: %+v", e.Verdict)
+	}
+	if e := read(map[string]any{"access_log_type": "DownstreamPeriodic"}); e.Final {
+		t.Error("a periodic entry is final")
+	}
+	if e := read(map[string]any{"peer_spiffe_id": frontend + "," + orders}); len(e.From.Identities) != 2 {
+		t.Errorf("two SANs: %+v", e.From.Identities)
+	}
+	if e := read(map[string]any{"duration": "999999999999999999"}); e.End != 0 {
+		t.Errorf("an absurd duration ends at %d", e.End)
+	}
+	if e := read(map[string]any{"downstream_remote_address": "[2001:db8::1]:443"}); e.From.Address != "2001:db8::1" || e.From.Port != 443 {
+		t.Errorf("IPv6: %q %d", e.From.Address, e.From.Port)
+	}
+}
+
+// FuzzFromOTLPLog feeds labels, as a JSON object, and a body line.
+func FuzzFromOTLPLog(f *testing.F) {
+	seed, err := json.Marshal(referenceLabels())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(string(seed), "GET / 200", envoyResource["node_name"].(string))
+	f.Add(`{"response_flags":"UF,URX","upstream_cluster":"outbound|1|s|h.n.svc","start_time":"2026-11-23T00:00:00Z","duration":1}`, "", "router~1~p.n~d")
+	f.Add(`{"response_flags":"","response_code_details":"rbac_access_denied_matched_policy[none]","ext_authz":{"a":[1,{}]}}`, "\xff", "")
+	f.Fuzz(func(t *testing.T, labels, line, node string) {
+		var fields map[string]any
+		if json.Unmarshal([]byte(labels), &fields) != nil {
+			return
+		}
+		r, lr := logOf(t, map[string]any{"log_name": "x", "node_name": node}, fields)
+		lr.Body().SetStr(line)
+		e, ok := FromOTLPLog(r, lr)
+		if !ok {
+			t.Fatal("not recognised")
+		}
+		if strings.ContainsAny(e.Path, "?#") {
+			t.Fatalf("path %q", e.Path)
+		}
+		evidencetest.RoundTrip(t, &e)
+	})
+}
