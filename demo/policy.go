@@ -146,7 +146,7 @@ func startPolicyAgent(ctx context.Context, w workloadInfo, bundles *bundleServer
 		"bundles": map[string]any{bundleName: map[string]any{
 			"service":  "bundles",
 			"resource": bundleResource,
-			"polling":  map[string]any{"min_delay_seconds": 1, "max_delay_seconds": 2},
+			"trigger":  "manual", // when the story says so, not by polling
 		}},
 		"decision_logs": map[string]any{
 			"service":   "audit",
@@ -157,17 +157,29 @@ func startPolicyAgent(ctx context.Context, w workloadInfo, bundles *bundleServer
 	if err != nil {
 		return nil, err
 	}
-	// New returns when the bundle is active. What OPA would print, the demo
-	// learns from the plugins' own answers.
+	// What OPA would print, the demo learns from the plugins' own answers.
+	ready := make(chan struct{})
 	opa, err := sdk.New(ctx, sdk.Options{
 		Config:        bytes.NewReader(config),
 		Logger:        logging.NewNoOpLogger(),
 		ConsoleLogger: logging.NewNoOpLogger(),
+		Ready:         ready,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("start the OPA of %s: %w", w.name, err)
+		return nil, fmt.Errorf("start OPA: %w", err)
 	}
-	return &policyAgent{opa: opa, logTo: logTo}, nil
+	p := &policyAgent{opa: opa, logTo: logTo}
+	if err := p.update(ctx); err != nil {
+		opa.Stop(context.Background())
+		return nil, fmt.Errorf("fetch the policy: %w", err)
+	}
+	select {
+	case <-ready:
+		return p, nil
+	case <-ctx.Done():
+		opa.Stop(context.Background())
+		return nil, fmt.Errorf("wait for the policy: %w", ctx.Err())
+	}
 }
 
 // decide asks the policy about one request. input has the shape that Envoy's
@@ -187,7 +199,7 @@ func (p *policyAgent) decide(ctx context.Context, input any) (verdict, error) {
 	return verdict{decisionID: result.ID, allowed: allowed, reason: reason}, nil
 }
 
-// update fetches the newest bundle now, rather than at the next poll.
+// update fetches and activates the newest bundle.
 func (p *policyAgent) update(ctx context.Context) error {
 	plugin, ok := p.opa.Plugin(bundle.Name).(*bundle.Plugin)
 	if !ok {
