@@ -249,18 +249,24 @@ var fieldsOf = [...]recordFields{
 	SignalTraces: {time: 7, end: 8, traceID: 1, attributes: 9},
 }
 
-// FilterAttributes are the attributes whose string values are keys of a
-// batch's filter, with the name that they have there.
-var FilterAttributes = map[string]string{
-	"audit.record.id":            "record_id",
-	"mesh.amends":                "record_id",
-	"mesh.join.request_id":       "request_id",
-	"mesh.join.decision_id":      "decision_id",
-	"mesh.authz.decision.id":     "decision_id",
-	"mesh.source.spiffe.id":      "spiffe_id",
-	"mesh.destination.spiffe.id": "spiffe_id",
-	"user.id":                    "user_id",
-	"mesh.evidence.id":           "evidence_id",
+// filterName is the name that an attribute has in a batch's filter; its string
+// values are keys there. Empty for an attribute that is not indexed.
+func filterName(attribute []byte) string {
+	switch string(attribute) {
+	case "audit.record.id", "mesh.amends":
+		return "record_id"
+	case "mesh.join.request_id":
+		return "request_id"
+	case "mesh.join.decision_id", "mesh.authz.decision.id":
+		return "decision_id"
+	case "mesh.source.spiffe.id", "mesh.destination.spiffe.id":
+		return "spiffe_id"
+	case "user.id":
+		return "user_id"
+	case "mesh.evidence.id":
+		return "evidence_id"
+	}
+	return ""
 }
 
 func (x *index) add(sig Signal, rec []byte) error {
@@ -324,8 +330,8 @@ func (x *index) attribute(kv []byte) error {
 			val = f.val
 		}
 	}
-	name, ok := FilterAttributes[string(key)]
-	if !ok {
+	name := filterName(key)
+	if name == "" {
 		return nil
 	}
 	for len(val) > 0 {

@@ -203,7 +203,13 @@ func mkdirAll(fsys FS, dir string) error {
 // the same request again. After an error of ctx the request may have been
 // sealed or not.
 func (w *Writer) Append(ctx context.Context, sig Signal, msg []byte) error {
-	records, err := checkRequest(sig, msg)
+	shared := len(msg) < shareBelowBytes
+	records, err := 0, error(nil)
+	if shared {
+		records, err = checkRequest(sig, msg)
+	} else {
+		records, err = countRecords(msg) // encoding checks the rest
+	}
 	if err != nil || records == 0 {
 		return err
 	}
@@ -212,10 +218,18 @@ func (w *Writer) Append(ctx context.Context, sig Signal, msg []byte) error {
 	if err := w.budget.acquire(ctx, int64(len(msg))); err != nil {
 		return err
 	}
-	if len(msg) < shareBelowBytes && records <= maxEntryRecords/2 {
+	if shared {
 		return w.appendShared(ctx, sig, msg, records)
 	}
 	return w.appendOwn(ctx, sig, msg, records)
+}
+
+func countRecords(msg []byte) (records int, err error) {
+	err = EachRecord(msg, func(Record) error {
+		records++
+		return nil
+	})
+	return records, err
 }
 
 // checkRequest counts a request's records and refuses what cannot be sealed,

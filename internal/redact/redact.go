@@ -275,39 +275,44 @@ const (
 	TrustBody
 )
 
-// LogRecord redacts a log record.
-func (r *Redactor) LogRecord(lr plog.LogRecord, body Body) int {
+// LogRecord redacts a log record but for its body.
+func (r *Redactor) LogRecord(lr plog.LogRecord) int {
 	n := r.Attributes(lr.Attributes())
 	n += name(lr.SeverityText(), lr.SetSeverityText)
 	n += name(lr.EventName(), lr.SetEventName)
+	return n
+}
+
+// LogBody redacts a log record's body.
+func (r *Redactor) LogBody(lr plog.LogRecord, body Body) int {
 	v := lr.Body()
 	if v.Type() == pcommon.ValueTypeEmpty {
-		return n
+		return 0
 	}
 	switch {
 	case body == TrustBody:
-		return n
+		return 0
 	case body == LabelBody && v.Type() == pcommon.ValueTypeMap:
-		return n + r.Attributes(v.Map())
+		return r.Attributes(v.Map())
 	case body == LabelBody && v.Type() == pcommon.ValueTypeStr:
 		if line, ok := requestLine(v.Str()); ok {
-			if line != v.Str() {
-				v.SetStr(line)
-				n++
+			if line == v.Str() {
+				return 0
 			}
-			return n
+			v.SetStr(line)
+			return 1
 		}
 	}
 	if r.keepBody {
 		if scrubAll(v, 0) {
-			n++
+			return 1
 		}
-		return n
+		return 0
 	}
 	sum := sha256.Sum256(AppendValue(nil, v))
 	lr.Attributes().PutStr(semconv.EvidenceBodySHA256, hex.EncodeToString(sum[:]))
 	pcommon.NewValueEmpty().CopyTo(v)
-	return n + 1
+	return 1
 }
 
 // requestLine reads METHOD SP PATH SP CODE and cuts the path's query off.

@@ -177,7 +177,7 @@ func TestNoSecretSurvivesInALog(t *testing.T) {
 		mode := rapid.SampledFrom([]Body{HashBody, LabelBody}).Draw(t, "mode")
 
 		r := New(Config{})
-		pass := func() int { return r.Resource(rl.Resource()) + r.LogRecord(lr, mode) }
+		pass := func() int { return r.Resource(rl.Resource()) + r.LogRecord(lr) + r.LogBody(lr, mode) }
 		assert.NotZero(t, pass())
 		out, err := (&plog.ProtoMarshaler{}).MarshalLogs(ld)
 		require.NoError(t, err)
@@ -219,7 +219,7 @@ func TestAllow(t *testing.T) {
 func TestBody(t *testing.T) {
 	lr := plog.NewLogRecord()
 	lr.Body().SetStr("some line")
-	assert.Equal(t, 1, New(Config{}).LogRecord(lr, HashBody))
+	assert.Equal(t, 1, New(Config{}).LogBody(lr, HashBody))
 	sum, ok := lr.Attributes().Get(semconv.EvidenceBodySHA256)
 	require.True(t, ok)
 	assert.Len(t, sum.Str(), 64)
@@ -227,12 +227,12 @@ func TestBody(t *testing.T) {
 
 	lr = plog.NewLogRecord()
 	lr.Body().SetStr("some line, Bearer " + secret)
-	assert.Equal(t, 1, New(Config{KeepBody: true}).LogRecord(lr, HashBody))
+	assert.Equal(t, 1, New(Config{KeepBody: true}).LogBody(lr, HashBody))
 	assert.Equal(t, "some line, Bearer [redacted]", lr.Body().Str())
 
 	lr = plog.NewLogRecord()
 	lr.Body().SetStr("GET /a?b=c 200")
-	assert.Equal(t, 1, New(Config{}).LogRecord(lr, LabelBody))
+	assert.Equal(t, 1, New(Config{}).LogBody(lr, LabelBody))
 	assert.Equal(t, "GET /a 200", lr.Body().Str())
 }
 

@@ -89,6 +89,7 @@ receivers: {otlp: {protocols: {grpc: {endpoint: %[1]q}}}}
 processors:
   meshaudit:
     recover_from: {directory: %[2]q, origin: test.example/kill9}
+    redaction: {allow: [test.ledger.id]}
 exporters:
   sealed_log: {directory: %[2]q, origin: test.example/kill9, keys: {create: true}}
 extensions: {health_check: {endpoint: %[3]q}}

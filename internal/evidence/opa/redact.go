@@ -53,8 +53,8 @@ func (r *redactor) run() {
 			r.quoted()
 			continue
 		case strings.IndexByte("{}[],: \t\r\n", ch) >= 0:
-			if ch == ',' || ch == '}' || ch == ']' {
-				r.key = ""
+			if strings.IndexByte("{}[],", ch) >= 0 {
+				r.key = "" // a kept value is the string right after its key
 			}
 			r.out.WriteByte(ch)
 			r.mark = false
