@@ -1,0 +1,159 @@
+package meshauditprocessor
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/redact"
+)
+
+// What a record can be expected to hold.
+const (
+	expectCallee  = "callee"
+	expectCaller  = "caller"
+	expectVerdict = "verdict"
+)
+
+// Config of the processor. One component id is one correlator: the traces and
+// the logs pipeline that name it share this value.
+type Config struct {
+	// Window is how long an action waits for the evidence that is expected,
+	// from its first piece on. Default 10s; longer costs memory and delay.
+	Window time.Duration `mapstructure:"window"`
+	// LateWindow is how long after that evidence still amends the record.
+	// Default 10m, because OPA uploads its decisions every 5 to 10 minutes;
+	// costs about 500 bytes for each piece of evidence in that time.
+	LateWindow time.Duration `mapstructure:"late_window"`
+	// Settle is how long a piece waits for others before a record that holds
+	// what is expected leaves. Default 1s, Envoy's flush interval, so that
+	// both sidecars' reports are in the record; with 0 a record leaves at once
+	// and the other report gives an amendment.
+	Settle time.Duration `mapstructure:"settle"`
+	// ClockSkew is how far the clocks of two nodes may be apart. Default 2s;
+	// more makes joins by request id ambiguous more often.
+	ClockSkew time.Duration `mapstructure:"clock_skew"`
+	// MaxPending bounds the pieces that wait for their record. Default 100000.
+	// Beyond it the oldest actions leave early, as partial.
+	MaxPending int `mapstructure:"max_pending"`
+	// MaxPendingBytes bounds the memory of all that is kept, records that
+	// could not be handed on included. Default 256 MiB.
+	MaxPendingBytes int `mapstructure:"max_pending_bytes"`
+	// Expect is what makes a record complete: callee, caller, verdict.
+	// Default [callee]. A decision that the callee's report names by id is
+	// always expected.
+	Expect []string `mapstructure:"expect"`
+	// Cluster is mesh.cluster on records whose evidence names none. Default "".
+	Cluster string `mapstructure:"cluster"`
+	// Redaction extends the allow-list.
+	Redaction RedactionConfig `mapstructure:"redaction"`
+	// RecoverFrom is the sealed log to re-read at start. Default: none.
+	RecoverFrom RecoverConfig `mapstructure:"recover_from"`
+
+	// shared belongs to the faces of this component id, which all get this
+	// same Config.
+	shared *shared
+}
+
+// RedactionConfig extends what is kept of evidence.
+type RedactionConfig struct {
+	// Allow are further attributes to keep: exact names, or prefixes ending in
+	// *. Default none.
+	Allow []string `mapstructure:"allow"`
+	// KeepBody keeps the bodies of logs from sources that are not known.
+	// Default false: a body's SHA-256 takes its place.
+	KeepBody bool `mapstructure:"keep_body"`
+}
+
+// RecoverConfig names a sealed log: the directory and origin of the
+// sealed_log exporter that this processor's pipelines end in.
+type RecoverConfig struct {
+	Directory string `mapstructure:"directory"`
+	Origin    string `mapstructure:"origin"`
+}
+
+func createDefaultConfig() *Config {
+	return &Config{
+		Window:          10 * time.Second,
+		LateWindow:      10 * time.Minute,
+		Settle:          time.Second,
+		ClockSkew:       2 * time.Second,
+		MaxPending:      100_000,
+		MaxPendingBytes: 256 << 20,
+		Expect:          []string{expectCallee},
+		shared:          new(shared),
+	}
+}
+
+// minPendingBytes holds at least a few of the largest pieces.
+const minPendingBytes = 1 << 20
+
+// Validate reports every fault at once.
+func (c *Config) Validate() error {
+	var errs []error
+	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Window <= 0 {
+		fault("`window` must be positive, got %v", c.Window)
+	}
+	if c.LateWindow < 0 {
+		fault("`late_window` must not be negative, got %v", c.LateWindow)
+	}
+	if c.Settle < 0 || c.Settle > max(c.Window, 0) {
+		fault("`settle` must be between 0 and `window`, got %v", c.Settle)
+	}
+	if c.ClockSkew < 0 {
+		fault("`clock_skew` must not be negative, got %v", c.ClockSkew)
+	}
+	if c.MaxPending <= 0 {
+		fault("`max_pending` must be positive, got %d", c.MaxPending)
+	}
+	if c.MaxPendingBytes < minPendingBytes {
+		fault("`max_pending_bytes` must be at least %d, got %d", minPendingBytes, c.MaxPendingBytes)
+	}
+	if len(c.Expect) == 0 {
+		fault("`expect` must name at least one of callee, caller, verdict")
+	}
+	for _, e := range c.Expect {
+		switch e {
+		case expectCallee, expectCaller, expectVerdict:
+		default:
+			fault("`expect` knows callee, caller and verdict, got %q", e)
+		}
+	}
+	for _, a := range c.Redaction.Allow {
+		switch {
+		case a == "" || a == "*":
+			fault("`redaction::allow` must not allow everything, got %q", a)
+		case strings.Contains(strings.TrimSuffix(a, "*"), "*"):
+			fault("`redaction::allow` takes a * only at the end, got %q", a)
+		}
+	}
+	if (c.RecoverFrom.Directory == "") != (c.RecoverFrom.Origin == "") {
+		fault("`recover_from` needs both `directory` and `origin`: those of the sealed_log exporter")
+	}
+	return errors.Join(errs...)
+}
+
+func (c *Config) correlator() correlate.Config {
+	cfg := correlate.Config{
+		Window: c.Window, LateWindow: c.LateWindow, Settle: c.Settle, ClockSkew: c.ClockSkew,
+		MaxPending: c.MaxPending, MaxPendingBytes: c.MaxPendingBytes,
+	}
+	for _, e := range c.Expect {
+		switch e {
+		case expectCallee:
+			cfg.ExpectCallee = true
+		case expectCaller:
+			cfg.ExpectCaller = true
+		case expectVerdict:
+			cfg.ExpectVerdict = true
+		}
+	}
+	return cfg
+}
+
+func (c *Config) redactor() *redact.Redactor {
+	return redact.New(redact.Config{Allow: c.Redaction.Allow, KeepBody: c.Redaction.KeepBody})
+}

@@ -1,0 +1,58 @@
+package meshauditprocessor
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/confmaptest"
+)
+
+func load(t *testing.T, id string) *Config {
+	t.Helper()
+	conf, err := confmaptest.LoadConf(filepath.Join("testdata", "config.yaml"))
+	require.NoError(t, err)
+	sub, err := conf.Sub(id)
+	require.NoError(t, err)
+	cfg := NewFactory().CreateDefaultConfig()
+	require.NoError(t, sub.Unmarshal(cfg))
+	return cfg.(*Config)
+}
+
+func TestConfig(t *testing.T) {
+	def := load(t, "meshaudit")
+	assert.Equal(t, createDefaultConfig(), def)
+	require.NoError(t, confmap.Validate(def))
+
+	all := load(t, "meshaudit/all")
+	require.NoError(t, confmap.Validate(all))
+	assert.Equal(t, &Config{
+		Window: 20 * time.Second, LateWindow: 15 * time.Minute, Settle: 500 * time.Millisecond, ClockSkew: time.Second,
+		MaxPending: 1000, MaxPendingBytes: 64 << 20, Expect: []string{"callee", "caller", "verdict"}, Cluster: "edge-0",
+		Redaction:   RedactionConfig{Allow: []string{"tenant.id", "shop.*"}, KeepBody: true},
+		RecoverFrom: RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"},
+		shared:      new(shared),
+	}, all)
+	c := all.correlator()
+	assert.True(t, c.ExpectCallee && c.ExpectCaller && c.ExpectVerdict)
+}
+
+func TestConfigFaultsAreReportedAtOnce(t *testing.T) {
+	err := confmap.Validate(load(t, "meshaudit/faults"))
+	for _, want := range []string{
+		"`window` must be positive, got 0s", "`late_window` must not be negative, got -1s",
+		"`settle` must be between 0 and `window`, got 2s", "`clock_skew` must not be negative, got -1s",
+		"`max_pending` must be positive, got -1", "`max_pending_bytes` must be at least 1048576, got 1",
+		"`expect` knows callee, caller and verdict, got \"callees\"",
+		"`redaction::allow` must not allow everything, got \"*\"", "`redaction::allow` takes a * only at the end, got \"a*b\"",
+		"`recover_from` needs both `directory` and `origin`",
+	} {
+		assert.ErrorContains(t, err, want)
+	}
+}
+
+var testID = component.MustNewIDWithName("meshaudit", "test")

@@ -1,0 +1,364 @@
+package meshauditprocessor
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/collector/client"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+
+	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
+	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
+	"github.com/meshaudit/meshaudit/internal/evidence/span"
+	"github.com/meshaudit/meshaudit/internal/redact"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadata"
+)
+
+// core is what the faces of one component id share: it redacts and names
+// evidence, and owns the correlator.
+type core struct {
+	cfg        *Config
+	redactor   *redact.Redactor
+	correlator *correlate.Correlator
+	telemetry  *metadata.TelemetryBuilder
+	logger     *zap.Logger
+	wake       chan struct{} // tells the recorder that evidence came
+
+	// recording is true while the logs face runs: only then records have
+	// somewhere to go.
+	recording atomic.Bool
+	permanent atomic.Int64 // records that were refused for good
+
+	scratch sync.Pool // of *[]byte, for digests
+}
+
+func newCore(set component.TelemetrySettings, cfg *Config) (*core, error) {
+	t, err := metadata.NewTelemetryBuilder(set)
+	if err != nil {
+		return nil, err
+	}
+	c := &core{
+		cfg: cfg, redactor: cfg.redactor(), correlator: correlate.New(cfg.correlator()),
+		telemetry: t, logger: set.Logger, wake: make(chan struct{}, 1),
+		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }},
+	}
+	observe := func(register func(metric.Int64Callback) error, value func(correlate.Stats) int64) {
+		if err == nil {
+			err = register(func(_ context.Context, o metric.Int64Observer) error {
+				o.Observe(value(c.correlator.Stats()))
+				return nil
+			})
+		}
+	}
+	observe(t.RegisterMeshauditDuplicatesCallback, func(s correlate.Stats) int64 { return int64(s.Duplicates) })
+	observe(t.RegisterMeshauditForgottenCallback, func(s correlate.Stats) int64 { return int64(s.Forgotten) })
+	observe(t.RegisterMeshauditLeftEarlyCallback, func(s correlate.Stats) int64 { return int64(s.LeftEarly) })
+	observe(t.RegisterMeshauditPendingCallback, func(s correlate.Stats) int64 { return int64(s.Pending) })
+	observe(t.RegisterMeshauditPendingBytesCallback, func(s correlate.Stats) int64 { return int64(s.Bytes) })
+	observe(t.RegisterMeshauditUnjoinedCallback, func(s correlate.Stats) int64 { return int64(s.Unjoined) })
+	observe(t.RegisterMeshauditRecordsDroppedCallback, func(s correlate.Stats) int64 {
+		return int64(s.Dropped) + c.permanent.Load()
+	})
+	if err != nil {
+		t.Shutdown()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *core) close() { c.telemetry.Shutdown() }
+
+// intake is one request on its way: what becomes evidence once the next
+// consumer has accepted it.
+type intake struct {
+	*core
+	reporter *evidence.Reporter // what our own receiver saw of its peer, else nil
+	buf      *[]byte
+	evidence []evidence.Evidence
+	sources  map[evidence.Source]int64
+	redacted int64
+}
+
+func (c *core) intake(ctx context.Context) *intake {
+	in := &intake{core: c, buf: c.scratch.Get().(*[]byte), sources: make(map[evidence.Source]int64, 2)}
+	if r, ok := client.FromContext(ctx).Auth.(evidence.Reporter); ok {
+		in.reporter = &r
+	}
+	return in
+}
+
+// accepted takes the evidence: the next consumer has it. Evidence that was
+// refused must not be correlated; its sender will send it again.
+func (in *intake) accepted(ctx context.Context) {
+	for source, n := range in.sources {
+		in.telemetry.MeshauditEvidence.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(attribute.String("source", string(source)))))
+	}
+	if in.redacted > 0 {
+		in.telemetry.MeshauditRedacted.Add(ctx, in.redacted)
+	}
+	if len(in.evidence) == 0 || !in.recording.Load() {
+		return
+	}
+	in.correlator.Add(time.Now(), in.evidence)
+	select {
+	case in.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (in *intake) done() { in.scratch.Put(in.buf) }
+
+func (in *intake) traces(td ptrace.Traces) {
+	for _, rs := range td.ResourceSpans().All() {
+		n := in.redactor.Resource(rs.Resource())
+		for _, ss := range rs.ScopeSpans().All() {
+			n += in.redactor.Scope(ss.Scope())
+			under := in.under(rs.Resource(), ss.Scope())
+			for _, s := range ss.Spans().All() {
+				stripReporter(s.Attributes())
+				n += in.redactor.Span(s)
+				e, known := readSpan(rs.Resource(), s)
+				e.Digest = in.digest(func(b []byte) []byte { return appendSpan(append(b, under[:]...), s) })
+				in.take(&e, known, s.Attributes(), n)
+				n = 0 // the resource's and scope's count goes to the first span
+			}
+		}
+	}
+}
+
+func (in *intake) logs(ld plog.Logs) {
+	for _, rl := range ld.ResourceLogs().All() {
+		n := in.redactor.Resource(rl.Resource())
+		for _, sl := range rl.ScopeLogs().All() {
+			n += in.redactor.Scope(sl.Scope())
+			under := in.under(rl.Resource(), sl.Scope())
+			for _, lr := range sl.LogRecords().All() {
+				n += in.report(lr.Attributes())
+				n += in.redactor.LogRecord(lr)
+				e, known := readLog(rl.Resource(), lr)
+				body := in.body(lr, known)
+				if m := in.redactor.LogBody(lr, body); m > 0 {
+					n += m
+					if body == redact.LabelBody {
+						e, known = readLog(rl.Resource(), lr) // what is sealed is what counts
+					}
+				}
+				e.Digest = in.digest(func(b []byte) []byte { return appendLog(append(b, under[:]...), lr) })
+				in.take(&e, known, lr.Attributes(), n)
+				n = 0
+			}
+		}
+	}
+}
+
+func (in *intake) body(lr plog.LogRecord, known bool) redact.Body {
+	switch {
+	case lr.EventName() == semconv.EventEvidence || strings.HasPrefix(lr.EventName(), semconv.EventEvidence+"."):
+		if in.reporter != nil {
+			return redact.TrustBody // what our receiver could not decode, redacted there
+		}
+	case known:
+		return redact.LabelBody
+	}
+	return redact.HashBody
+}
+
+// readSpan reads a span as evidence.
+func readSpan(res pcommon.Resource, s ptrace.Span) (evidence.Evidence, bool) {
+	e, ok := span.FromSpan(res, s)
+	if !ok {
+		e = evidence.Evidence{Source: evidence.SourceOpaque}
+	}
+	return e, ok
+}
+
+// readLog reads a log record as evidence: one that our receivers made, or a
+// proxy's. Anything else is opaque.
+func readLog(res pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, bool) {
+	if lr.EventName() == semconv.EventEvidence {
+		if e, ok := otlp.Decode(lr); ok {
+			e.ID = evidence.ID{}
+			return e, true
+		}
+	} else if e, ok := envoy.FromOTLPLog(res, lr); ok {
+		return e, true
+	}
+	return evidence.Evidence{Source: evidence.SourceOpaque}, false
+}
+
+// report makes a record's word about its reporter true: what our own receiver
+// saw, or nothing. Proofs that come over the wire are capped: nobody else
+// verified a certificate for us. It returns how many values it changed.
+func (in *intake) report(m pcommon.Map) int {
+	if in.reporter == nil {
+		return stripReporter(m) + capProofs(m)
+	}
+	r := in.reporter
+	m.PutBool(semconv.EvidenceReporterAuthenticated, r.Authenticated)
+	put(m, semconv.EvidenceReporterSPIFFEID, r.SPIFFEID.String())
+	put(m, semconv.EvidenceReporterCertSHA256, r.CertSHA256)
+	put(m, semconv.EvidenceReporterAddress, r.Address)
+	return 0
+}
+
+func put(m pcommon.Map, name, v string) {
+	if v == "" {
+		m.Remove(name)
+		return
+	}
+	m.PutStr(name, v)
+}
+
+var reporterNames = evidence.Reporter{}.GetAttributeNames()
+
+func stripReporter(m pcommon.Map) int {
+	n := 0
+	for _, name := range reporterNames {
+		if m.Remove(name) {
+			n++
+		}
+	}
+	return n
+}
+
+func capProofs(m pcommon.Map) int {
+	n := 0
+	for _, name := range [...]string{semconv.SourceIdentityProof, semconv.DestinationIdentityProof} {
+		if v, ok := m.Get(name); ok {
+			n += capProof(v)
+		}
+	}
+	claims, ok := m.Get(semconv.EvidenceClaims)
+	if !ok || claims.Type() != pcommon.ValueTypeSlice {
+		return n
+	}
+	for _, claim := range claims.Slice().All() {
+		if claim.Type() == pcommon.ValueTypeMap {
+			if v, ok := claim.Map().Get(semconv.ClaimProof); ok {
+				n += capProof(v)
+			}
+		}
+	}
+	return n
+}
+
+func capProof(v pcommon.Value) int {
+	if p, ok := evidence.ParseProof(v.Str()); ok && p > evidence.ProofMTLSSAN {
+		v.SetStr(evidence.ProofMTLSSAN.String())
+		return 1
+	}
+	return 0
+}
+
+// take names the evidence and remembers it for the correlator.
+func (in *intake) take(e *evidence.Evidence, known bool, m pcommon.Map, redacted int) {
+	if !known {
+		e.Role = evidence.RoleNone
+	}
+	e.ID = evidenceID(e)
+	m.PutStr(semconv.EvidenceID, hex.EncodeToString(e.ID[:]))
+	m.PutStr(semconv.EvidenceSource, string(e.Source))
+	m.PutStr(semconv.EvidenceRole, e.Role.String())
+	if redacted > 0 {
+		in.redacted += int64(redacted)
+		total := int64(redacted)
+		if before, ok := m.Get(semconv.EvidenceRedacted); ok && before.Type() == pcommon.ValueTypeInt && before.Int() > 0 {
+			total += before.Int() // what an earlier hop cut
+		}
+		m.PutInt(semconv.EvidenceRedacted, total)
+	}
+	in.sources[e.Source]++
+	if known && e.Role != evidence.RoleNone {
+		if e.Cluster == "" {
+			e.Cluster = in.cfg.Cluster
+		}
+		in.evidence = append(in.evidence, *e)
+	}
+}
+
+// evidenceID is SHA-256 over the source, its own position and the digest of the
+// content.
+func evidenceID(e *evidence.Evidence) evidence.ID {
+	b := make([]byte, 0, 256)
+	b = redact.AppendString(b, string(e.Source))
+	b = redact.AppendString(b, e.Position)
+	return sha256.Sum256(append(b, e.Digest[:]...))
+}
+
+func (in *intake) digest(appendTo func([]byte) []byte) [32]byte {
+	b := appendTo((*in.buf)[:0])
+	*in.buf = b
+	return sha256.Sum256(b)
+}
+
+// under is a digest of what records are reported under.
+func (in *intake) under(r pcommon.Resource, s pcommon.InstrumentationScope) [32]byte {
+	return in.digest(func(b []byte) []byte {
+		b = redact.AppendMap(b, r.Attributes(), nil)
+		b = redact.AppendString(b, s.Name())
+		b = redact.AppendString(b, s.Version())
+		return redact.AppendMap(b, s.Attributes(), nil)
+	})
+}
+
+// notContent tells the attributes that are written here and so are no part
+// of what the source said.
+func notContent(name string) bool {
+	if !strings.HasPrefix(name, semconv.EvidencePrefix) {
+		return false
+	}
+	switch name {
+	case semconv.EvidenceID, semconv.EvidenceSource, semconv.EvidenceRole, semconv.EvidenceRedacted:
+		return true
+	}
+	return strings.HasPrefix(name, semconv.EvidencePrefix+"reporter.")
+}
+
+// appendSpan appends all of a span that is sealed, in one form.
+func appendSpan(b []byte, s ptrace.Span) []byte {
+	t, id, parent := s.TraceID(), s.SpanID(), s.ParentSpanID()
+	b = append(append(append(b, t[:]...), id[:]...), parent[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(s.StartTimestamp()))
+	b = binary.BigEndian.AppendUint64(b, uint64(s.EndTimestamp()))
+	b = append(b, byte(s.Kind()), byte(s.Status().Code()))
+	b = redact.AppendString(b, s.Name())
+	b = redact.AppendMap(b, s.Attributes(), notContent)
+	for _, e := range s.Events().All() {
+		b = binary.BigEndian.AppendUint64(b, uint64(e.Timestamp()))
+		b = redact.AppendString(b, e.Name())
+		b = redact.AppendMap(b, e.Attributes(), nil)
+	}
+	for _, l := range s.Links().All() {
+		t, id := l.TraceID(), l.SpanID()
+		b = append(append(b, t[:]...), id[:]...)
+	}
+	return b
+}
+
+// appendLog appends all of a log record that is sealed, but when it was
+// observed, in one form.
+func appendLog(b []byte, lr plog.LogRecord) []byte {
+	t, id := lr.TraceID(), lr.SpanID()
+	b = append(append(b, t[:]...), id[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(lr.Timestamp()))
+	b = binary.BigEndian.AppendUint32(b, uint32(lr.SeverityNumber()))
+	b = redact.AppendString(b, lr.SeverityText())
+	b = redact.AppendString(b, lr.EventName())
+	b = redact.AppendMap(b, lr.Attributes(), notContent)
+	return redact.AppendValue(b, lr.Body())
+}

@@ -1,0 +1,6 @@
+// Package meshauditprocessor is the Collector's face of internal/correlate: it
+// redacts and names evidence on its way to the exporter, and derives audit
+// records from what the exporter took.
+package meshauditprocessor
+
+//go:generate go -C ../../internal/tools tool mdatagen ../../processor/meshauditprocessor/metadata.yaml

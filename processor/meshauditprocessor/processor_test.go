@@ -1,0 +1,656 @@
+package meshauditprocessor
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/client"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/processor"
+	"go.opentelemetry.io/collector/processor/processortest"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadata"
+	"github.com/meshaudit/meshaudit/seal"
+)
+
+// sink is a next consumer that can refuse.
+type sink struct {
+	consumertest.LogsSink
+	traces consumertest.TracesSink
+
+	mu     sync.Mutex
+	refuse func(plog.Logs) error // of logs
+	deny   error                 // of traces
+}
+
+func (s *sink) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
+	s.mu.Lock()
+	refuse := s.refuse
+	s.mu.Unlock()
+	if refuse != nil {
+		if err := refuse(ld); err != nil {
+			return err
+		}
+	}
+	return s.LogsSink.ConsumeLogs(ctx, ld)
+}
+
+func (s *sink) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
+	s.mu.Lock()
+	deny := s.deny
+	s.mu.Unlock()
+	if deny != nil {
+		return deny
+	}
+	return s.traces.ConsumeTraces(ctx, td)
+}
+
+func (s *sink) refusing(f func(plog.Logs) error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refuse = f
+}
+
+// records are the audit records that came out, evidence not included.
+func (s *sink) records() []plog.LogRecord  { return s.those(true) }
+func (s *sink) evidence() []plog.LogRecord { return s.those(false) }
+
+func (s *sink) those(records bool) []plog.LogRecord {
+	var out []plog.LogRecord
+	for _, ld := range s.AllLogs() {
+		for _, rl := range ld.ResourceLogs().All() {
+			for _, sl := range rl.ScopeLogs().All() {
+				for _, lr := range sl.LogRecords().All() {
+					if _, wire := lr.Attributes().Get(semconv.EvidenceID); wire != records {
+						out = append(out, lr)
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+type pair struct {
+	sink   *sink
+	cfg    *Config
+	traces processor.Traces
+	logs   processor.Logs
+}
+
+func newPair(t *testing.T, cfg *Config) *pair {
+	t.Helper()
+	p := &pair{sink: new(sink), cfg: cfg}
+	f := NewFactory()
+	set := processortest.NewNopSettings(metadata.Type)
+	set.ID = testID
+	var err error
+	p.traces, err = f.CreateTraces(t.Context(), set, cfg, p.sink)
+	require.NoError(t, err)
+	p.logs, err = f.CreateLogs(t.Context(), set, cfg, p.sink)
+	require.NoError(t, err)
+	return p
+}
+
+func (p *pair) start(t *testing.T) {
+	t.Helper()
+	require.NoError(t, p.traces.Start(t.Context(), componenttest.NewNopHost()))
+	require.NoError(t, p.logs.Start(t.Context(), componenttest.NewNopHost()))
+}
+
+func (p *pair) stop(t *testing.T) {
+	t.Helper()
+	require.NoError(t, p.traces.Shutdown(t.Context()))
+	require.NoError(t, p.logs.Shutdown(t.Context()))
+}
+
+func attr(t *testing.T, lr plog.LogRecord, name string) string {
+	t.Helper()
+	v, ok := lr.Attributes().Get(name)
+	if !ok {
+		return ""
+	}
+	return v.AsString()
+}
+
+// logOf is what one of our receivers makes of evidence.
+func logOf(all ...evidence.Evidence) plog.Logs {
+	ld := plog.NewLogs()
+	sl := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty()
+	for i := range all {
+		otlp.Encode(&all[i], sl.LogRecords().AppendEmpty())
+	}
+	return ld
+}
+
+func mustID(s string) evidence.Identity {
+	return evidence.Identity{ID: spiffeid.RequireFromString(s), Proof: evidence.ProofMTLSSAN, From: "tls.peer.san"}
+}
+
+func calleeReport(position string, change func(*evidence.Evidence)) evidence.Evidence {
+	e := evidence.Evidence{
+		Source: evidence.SourceEnvoyALS, Role: evidence.RoleCallee, Final: true, Position: position,
+		Start: time.Now().UnixNano(), End: time.Now().Add(time.Millisecond).UnixNano(),
+		Method: "GET", Path: "/reviews/0", Status: 200,
+		From: evidence.Party{Identities: []evidence.Identity{mustID("spiffe://example.org/a")}},
+		To:   evidence.Party{Identities: []evidence.Identity{mustID("spiffe://example.org/b")}, Workload: evidence.Workload{Name: "b", Version: "v2"}},
+	}
+	if change != nil {
+		change(&e)
+	}
+	return e
+}
+
+func decisionReport(id string) evidence.Evidence {
+	return evidence.Evidence{
+		Source: evidence.SourceOPA, Role: evidence.RoleDecision, Final: true, Position: id, DecisionID: id,
+		Start:   time.Now().UnixNano(),
+		Verdict: &evidence.Verdict{Engine: "opa", Decision: evidence.Deny, Enforced: true, PolicyID: "mesh/allow", PolicyRevision: "7", DecisionID: id},
+	}
+}
+
+// ours is the context of a receiver of this process.
+func ours(ctx context.Context) context.Context {
+	return client.NewContext(ctx, client.Info{Auth: evidence.Reporter{
+		SPIFFEID: spiffeid.RequireFromString("spiffe://example.org/proxy"), Authenticated: true, Address: "10.0.0.9", CertSHA256: "ab",
+	}})
+}
+
+func TestRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := createDefaultConfig()
+		cfg.Cluster = "edge-0"
+		p := newPair(t, cfg)
+		p.start(t)
+		start := time.Now()
+		require.NoError(t, p.logs.ConsumeLogs(ours(t.Context()), logOf(
+			calleeReport("1", func(e *evidence.Evidence) {
+				e.DecisionID = "d"
+				e.Status = 403
+				e.TLS = evidence.TLS{Known: true, Established: true, Mutual: true, Version: "1.3"}
+			}),
+			decisionReport("d"),
+		)))
+		time.Sleep(2 * time.Second) // in the test's own time
+		rs := p.sink.records()
+		require.Len(t, rs, 1)
+		r := rs[0]
+		assert.Equal(t, semconv.EventRequest, r.EventName())
+		assert.Equal(t, pcommon.NewTimestampFromTime(start), r.Timestamp())
+		assert.NotZero(t, r.ObservedTimestamp())
+		assert.Equal(t, plog.SeverityNumberWarn, r.SeverityNumber())
+		for name, want := range map[string]string{
+			"audit.schema.version": "1", "audit.actor.id": "spiffe://example.org/a", "audit.actor.type": "service",
+			"audit.action": "GET /reviews/0", "audit.outcome": "failure", "audit.target.id": "spiffe://example.org/b",
+			"mesh.source.spiffe.id": "spiffe://example.org/a", "mesh.source.identity.proof": "mtls_san",
+			"mesh.destination.spiffe.id": "spiffe://example.org/b", "mesh.destination.workload.version": "v2",
+			"mesh.duration": "1000000", "http.response.status_code": "403", "tls.protocol.version": "1.3", "mesh.mtls.outcome": "mutual",
+			"mesh.authz.engine": "opa", "mesh.authz.decision": "deny", "mesh.authz.enforced": "true",
+			"mesh.authz.policy.id": "mesh/allow", "mesh.authz.policy.revision": "7", "mesh.authz.decision.id": "d",
+			"security_rule.name": "mesh/allow", "security_rule.version": "7",
+			"mesh.join.method": "decision_id", "mesh.join.confidence": "1", "mesh.join.decision_id": "d",
+			"mesh.evidence.state": "complete", "mesh.cluster": "edge-0", "mesh.conflicts": "",
+		} {
+			assert.Equal(t, want, attr(t, r, name), name)
+		}
+		attestations, _ := r.Attributes().Get(semconv.MeshAttestations)
+		require.Equal(t, 2, attestations.Slice().Len())
+		var cited []string
+		for _, a := range attestations.Slice().All() {
+			id, _ := a.Map().Get("id")
+			digest, _ := a.Map().Get("digest")
+			assert.Len(t, digest.Str(), 64)
+			assert.NotEqual(t, strings.Repeat("0", 64), digest.Str())
+			cited = append(cited, id.Str())
+			who, _ := a.Map().Get("reporter.spiffe.id")
+			assert.Equal(t, "spiffe://example.org/proxy", who.Str())
+		}
+		var sealed []string
+		for _, e := range p.sink.evidence() {
+			sealed = append(sealed, attr(t, e, semconv.EvidenceID))
+			assert.Equal(t, "true", attr(t, e, semconv.EvidenceReporterAuthenticated))
+		}
+		assert.ElementsMatch(t, sealed, cited)
+		p.stop(t)
+		assert.Len(t, p.sink.records(), 1)
+	})
+}
+
+// bookinfo reads the trace as Tempo gives it: another top-level key, and ids in
+// base64.
+func bookinfo(t *testing.T) ptrace.Traces {
+	t.Helper()
+	b, err := os.ReadFile("testdata/bookinfo_trace.json")
+	require.NoError(t, err)
+	var doc map[string]any
+	require.NoError(t, json.Unmarshal(b, &doc))
+	doc["resourceSpans"] = doc["batches"]
+	delete(doc, "batches")
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		case map[string]any:
+			for k, e := range v {
+				if s, ok := e.(string); ok && slices.Contains([]string{"traceId", "spanId", "parentSpanId"}, k) {
+					id, err := base64.StdEncoding.DecodeString(s)
+					require.NoError(t, err)
+					v[k] = hex.EncodeToString(id)
+				} else {
+					walk(e)
+				}
+			}
+		}
+	}
+	walk(doc)
+	b, err = json.Marshal(doc)
+	require.NoError(t, err)
+	td, err := (&ptrace.JSONUnmarshaler{}).UnmarshalTraces(b)
+	require.NoError(t, err)
+	return td
+}
+
+func TestBookinfo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, createDefaultConfig())
+		p.start(t)
+		require.NoError(t, p.traces.ConsumeTraces(t.Context(), bookinfo(t)))
+		time.Sleep(2 * time.Second)
+		p.stop(t)
+
+		var got []string
+		for _, r := range p.sink.records() {
+			attestations, _ := r.Attributes().Get(semconv.MeshAttestations)
+			assert.Equal(t, 2, attestations.Slice().Len())
+			assert.Equal(t, "span", attr(t, r, semconv.JoinMethod))
+			assert.Equal(t, "complete", attr(t, r, semconv.MeshEvidenceState))
+			assert.Equal(t, "3ba55609c3cde49649cd77d1f9dcd936", r.TraceID().String())
+			got = append(got, attr(t, r, semconv.SourcePrefix+semconv.SuffixWorkloadName)+" -> "+
+				attr(t, r, semconv.DestinationPrefix+semconv.SuffixWorkloadName)+" "+attr(t, r, semconv.URLPath)+" "+attr(t, r, semconv.AuditOutcome))
+		}
+		slices.Sort(got)
+		assert.Equal(t, []string{
+			"istio-ingressgateway -> productpage /productpage success",
+			"productpage -> details /details/0 success",
+			"productpage -> reviews /reviews/0 success",
+			"reviews -> ratings /ratings/0 success",
+		}, got)
+	})
+}
+
+func TestRefusedEvidenceIsNotCorrelated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, createDefaultConfig())
+		p.start(t)
+		refused := errors.New("no space")
+		p.sink.refusing(func(plog.Logs) error { return refused })
+		report := calleeReport("1", nil)
+		require.ErrorIs(t, p.logs.ConsumeLogs(t.Context(), logOf(report)), refused)
+		p.sink.deny = refused
+		require.ErrorIs(t, p.traces.ConsumeTraces(t.Context(), bookinfo(t)), refused)
+		p.sink.refusing(nil)
+		time.Sleep(time.Minute)
+		assert.Empty(t, p.sink.AllLogs())
+
+		// The sender sends it again, and once too often.
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(report)))
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(report)))
+		time.Sleep(time.Minute)
+		p.stop(t)
+		assert.Len(t, p.sink.records(), 1)
+		ev := p.sink.evidence()
+		require.Len(t, ev, 2)
+		assert.Equal(t, attr(t, ev[0], semconv.EvidenceID), attr(t, ev[1], semconv.EvidenceID))
+	})
+}
+
+func TestRefusedRecordsAreOfferedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, createDefaultConfig())
+		p.start(t)
+		isRecord := func(ld plog.Logs) bool {
+			return ld.ResourceLogs().At(0).ScopeLogs().At(0).Scope().Name() == scopeName
+		}
+		var offers int
+		p.sink.refusing(func(ld plog.Logs) error {
+			if isRecord(ld) {
+				offers++
+				return errors.New("busy")
+			}
+			return nil
+		})
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(calleeReport("1", nil), calleeReport("2", nil))))
+		time.Sleep(time.Minute)
+		assert.Empty(t, p.sink.records())
+		assert.Greater(t, offers, 5)
+		assert.Less(t, offers, 30, "offers become rare")
+
+		// One of the two is refused for good.
+		p.sink.refusing(func(ld plog.Logs) error {
+			if isRecord(ld) && (ld.LogRecordCount() > 1 || attr(t, ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0), semconv.MeshEvidenceState) == "complete" && offers > 0) {
+				if ld.LogRecordCount() == 1 {
+					offers = 0
+				}
+				return consumererror.NewPermanent(errors.New("too large"))
+			}
+			return nil
+		})
+		time.Sleep(time.Minute)
+		assert.Len(t, p.sink.records(), 1)
+		p.stop(t)
+	})
+}
+
+func TestShutdownFlushes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, createDefaultConfig())
+		p.start(t)
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(calleeReport("1", func(e *evidence.Evidence) { e.DecisionID = "d" }))))
+		require.NoError(t, p.logs.Shutdown(t.Context()))
+		rs := p.sink.records()
+		require.Len(t, rs, 1)
+		assert.Equal(t, "partial", attr(t, rs[0], semconv.MeshEvidenceState))
+		assert.Equal(t, "shutdown", attr(t, rs[0], semconv.MeshEvidenceStateReason))
+
+		// The traces face runs on: evidence is sealed, no record.
+		require.NoError(t, p.traces.ConsumeTraces(t.Context(), bookinfo(t)))
+		assert.Equal(t, 8, p.sink.traces.SpanCount())
+		require.NoError(t, p.traces.Shutdown(t.Context()))
+		assert.Len(t, p.sink.records(), 1)
+		assert.ErrorIs(t, p.traces.ConsumeTraces(t.Context(), bookinfo(t)), errStopped)
+		assert.ErrorIs(t, p.logs.ConsumeLogs(t.Context(), plog.NewLogs()), errStopped)
+	})
+}
+
+func TestPipelines(t *testing.T) {
+	host := componenttest.NewNopHost()
+	set := processortest.NewNopSettings(metadata.Type)
+	set.ID = testID
+	f := NewFactory()
+	t.Run("no logs pipeline", func(t *testing.T) {
+		tr, err := f.CreateTraces(t.Context(), set, createDefaultConfig(), consumertest.NewNop())
+		require.NoError(t, err)
+		assert.ErrorContains(t, tr.Start(t.Context(), host), "add meshaudit/test to the processors of a logs pipeline")
+		require.NoError(t, tr.Shutdown(t.Context()))
+	})
+	t.Run("two logs pipelines", func(t *testing.T) {
+		cfg := createDefaultConfig()
+		a, err := f.CreateLogs(t.Context(), set, cfg, consumertest.NewNop())
+		require.NoError(t, err)
+		b, err := f.CreateLogs(t.Context(), set, cfg, consumertest.NewNop())
+		require.NoError(t, err)
+		require.NoError(t, a.Start(t.Context(), host))
+		assert.ErrorContains(t, b.Start(t.Context(), host), "is in more than one logs pipeline")
+		require.NoError(t, b.Shutdown(t.Context()))
+		require.NoError(t, a.ConsumeLogs(t.Context(), plog.NewLogs()), "the first is not harmed")
+		require.NoError(t, a.Shutdown(t.Context()))
+		require.NoError(t, a.Shutdown(t.Context()), "twice")
+		assert.Nil(t, cfg.shared.core)
+	})
+	t.Run("several traces pipelines, one core", func(t *testing.T) {
+		cfg := createDefaultConfig()
+		p := newPair(t, cfg)
+		other, err := f.CreateTraces(t.Context(), set, cfg, consumertest.NewNop())
+		require.NoError(t, err)
+		p.start(t)
+		require.NoError(t, other.Start(t.Context(), host))
+		assert.Equal(t, 3, cfg.shared.refs)
+		assert.Same(t, p.traces.(*tracesFace).core, other.(*tracesFace).core)
+		assert.Same(t, p.logs.(*logsFace).core, other.(*tracesFace).core)
+		require.NoError(t, other.Shutdown(t.Context()))
+		require.NoError(t, other.Shutdown(t.Context()))
+		assert.Equal(t, 2, cfg.shared.refs)
+		p.stop(t)
+		assert.Nil(t, cfg.shared.core)
+
+		// And once more, as after a reload with the same configuration.
+		p.start(t)
+		p.stop(t)
+	})
+}
+
+func TestTheWireIsNotBelieved(t *testing.T) {
+	forged := func() plog.Logs {
+		e := calleeReport("1", func(e *evidence.Evidence) {
+			e.From.Identities[0].Proof = evidence.ProofSVID
+			e.Reporter = evidence.Reporter{SPIFFEID: spiffeid.RequireFromString("spiffe://example.org/forged"), Authenticated: true, Node: "n"}
+			e.To.AddIdentity(evidence.Identity{ID: spiffeid.RequireFromString("spiffe://example.org/x"), Proof: evidence.ProofSVID})
+		})
+		ld := logOf(e)
+		lr := ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords()
+		lr.At(0).Attributes().PutStr(semconv.EvidenceID, "made up")
+		record := lr.AppendEmpty()
+		record.SetEventName(semconv.EventRequest)
+		record.Attributes().PutStr(semconv.AuditRecordID, strings.Repeat("0", 64))
+		return ld
+	}
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, createDefaultConfig())
+		p.start(t)
+		ctx := client.NewContext(t.Context(), client.Info{Addr: &net.TCPAddr{}})
+		require.NoError(t, p.logs.ConsumeLogs(ctx, forged()))
+		time.Sleep(2 * time.Second)
+		p.stop(t)
+		ev := p.sink.evidence()
+		require.Len(t, ev, 2, "a record from outside is evidence, not a record")
+		assert.Len(t, attr(t, ev[0], semconv.EvidenceID), 64)
+		assert.Equal(t, "mtls_san", attr(t, ev[0], semconv.SourceIdentityProof))
+		assert.NotContains(t, attr(t, ev[0], semconv.EvidenceClaims), "svid")
+		for name := range ev[0].Attributes().All() {
+			assert.False(t, strings.HasPrefix(name, "mesh.evidence.reporter."), name)
+		}
+		assert.Equal(t, "opaque", attr(t, ev[1], semconv.EvidenceSource))
+		rs := p.sink.records()
+		require.Len(t, rs, 1)
+		assert.Equal(t, "mtls_san", attr(t, rs[0], semconv.SourceIdentityProof))
+		assert.NotContains(t, attr(t, rs[0], semconv.MeshAttestations), "forged")
+	})
+}
+
+func TestRedactionInThePipeline(t *testing.T) {
+	const secret = "hunter2hunter2"
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, createDefaultConfig())
+		p.start(t)
+		td := bookinfo(t)
+		for _, rs := range td.ResourceSpans().All() {
+			rs.Resource().Attributes().PutStr("process.command_line", secret)
+			for _, s := range rs.ScopeSpans().At(0).Spans().All() {
+				s.Attributes().PutStr("http.request.header.authorization", secret)
+				s.Attributes().PutStr("http.url", "http://u:"+secret+"@reviews:9080/reviews/0?token="+secret)
+				s.Status().SetMessage(secret)
+			}
+		}
+		require.NoError(t, p.traces.ConsumeTraces(t.Context(), td))
+		ld := logOf(calleeReport("1", nil))
+		lr := ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
+		lr.Body().SetStr(secret)
+		lr.Attributes().PutStr("x", secret)
+		lr.Attributes().PutStr(semconv.URLPath, "/a?"+secret)
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), ld))
+		time.Sleep(2 * time.Second)
+		p.stop(t)
+
+		var out strings.Builder
+		for _, td := range p.sink.traces.AllTraces() {
+			b, err := (&ptrace.ProtoMarshaler{}).MarshalTraces(td)
+			require.NoError(t, err)
+			out.Write(b)
+		}
+		for _, ld := range p.sink.AllLogs() {
+			b, err := (&plog.ProtoMarshaler{}).MarshalLogs(ld)
+			require.NoError(t, err)
+			out.Write(b)
+		}
+		assert.NotContains(t, out.String(), secret)
+		assert.Len(t, p.sink.records(), 5)
+		s := p.sink.traces.AllTraces()[0].ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0)
+		n, ok := s.Attributes().Get(semconv.EvidenceRedacted)
+		require.True(t, ok)
+		assert.Positive(t, n.Int())
+	})
+}
+
+// Two hops: an agent's processor and a gateway's give the same evidence ids.
+func TestEvidenceIDsAreStable(t *testing.T) {
+	ids := func(in ptrace.Traces) (out []string) {
+		for _, rs := range in.ResourceSpans().All() {
+			for _, s := range rs.ScopeSpans().At(0).Spans().All() {
+				v, _ := s.Attributes().Get(semconv.EvidenceID)
+				out = append(out, v.Str())
+			}
+		}
+		return out
+	}
+	c, err := newCore(componenttest.NewNopTelemetrySettings(), createDefaultConfig())
+	require.NoError(t, err)
+	defer c.close()
+	td := bookinfo(t)
+	c.intake(t.Context()).traces(td)
+	first := ids(td)
+	slices.Sort(first)
+	assert.Len(t, slices.Compact(first), 8, "eight spans, eight ids")
+
+	again := ptrace.NewTraces()
+	td.CopyTo(again)
+	in := c.intake(t.Context())
+	in.traces(again)
+	assert.Zero(t, in.redacted)
+	second := ids(again)
+	slices.Sort(second)
+	assert.Equal(t, first, second)
+
+	fresh := bookinfo(t)
+	fresh.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).SetEndTimestamp(1)
+	c.intake(t.Context()).traces(fresh)
+	third := ids(fresh)
+	slices.Sort(third)
+	assert.NotEqual(t, first, third)
+}
+
+func TestRecovery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		before := newPair(t, createDefaultConfig())
+		before.start(t)
+		require.NoError(t, before.logs.ConsumeLogs(t.Context(), logOf(calleeReport("left", nil))))
+		time.Sleep(2 * time.Second)
+		require.Len(t, before.sink.records(), 1)
+		require.NoError(t, before.logs.ConsumeLogs(t.Context(), logOf(calleeReport("waiting", func(e *evidence.Evidence) { e.DecisionID = "d" }))))
+		require.NoError(t, before.traces.ConsumeTraces(t.Context(), bookinfo(t)))
+		// Here it crashes: what was sealed is what the sink has now.
+		sealedLogs, sealedTraces := slices.Clone(before.sink.AllLogs()), slices.Clone(before.sink.traces.AllTraces())
+		before.stop(t)
+
+		cfg := createDefaultConfig()
+		cfg.RecoverFrom = RecoverConfig{Directory: "store", Origin: "o"}
+		after := newPair(t, cfg)
+		after.logs.(*logsFace).replay = func(_ context.Context, dir, origin string, window time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
+			assert.Equal(t, []any{"store", "o", 2 * cfg.Window}, []any{dir, origin, window})
+			for _, ld := range sealedLogs {
+				b, err := (&plog.ProtoMarshaler{}).MarshalLogs(ld)
+				require.NoError(t, err)
+				require.NoError(t, fn(seal.SignalLogs, time.Now(), b))
+			}
+			for _, td := range sealedTraces {
+				b, err := (&ptrace.ProtoMarshaler{}).MarshalTraces(td)
+				require.NoError(t, err)
+				require.NoError(t, fn(seal.SignalTraces, time.Now(), b))
+			}
+			return fn(seal.SignalMetrics, time.Now(), nil)
+		}
+		after.start(t)
+		// The decision comes after the restart; the sender repeats the report.
+		require.NoError(t, after.logs.ConsumeLogs(t.Context(), logOf(decisionReport("d"), calleeReport("left", func(e *evidence.Evidence) {
+			e.Start -= int64(2 * time.Second)
+			e.End -= int64(2 * time.Second)
+		}))))
+		time.Sleep(20 * time.Second)
+		after.stop(t)
+		rs := after.sink.records()
+		require.Len(t, rs, 5, "four hops and the waiting one; what has left does not come again")
+		for _, r := range rs {
+			assert.Equal(t, semconv.EventRequest, r.EventName())
+			assert.Equal(t, "complete", attr(t, r, semconv.MeshEvidenceState))
+			if attr(t, r, semconv.AuthzDecision) != "" {
+				assert.Equal(t, "decision_id", attr(t, r, semconv.JoinMethod))
+			}
+		}
+	})
+}
+
+func TestRecoveryFromADamagedLogDoesNotStopSealing(t *testing.T) {
+	cfg := createDefaultConfig()
+	cfg.RecoverFrom = RecoverConfig{Directory: "store", Origin: "o"}
+	p := newPair(t, cfg)
+	p.logs.(*logsFace).replay = func(_ context.Context, _, _ string, _ time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
+		return fn(seal.SignalLogs, time.Now(), []byte("no protobuf"))
+	}
+	p.start(t)
+	require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(calleeReport("1", nil))))
+	p.stop(t)
+	assert.Len(t, p.sink.records(), 1)
+}
+
+func TestCreatingHasNoSideEffects(t *testing.T) {
+	cfg := createDefaultConfig()
+	newPair(t, cfg)
+	assert.Nil(t, cfg.shared.core)
+	var _ component.Config = cfg
+}
+
+func BenchmarkTraces(b *testing.B) {
+	cfg := createDefaultConfig()
+	c, err := newCore(componenttest.NewNopTelemetrySettings(), cfg)
+	require.NoError(b, err)
+	defer c.close()
+	template := ptrace.NewTraces()
+	ss := template.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty()
+	for i := range 1000 {
+		s := ss.Spans().AppendEmpty()
+		s.SetTraceID([16]byte{1, byte(i), byte(i >> 8)})
+		s.SetSpanID([8]byte{1, byte(i), byte(i >> 8)})
+		s.SetKind(ptrace.SpanKindServer)
+		for k, v := range map[string]string{
+			"http.request.method": "GET", "url.path": "/reviews/0", "component": "proxy", "guid:x-request-id": "e4e8c177-3962-9359-945e-61e7175cd867",
+			"node_id": "sidecar~10.244.0.25~productpage-v1.bookinfo~bookinfo.svc.cluster.local", "peer.address": "10.244.0.25",
+			"istio.canonical_service": "reviews", "http.status_code": "200", "user_agent": "curl", "response_size": "123",
+		} {
+			s.Attributes().PutStr(k, v)
+		}
+	}
+	td := ptrace.NewTraces()
+	b.ReportAllocs()
+	for b.Loop() {
+		template.CopyTo(td)
+		in := c.intake(context.Background())
+		in.traces(td)
+		in.done()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/span")
+}

@@ -1,0 +1,144 @@
+package meshauditprocessor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+
+	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+const (
+	tick        = 100 * time.Millisecond // how late a record may leave
+	longestWait = 5 * time.Second        // between offers of refused records
+	batchSize   = 500                    // records in one request
+)
+
+// recorder moves the correlator's clock and hands its records to the logs
+// pipeline. It is one goroutine.
+type recorder struct {
+	*core
+	next   consumer.Logs
+	ctx    context.Context // ends when the recorder is stopped
+	cancel context.CancelFunc
+	ended  chan struct{}
+}
+
+func newRecorder(c *core, next consumer.Logs) *recorder {
+	r := &recorder{core: c, next: next, ended: make(chan struct{})}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	return r
+}
+
+func (r *recorder) start() { go r.run() }
+
+func (r *recorder) run() {
+	defer close(r.ended)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	var refusedUntil time.Time
+	wait := tick
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case <-r.wake:
+		case <-ticker.C:
+		}
+		now := time.Now()
+		r.correlator.Advance(now)
+		if now.Before(refusedUntil) {
+			continue
+		}
+		if err := r.deliver(r.ctx); err != nil {
+			if r.ctx.Err() == nil && wait == tick {
+				r.logger.Warn("the logs pipeline refuses records; they are kept and offered again", zap.Error(err))
+			}
+			wait = min(2*wait, longestWait)
+			refusedUntil = now.Add(wait)
+			continue
+		}
+		wait, refusedUntil = tick, time.Time{}
+	}
+}
+
+// stop lets all records leave and hands them on, as long as ctx allows.
+func (r *recorder) stop(ctx context.Context) error {
+	r.cancel()
+	<-r.ended
+	r.correlator.Flush()
+	for wait := tick; ; wait = min(2*wait, longestWait) {
+		err := r.deliver(ctx)
+		if err == nil {
+			return nil
+		}
+		if _, bounded := ctx.Deadline(); !bounded && wait >= longestWait {
+			return fmt.Errorf("records are left over, recover_from brings them back: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("records are left over, recover_from brings them back: %w", errors.Join(err, ctx.Err()))
+		case <-time.After(wait):
+		}
+	}
+}
+
+// deliver hands over what is ready. What the next consumer will never take is
+// dropped, alone; its evidence is sealed.
+func (r *recorder) deliver(ctx context.Context) error {
+	_, err := r.correlator.Deliver(batchSize, func(batch []*correlate.Record) error {
+		return r.send(ctx, batch)
+	})
+	return err
+}
+
+func (r *recorder) send(ctx context.Context, batch []*correlate.Record) error {
+	err := r.next.ConsumeLogs(ctx, recordsToLogs(batch, time.Now(), r.cfg.Cluster))
+	switch {
+	case err == nil:
+		r.count(ctx, batch)
+		return nil
+	case !consumererror.IsPermanent(err):
+		r.telemetry.MeshauditRecordsRefused.Add(ctx, 1)
+		return err
+	case len(batch) == 1:
+		r.permanent.Add(1)
+		r.logger.Error("a record was refused for good and is dropped; its evidence is sealed", zap.Error(err))
+		return nil
+	}
+	// One of them is at fault. A retryable refusal of a later one offers the
+	// earlier ones again; records have ids.
+	for i := range batch {
+		if err := r.send(ctx, batch[i:i+1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *recorder) count(ctx context.Context, batch []*correlate.Record) {
+	type kind struct{ event, state, join string }
+	counts := make(map[kind]int64)
+	amendments := int64(0)
+	for _, rec := range batch {
+		counts[kind{rec.EventName, rec.State.String(), rec.Join.Method.String()}]++
+		if rec.EventName == semconv.EventAmendment {
+			amendments++
+		}
+	}
+	for k, n := range counts {
+		r.telemetry.MeshauditRecords.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(
+			attribute.String("event", k.event), attribute.String("state", k.state), attribute.String("join", k.join))))
+	}
+	if amendments > 0 {
+		r.telemetry.MeshauditAmendments.Add(ctx, amendments)
+	}
+}

@@ -1,0 +1,293 @@
+package meshauditprocessor
+
+import (
+	"strconv"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+
+	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+// Keys of the maps in mesh.attestations that recovery reads back.
+const (
+	attestationID   = "id"
+	attestationRole = "role"
+)
+
+const scopeName = "github.com/meshaudit/meshaudit/processor/meshauditprocessor"
+
+// recordsToLogs writes records as log records, by docs/audit-record.md.
+func recordsToLogs(batch []*correlate.Record, observed time.Time, cluster string) plog.Logs {
+	ld := plog.NewLogs()
+	rl := ld.ResourceLogs().AppendEmpty()
+	rl.Resource().Attributes().PutStr("service.name", "meshaudit")
+	sl := rl.ScopeLogs().AppendEmpty()
+	sl.Scope().SetName(scopeName)
+	sl.LogRecords().EnsureCapacity(len(batch))
+	for _, r := range batch {
+		lr := sl.LogRecords().AppendEmpty()
+		lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(observed))
+		writeRecord(r, lr, cluster)
+	}
+	return ld
+}
+
+// writer puts only what is stated.
+type writer struct{ pcommon.Map }
+
+func (w writer) str(name, v string) {
+	if v != "" {
+		w.PutStr(name, v)
+	}
+}
+
+func (w writer) num(name string, v int64) {
+	if v != 0 {
+		w.PutInt(name, v)
+	}
+}
+
+func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
+	lr.SetEventName(r.EventName)
+	lr.SetTimestamp(pcommon.Timestamp(r.Start))
+	lr.SetTraceID(pcommon.TraceID(r.TraceID))
+	lr.SetSpanID(pcommon.SpanID(r.SpanID))
+	severity(r, lr)
+
+	w := writer{lr.Attributes()}
+	w.EnsureCapacity(64)
+	w.PutStr(semconv.AuditRecordID, r.ID.String())
+	w.PutInt(semconv.AuditSchemaVersion, semconv.SchemaVersion)
+	if r.Amends != (correlate.RecordID{}) {
+		w.PutStr(semconv.MeshAmends, r.Amends.String())
+	}
+	writeActor(w, r)
+	w.PutStr(semconv.AuditOutcome, r.Outcome.String())
+	w.num(semconv.MeshDuration, r.End-r.Start)
+
+	w.str(semconv.HTTPRequestMethod, r.Method)
+	w.str(semconv.URLPath, r.Path)
+	w.str(semconv.HTTPRoute, r.Route)
+	w.str(semconv.RPCSystem, r.RPCSystem)
+	w.str(semconv.RPCService, r.RPCService)
+	w.str(semconv.RPCMethod, r.RPCMethod)
+	w.num(semconv.HTTPResponseStatusCode, int64(r.Status))
+	if n, err := strconv.ParseInt(r.GRPCStatus, 10, 64); err == nil {
+		w.PutInt(semconv.RPCGRPCStatusCode, n)
+	}
+	w.num(semconv.HTTPRequestResendCount, int64(r.ResendCount))
+	if name, version, ok := protocol(r.Protocol); ok {
+		w.PutStr(semconv.NetworkProtocolName, name)
+		w.str(semconv.NetworkProtocolVersion, version)
+	}
+
+	writeParty(w, &r.Source, semconv.SourcePrefix)
+	writeParty(w, &r.Destination, semconv.DestinationPrefix)
+	w.str(semconv.ClientAddress, r.Source.Address)
+	w.num(semconv.ClientPort, int64(r.Source.Port))
+	w.str(semconv.ServerAddress, first(r.Destination.Address, r.Host))
+	w.num(semconv.ServerPort, int64(r.Destination.Port))
+	if r.Source.Address != "" || r.Destination.Address != "" {
+		w.PutStr(semconv.NetworkTransport, "tcp")
+	}
+	w.str(semconv.MeshCluster, first(r.Cluster, cluster))
+
+	writeTLS(w, &r.TLS)
+	if r.Verdict != nil {
+		writeVerdict(w, r.Verdict)
+	}
+	w.PutStr(semconv.JoinMethod, r.Join.Method.String())
+	w.PutDouble(semconv.JoinConfidence, r.Join.Confidence)
+	w.str(semconv.JoinRequestID, r.Join.RequestID)
+	w.str(semconv.JoinStreamID, r.Join.StreamID)
+	w.str(semconv.JoinDecisionID, r.Join.DecisionID)
+	w.PutStr(semconv.MeshEvidenceState, r.State.String())
+	w.str(semconv.MeshEvidenceStateReason, r.Reason)
+	writeHops(w, r.Hops)
+	writeAttestations(w, r.Attestations)
+	writeConflicts(w, r.Conflicts)
+}
+
+// severity: what someone may want to look at is a warning.
+func severity(r *correlate.Record, lr plog.LogRecord) {
+	denied := r.Verdict != nil && (r.Verdict.Decision == evidence.Deny || r.Verdict.Decision == evidence.Error)
+	if denied || len(r.Conflicts) > 0 || r.State == correlate.Ambiguous {
+		lr.SetSeverityNumber(plog.SeverityNumberWarn)
+		lr.SetSeverityText("WARN")
+		return
+	}
+	lr.SetSeverityNumber(plog.SeverityNumberInfo)
+	lr.SetSeverityText("INFO")
+}
+
+func writeActor(w writer, r *correlate.Record) {
+	w.str(semconv.UserID, r.User)
+	switch {
+	case r.User != "":
+		w.PutStr(semconv.AuditActorID, r.User)
+		w.PutStr(semconv.AuditActorType, "user")
+	case !r.Source.ID.IsZero():
+		w.PutStr(semconv.AuditActorID, r.Source.ID.String())
+		w.PutStr(semconv.AuditActorType, "service")
+	case r.Source.Workload.Name != "":
+		w.PutStr(semconv.AuditActorID, qualified(r.Source.Workload))
+		w.PutStr(semconv.AuditActorType, "service")
+	}
+	switch {
+	case r.Method != "":
+		w.PutStr(semconv.AuditAction, joined(r.Method, first(r.Route, r.Path)))
+	case r.RPCMethod != "":
+		w.PutStr(semconv.AuditAction, joined(r.RPCService, r.RPCMethod))
+	}
+	if target := first(r.Destination.ID.String(), qualified(r.Destination.Workload), r.Host, r.Destination.Address); target != "" {
+		w.PutStr(semconv.AuditTargetID, target)
+		w.PutStr(semconv.AuditTargetType, "service")
+	}
+}
+
+func qualified(wl evidence.Workload) string {
+	if wl.Name == "" || wl.Namespace == "" {
+		return wl.Name
+	}
+	return wl.Namespace + "/" + wl.Name
+}
+
+func joined(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + " " + b
+}
+
+func first(s ...string) string {
+	for _, v := range s {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// protocol splits Envoy's HTTP/1.1.
+func protocol(s string) (name, version string, ok bool) {
+	const http = "HTTP/"
+	if len(s) > len(http) && s[:len(http)] == http {
+		return "http", s[len(http):], true
+	}
+	return s, "", s != ""
+}
+
+func writeParty(w writer, p *correlate.Party, prefix string) {
+	w.str(prefix+semconv.SuffixSPIFFEID, p.ID.String())
+	w.PutStr(prefix+semconv.SuffixIdentityProof, p.Proof.String())
+	w.str(prefix+semconv.SuffixIdentityFrom, p.From)
+	w.str(prefix+semconv.SuffixWorkloadName, p.Workload.Name)
+	w.str(prefix+semconv.SuffixWorkloadNamespace, p.Workload.Namespace)
+	w.str(prefix+semconv.SuffixWorkloadKind, p.Workload.Kind)
+	w.str(prefix+semconv.SuffixWorkloadVersion, p.Workload.Version)
+	w.str(prefix+semconv.SuffixWorkloadRevision, p.Workload.Revision)
+	w.str(prefix+semconv.SuffixPodName, p.Workload.PodName)
+	w.str(prefix+semconv.SuffixPodUID, p.Workload.PodUID)
+	w.str(prefix+semconv.SuffixNode, p.Workload.Node)
+	w.str(prefix+semconv.SuffixImageDigest, p.Workload.ImageDigest)
+}
+
+func writeTLS(w writer, t *evidence.TLS) {
+	if !t.Known {
+		return
+	}
+	w.PutBool(semconv.TLSEstablished, t.Established)
+	w.str(semconv.TLSProtocolVersion, t.Version)
+	w.str(semconv.TLSCipher, t.Cipher)
+	w.str(semconv.TLSClientHashSHA256, t.ClientSHA256)
+	w.num(semconv.TLSClientNotAfter, t.ClientNotAfter)
+	w.str(semconv.MTLSFailureReason, t.FailureReason)
+	switch {
+	case t.FailureReason != "":
+		w.PutStr(semconv.MTLSOutcome, semconv.MTLSFailed)
+	case t.Mutual:
+		w.PutStr(semconv.MTLSOutcome, semconv.MTLSMutual)
+	case t.Established:
+		w.PutStr(semconv.MTLSOutcome, semconv.MTLSServerOnly)
+	default:
+		w.PutStr(semconv.MTLSOutcome, semconv.MTLSPlaintext)
+	}
+}
+
+func writeVerdict(w writer, v *evidence.Verdict) {
+	w.str(semconv.AuthzEngine, v.Engine)
+	w.str(semconv.AuthzDecision, string(v.Decision))
+	w.PutBool(semconv.AuthzEnforced, v.Enforced)
+	if v.DefaultDeny {
+		w.PutBool(semconv.AuthzDefaultDeny, true)
+	}
+	w.str(semconv.AuthzReason, v.Reason)
+	w.str(semconv.AuthzPolicyID, v.PolicyID)
+	w.str(semconv.AuthzPolicyNamespace, v.PolicyNamespace)
+	w.str(semconv.AuthzPolicyRevision, v.PolicyRevision)
+	w.str(semconv.AuthzDecisionID, v.DecisionID)
+	w.str(semconv.SecurityRuleName, v.PolicyID)
+	w.str(semconv.SecurityRuleVersion, v.PolicyRevision)
+}
+
+func writeHops(w writer, hops []correlate.Hop) {
+	list := w.PutEmptySlice(semconv.MeshHops)
+	list.EnsureCapacity(len(hops))
+	for _, h := range hops {
+		m := writer{list.AppendEmpty().SetEmptyMap()}
+		m.str("spiffe.id", h.ID.String())
+		m.PutStr("role", h.Role)
+		m.str("node", h.Node)
+		m.str("stream_id", h.StreamID)
+	}
+}
+
+func writeAttestations(w writer, all []correlate.Attestation) {
+	list := w.PutEmptySlice(semconv.MeshAttestations)
+	list.EnsureCapacity(len(all))
+	for i := range all {
+		a := &all[i]
+		m := writer{list.AppendEmpty().SetEmptyMap()}
+		m.EnsureCapacity(12)
+		m.PutStr(attestationID, a.ID.String())
+		m.PutStr("digest", evidence.ID(a.Digest).String())
+		m.PutStr("source", string(a.Source))
+		m.PutStr(attestationRole, a.Role.String())
+		m.PutInt("time", a.Time)
+		m.PutStr("join", a.Joined.String())
+		if !a.Final {
+			m.PutBool("final", false)
+		}
+		m.PutBool("reporter.authenticated", a.Reporter.Authenticated)
+		m.str("reporter.spiffe.id", a.Reporter.SPIFFEID.String())
+		m.str("reporter.cert.sha256", a.Reporter.CertSHA256)
+		m.str("reporter.address", a.Reporter.Address)
+		m.str("reporter.node", a.Reporter.Node)
+	}
+}
+
+func writeConflicts(w writer, all []correlate.Conflict) {
+	if len(all) == 0 {
+		return
+	}
+	list := w.PutEmptySlice(semconv.MeshConflicts)
+	list.EnsureCapacity(len(all))
+	for _, c := range all {
+		m := writer{list.AppendEmpty().SetEmptyMap()}
+		m.PutStr("field", c.Field)
+		m.str("kept", c.Kept)
+		m.str("other", c.Other)
+		if c.KeptProof != evidence.ProofNone {
+			m.PutStr("kept.proof", c.KeptProof.String())
+		}
+		if c.OtherProof != evidence.ProofNone {
+			m.PutStr("other.proof", c.OtherProof.String())
+		}
+		m.str("from", c.From)
+		m.PutStr("evidence.id", c.Evidence.String())
+	}
+}

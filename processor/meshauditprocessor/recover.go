@@ -1,0 +1,137 @@
+package meshauditprocessor
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/seal"
+)
+
+// recover re-reads the evidence that was sealed in the last windows before a
+// restart, and which records are out already. It returns how much evidence it
+// found. Twice the window: a piece waits at most one, and its record needs time
+// to be sealed.
+func (c *core) recover(ctx context.Context, replay replayFunc) (int, error) {
+	now := time.Now()
+	c.correlator.BeginRecovery()
+	defer func() { c.correlator.EndRecovery(now) }()
+	n := 0
+	err := replay(ctx, c.cfg.RecoverFrom.Directory, c.cfg.RecoverFrom.Origin, 2*c.cfg.Window,
+		func(sig seal.Signal, sealedAt time.Time, message []byte) error {
+			in := c.intake(ctx)
+			defer in.done()
+			switch sig {
+			case seal.SignalLogs:
+				ld, err := (&plog.ProtoUnmarshaler{}).UnmarshalLogs(message)
+				if err != nil {
+					return fmt.Errorf("logs sealed at %s: %w", sealedAt.UTC().Format(time.RFC3339), err)
+				}
+				in.recoverLogs(ld)
+			case seal.SignalTraces:
+				td, err := (&ptrace.ProtoUnmarshaler{}).UnmarshalTraces(message)
+				if err != nil {
+					return fmt.Errorf("traces sealed at %s: %w", sealedAt.UTC().Format(time.RFC3339), err)
+				}
+				in.recoverTraces(td)
+			}
+			c.correlator.Add(now, in.evidence)
+			n += len(in.evidence)
+			return nil
+		})
+	return n, err
+}
+
+func (in *intake) recoverTraces(td ptrace.Traces) {
+	for _, rs := range td.ResourceSpans().All() {
+		for _, ss := range rs.ScopeSpans().All() {
+			under := in.under(rs.Resource(), ss.Scope())
+			for _, s := range ss.Spans().All() {
+				e, known := readSpan(rs.Resource(), s)
+				e.Digest = in.digest(func(b []byte) []byte { return appendSpan(append(b, under[:]...), s) })
+				in.recovered(&e, known, s.Attributes())
+			}
+		}
+	}
+}
+
+func (in *intake) recoverLogs(ld plog.Logs) {
+	for _, rl := range ld.ResourceLogs().All() {
+		for _, sl := range rl.ScopeLogs().All() {
+			under := in.under(rl.Resource(), sl.Scope())
+			for _, lr := range sl.LogRecords().All() {
+				if in.recoverRecord(lr) {
+					continue
+				}
+				e, known := readLog(rl.Resource(), lr)
+				e.Digest = in.digest(func(b []byte) []byte { return appendLog(append(b, under[:]...), lr) })
+				in.recovered(&e, known, lr.Attributes())
+			}
+		}
+	}
+}
+
+// recovered takes evidence that this processor named before the restart.
+func (in *intake) recovered(e *evidence.Evidence, known bool, m pcommon.Map) {
+	v, ok := m.Get(semconv.EvidenceID)
+	if !known || !ok || e.Role == evidence.RoleNone || !fromHex(e.ID[:], v.Str()) {
+		return
+	}
+	if e.Cluster == "" {
+		e.Cluster = in.cfg.Cluster
+	}
+	in.evidence = append(in.evidence, *e)
+}
+
+// recoverRecord tells the correlator of a record that is out. Only what has no
+// evidence id is one: a record that came over the wire is evidence.
+func (in *intake) recoverRecord(lr plog.LogRecord) bool {
+	m := lr.Attributes()
+	v, ok := m.Get(semconv.AuditRecordID)
+	if _, wire := m.Get(semconv.EvidenceID); !ok || wire {
+		return false
+	}
+	var id correlate.RecordID
+	if amends, ok := m.Get(semconv.MeshAmends); ok {
+		v = amends
+	}
+	list, ok := m.Get(semconv.MeshAttestations)
+	if !fromHex(id[:], v.Str()) || !ok || list.Type() != pcommon.ValueTypeSlice {
+		return true
+	}
+	var cites []evidence.ID
+	callee := false
+	for _, item := range list.Slice().All() {
+		if item.Type() != pcommon.ValueTypeMap {
+			continue
+		}
+		var cited evidence.ID
+		if v, ok := item.Map().Get(attestationID); ok && fromHex(cited[:], v.Str()) {
+			cites = append(cites, cited)
+		}
+		if v, ok := item.Map().Get(attestationRole); ok && v.Str() == evidence.RoleCallee.String() {
+			callee = true
+		}
+	}
+	// The evidence that it cites was sealed before it.
+	in.correlator.Add(time.Now(), in.evidence)
+	in.evidence = in.evidence[:0]
+	in.correlator.Recover(id, callee, cites)
+	return true
+}
+
+func fromHex(dst []byte, s string) bool {
+	if len(s) != hex.EncodedLen(len(dst)) {
+		return false
+	}
+	_, err := hex.Decode(dst, []byte(s))
+	return err == nil
+}
