@@ -1,0 +1,427 @@
+package opa
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+)
+
+// inputs are the corpus's CheckRequest inputs, each made an event.
+func inputs(tb testing.TB) []string {
+	tb.Helper()
+	f, err := os.Open("testdata/check_requests.jsonl")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer f.Close()
+	var events []string
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		events = append(events, fmt.Sprintf(
+			`{"decision_id":"d-%d","path":"envoy/authz/allow","timestamp":"2026-11-23T00:10:13.341841857Z","result":true,"input":%s}`,
+			len(events), lines.Text()))
+	}
+	if len(events) < 30 {
+		tb.Fatalf("%d inputs in the corpus", len(events))
+	}
+	return events
+}
+
+// all reads an upload: events and the error that ended it, nil for io.EOF.
+func all(r io.Reader, maxBytes int) (events []string, errs []error) {
+	reader := NewReader(r, maxBytes)
+	for {
+		event, err := reader.Next()
+		if err == io.EOF {
+			return events, errs
+		}
+		events = append(events, string(event))
+		errs = append(errs, err)
+		if len(errs) > 10000 {
+			panic("it does not end")
+		}
+	}
+}
+
+func TestCorpus(t *testing.T) {
+	upload := "[" + strings.Join(inputs(t), ",\n") + "]"
+	events, errs := all(strings.NewReader(upload), DefaultMaxEventBytes)
+	if len(events) != len(inputs(t)) {
+		t.Fatalf("%d events of %d", len(events), len(inputs(t)))
+	}
+	var got strings.Builder
+	for i, event := range events {
+		if errs[i] != nil {
+			t.Fatal(errs[i])
+		}
+		e, err := Decode([]byte(event))
+		if err != nil {
+			t.Fatalf("%s: %v", event, err)
+		}
+		evidencetest.RoundTrip(t, &e)
+		got.WriteString(evidencetest.Render(&e))
+	}
+	for _, secret := range []string{"cGFzc3dvcmQ", "firstname", "a=1"} {
+		if strings.Contains(got.String(), secret) {
+			t.Errorf("%q of the input is kept", secret)
+		}
+	}
+	evidencetest.Golden(t, "testdata/check_requests.golden", got.String())
+}
+
+func TestSample(t *testing.T) {
+	upload, err := os.Open("testdata/decision-log-sample.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer upload.Close()
+	events, errs := all(upload, DefaultMaxEventBytes)
+	if len(events) != 1 || errs[0] != nil {
+		t.Fatalf("%d events, %v", len(events), errs)
+	}
+	e, err := Decode([]byte(events[0]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	evidencetest.Golden(t, "testdata/decision-log-sample.golden", evidencetest.Render(&e))
+}
+
+func token(claims string) string {
+	b64 := base64.RawURLEncoding.EncodeToString
+	return "Bearer " + b64([]byte(`{"alg":"none"}`)) + "." + b64([]byte(claims)) + ".SECRET"
+}
+
+func TestDecode(t *testing.T) {
+	read := func(t *testing.T, fields string) evidence.Evidence {
+		t.Helper()
+		e, err := Decode([]byte(`{"decision_id":"d",` + fields + `}`))
+		if err != nil {
+			t.Fatalf("%s: %v", fields, err)
+		}
+		evidencetest.RoundTrip(t, &e)
+		if got := evidencetest.Render(&e); strings.Contains(got, "SECRET") {
+			t.Errorf("%s: a secret is kept:\n%s", fields, got)
+		}
+		return e
+	}
+	for fields, want := range map[string]evidence.Verdict{
+		`"result":true`:           {Decision: evidence.Allow},
+		`"result":false`:          {Decision: evidence.Deny},
+		`"result":"true"`:         {Decision: evidence.Allow},
+		`"result":{"allow":true}`: {Decision: evidence.Allow},
+		`"result":{"allowed":false,"http_status":403,"reason":"no"}`: {Decision: evidence.Deny, Reason: "no"},
+		`"result":{"allow":true,"allowed":false}`:                    {Decision: evidence.Deny},
+		`"result":{"allow":true,"deny":["too late"]}`:                {Decision: evidence.Deny, Reason: "too late"},
+		`"result":{"deny":[{"msg":"x"}]}`:                            {Decision: evidence.Deny, Reason: "…"},
+		`"result":{"deny":[]}`:                                       {Decision: evidence.Allow},
+		`"result":{"deny":true}`:                                     {Decision: evidence.Deny},
+		`"result":{"roles":["a"]}`:                                   {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		`"result":42`:                                                {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		`"labels":{}`:                                                {Decision: evidence.NotEvaluated, Reason: "the result is undefined"},
+		`"erased":["/result"]`:                                       {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
+		`"result":true,"error":{"code":"eval_internal_error","message":"boom"}`: {Decision: evidence.Error, Reason: "eval_internal_error: boom"},
+		`"error":null,"result":true`: {Decision: evidence.Allow},
+		`"result":true,"path":"mesh/authz","bundles":{"b":{"revision":"git-1"}}`:     {Decision: evidence.Allow, PolicyID: "mesh/authz", PolicyRevision: "git-1"},
+		`"result":true,"bundles":{"b":{"revision":"2"},"a":{"revision":"1"},"c":{}}`: {Decision: evidence.Allow, PolicyRevision: "a=1,b=2"},
+		`"result":true,"revision":"W3s","query":"data.x = true"`:                     {Decision: evidence.Allow, PolicyRevision: "W3s", PolicyID: "data.x = true"},
+	} {
+		want.Engine, want.Enforced, want.DecisionID = Engine, true, "d"
+		if got := read(t, fields); got.Verdict == nil || *got.Verdict != want {
+			t.Errorf("%s: %+v, want %+v", fields, got.Verdict, want)
+		}
+	}
+
+	t.Run("batch", func(t *testing.T) {
+		if e := read(t, `"batch_decision_id":"b","result":true`); e.Position != "b/d" || e.DecisionID != "d" {
+			t.Errorf("position %q, decision %q", e.Position, e.DecisionID)
+		}
+	})
+	t.Run("two wire shapes", func(t *testing.T) {
+		v2 := read(t, `"input":{"version":"v2","attributes":{"request":{"time":"2026-11-23T00:00:00.5Z","http":{"id":13359530607844510314}},
+			"source":{"address":{"Address":{"SocketAddress":{"address":"192.0.2.1","PortSpecifier":{"PortValue":4711}}}},"principal":"`+"spiffe://a.b/c"+`"}}}`)
+		v3 := read(t, `"input":{"version":{"encoding":"encoding/json","ext_authz":"v3"},"attributes":{"request":{"time":{"seconds":1795392000,"nanos":500000000},"http":{"id":"13359530607844510314"}},
+			"source":{"address":{"socketAddress":{"address":"192.0.2.1","portValue":4711}},"principal":"`+"spiffe://a.b/c"+`"}}}`)
+		a, b := evidencetest.Render(&v2), evidencetest.Render(&v3)
+		if a != b {
+			t.Errorf("v2\n%sv3\n%s", a, b)
+		}
+		if v2.StreamID != "13359530607844510314" || v2.From.Port != 4711 || v2.Start != 1795392000500000000 {
+			t.Errorf("%+v", v2)
+		}
+		if id := v2.From.Identities; len(id) != 1 || id[0].Proof != evidence.ProofClaimed {
+			t.Errorf("identities %+v", id)
+		}
+	})
+	t.Run("plain input", func(t *testing.T) {
+		e := read(t, `"input":{"method":"GET","path":["salary","bob"],"user":{"name":"alice","password":"SECRET"},"token":"SECRET","source":"SECRET"}`)
+		if e.Method != "GET" || e.Path != "/salary/bob" || e.User != "alice" || len(e.From.Identities) != 0 {
+			t.Errorf("%+v", e)
+		}
+	})
+	t.Run("headers", func(t *testing.T) {
+		e := read(t, `"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736","span_id":"00f067aa0ba902b7","input":{"attributes":{"request":{"http":{"path":"/a?SECRET","host":"h","headers":{
+			"x-request-id":"r1","cookie":"SECRET","x-spiffe-id":"spiffe://evil.example/x","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-1111111111111111-01"}}}}}`)
+		if e.RequestID != "r1" || e.SpanID[0] != 0 || e.SpanID[1] != 0xf0 || e.ParentSpanID[0] != 0x11 || e.Path != "/a" {
+			t.Errorf("%+v", e)
+		}
+		if id := e.From.Identities; len(id) != 1 || id[0].Proof != evidence.ProofClaimed {
+			t.Errorf("identities %+v", id)
+		}
+	})
+	t.Run("tokens", func(t *testing.T) {
+		bearer := fmt.Sprintf(`"input":{"attributes":{"request":{"http":{"headers":{"Authorization":%q}}}}}`, token(`{"sub":"alice","email":"SECRET"}`))
+		if e := read(t, bearer+`,"result":true`); e.User != "alice" {
+			t.Errorf("allowed: user %q", e.User)
+		}
+		if e := read(t, bearer+`,"result":false`); e.User != "" {
+			t.Errorf("a denied request names %q by an unverified token", e.User)
+		}
+		verified := `"result":false,"input":{"attributes":{"metadataContext":{"filterMetadata":{"envoy.filters.http.jwt_authn":{"payload":{"iss":"SECRET","sub":"bob"}},"x":{"sub":"no"}}}}}`
+		if e := read(t, verified); e.User != "bob" {
+			t.Errorf("verified: user %q", e.User)
+		}
+		for _, bad := range []string{"Bearer x", "Bearer a.b.c", "Basic " + token("{}")[7:], "Bearer " + strings.Repeat("a", 20000) + ".x.y", "Bearer"} {
+			if got := bearerSubject(bad); got != "" {
+				t.Errorf("bearerSubject(%.30q) = %q", bad, got)
+			}
+		}
+	})
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	deep := strings.Repeat(`{"a":`, 10000) + "1" + strings.Repeat("}", 10000)
+	for event, want := range map[string]error{
+		`{"decision_id":"a","decision_id":"b"}`:          errDuplicate,
+		`{"decision_id":"a","input":{},"\u0069nput":{}}`: errDuplicate,
+		`{}`:                         errNoDecision,
+		`{"decision_id":{}}`:         errNoDecision,
+		`[]`:                         errNoObject,
+		`7`:                          errNoObject,
+		``:                           errSyntax,
+		`{"decision_id":"a"`:         errSyntax,
+		`{"decision_id":"a",}`:       errSyntax,
+		`{"decision_id":"a"} x`:      errSyntax,
+		`{"decision_id":"a\q"}`:      errSyntax,
+		"{\"decision_id\":\"a\nb\"}": errSyntax,
+		`{"decision_id":"a","x":01}`: errSyntax,
+		`{"decision_id":"a","input":` + deep + `}`:        errDepth,
+		`{"decision_id":"a","x":` + deep + `}`:            errDepth,
+		`{"decision_id":"a","result":[1,[2,]]}`:           errSyntax,
+		`{"decision_id":"a","input":{"path":["a","b"}}`:   errSyntax,
+		`{"decision_id":"a","labels":{"id":"x" "y":"z"}}`: errSyntax,
+	} {
+		if e, err := Decode([]byte(event)); !errors.Is(err, want) {
+			t.Errorf("Decode(%.60s) = %+v, %v; want %v", event, e, err, want)
+		}
+	}
+}
+
+func TestReader(t *testing.T) {
+	const max = 64
+	big := `{"a":"` + strings.Repeat("x", 100) + `"}`
+	for _, tt := range []struct {
+		upload string
+		events []string
+		err    error // of the last one
+	}{
+		{`[]`, nil, nil},
+		{" [ \n ] \n", nil, nil},
+		{`[{"a":1},{"b":"]}"} , {"c":"\"\\"}]`, []string{`{"a":1}`, `{"b":"]}"}`, `{"c":"\"\\"}`}, nil},
+		{`{"a":{"b":[]}}`, []string{`{"a":{"b":[]}}`}, nil},
+		{`[1,"two",null]`, []string{`1`, `"two"`, `null`}, nil},
+		{`[{"a":1},` + big + `,{"b":2}]`, []string{`{"a":1}`, big[:max], `{"b":2}`}, nil},
+		{`[{"a":1},{"b":`, []string{`{"a":1}`, `{"b":`}, ErrStream},
+		{`[{"a":1}`, []string{`{"a":1}`, ``}, ErrStream},
+		{`[{"a":1},`, []string{`{"a":1}`, ``}, ErrStream},
+		{`[{"a":1} {"b":2}]`, []string{`{"a":1}`, `{"b":2}]`}, ErrStream},
+		{`[{"a":1}] trailing`, []string{`{"a":1}`, `trailing`}, ErrStream},
+		{`{"a":1} {"b":2}`, []string{`{"a":1}`}, ErrStream},
+		{`hello`, []string{`hello`}, ErrStream},
+		{`[,]`, []string{`,]`}, ErrStream},
+		{``, []string{``}, ErrStream},
+		{`[{"a":"\`, []string{`{"a":"\`}, ErrStream},
+	} {
+		for name, wrap := range map[string]func(io.Reader) io.Reader{
+			"whole": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "with EOF": iotest.DataErrReader,
+		} {
+			events, errs := all(wrap(strings.NewReader(tt.upload)), max)
+			if !slices.Equal(events, tt.events) {
+				t.Errorf("%s, %s: events %q, want %q", tt.upload, name, events, tt.events)
+				continue
+			}
+			var last error
+			if len(errs) > 0 {
+				last = errs[len(errs)-1]
+			}
+			if !errors.Is(last, tt.err) || (tt.err == nil) != (last == nil) {
+				t.Errorf("%s, %s: error %v, want %v", tt.upload, name, last, tt.err)
+			}
+			for i, e := range tt.events {
+				if len(e) == max && !errors.Is(errs[i], ErrTooLarge) {
+					t.Errorf("%s, %s: event %d: %v", tt.upload, name, i, errs[i])
+				}
+			}
+		}
+	}
+}
+
+func TestReaderPassesErrorsOn(t *testing.T) {
+	broken := errors.New("connection reset")
+	_, errs := all(io.MultiReader(strings.NewReader(`[{"a":1},{"b"`), iotest.ErrReader(broken)), 64)
+	if len(errs) != 2 || !errors.Is(errs[1], broken) || errors.Is(errs[1], ErrStream) {
+		t.Errorf("%v", errs)
+	}
+}
+
+func TestRedact(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"decision_id":"d-1","input":{"headers":{"authorization":"Bearer SECRET"},"n":12345678901234567890}}`: `{"decision_id":"d-1","input":{"headers":{"authorization":"***"},"n":12345678901234567890}}`,
+		`{"decision_id":"Bearer SECRET"}`:          `{"decision_id":"***"}`,
+		`{"a":"x" SECRET, "b": true}`:              `{"a":"***" ***, "b": true}`,
+		`{"a":"SECRET`:                             `{"a":***`,
+		`SECRET SECRET`:                            `*** ***`,
+		`{"SECRET key!":1}`:                        `{"***":1}`,
+		`{"path":"/x?SECRET"}`:                     `{"path":"***"}`,
+		"\x1f\x8bSECRET":                           `***`,
+		`{"a":["SECRET","method"],"method":"GET"}`: `{"a":["***","***"],"method":"GET"}`,
+		`{"decision_id":["SECRET"]}`:               `{"decision_id":["***"]}`,
+	} {
+		got, n := Redact([]byte(in), MaxRawBytes)
+		if got != want {
+			t.Errorf("Redact(%s) = %s, want %s", in, got, want)
+		}
+		if n == 0 {
+			t.Errorf("Redact(%s) counted nothing", in)
+		}
+	}
+	if got, _ := Redact(bytes.Repeat([]byte(`{"a":1},`), 1<<16), 100); len(got) > 100 {
+		t.Errorf("%d bytes", len(got))
+	}
+}
+
+// FuzzDecode: what is accepted is valid JSON, valid JSON is refused only for a
+// reason, and the record round-trips.
+func FuzzDecode(f *testing.F) {
+	for _, event := range inputs(f) {
+		f.Add([]byte(event))
+	}
+	f.Add([]byte(`{"decision_id":"d","batch_decision_id":"b","error":{"code":"c","message":"m"},"erased":["/result"],"bundles":{"b":{"revision":"r"}}}`))
+	f.Add([]byte(`{"decision_id":"d","input":{"user":{"id":1},"source":{"address":{"a":[[]]}},"request":{"time":{"seconds":1e400}}}}`))
+	f.Add([]byte(`{"decision_id":"\ud800\udc00\ud800 \u0000"}`))
+	f.Fuzz(func(t *testing.T, event []byte) {
+		e, err := Decode(event)
+		valid := json.Valid(event)
+		switch {
+		case err == nil && !valid:
+			t.Fatalf("%q was accepted", event)
+		case errors.Is(err, errSyntax) && valid:
+			t.Fatalf("%q is JSON: %v", event, err)
+		case err != nil:
+			Redact(event, 1<<10)
+			return
+		}
+		if strings.ContainsAny(e.Path, "?#") {
+			t.Fatalf("path %q", e.Path)
+		}
+		var fields struct {
+			ID any `json:"decision_id"`
+		}
+		if json.Unmarshal(event, &fields) == nil {
+			if id, ok := fields.ID.(string); ok && len(id) < evidence.MaxName && id != e.DecisionID && !foldsTwice(event) {
+				t.Fatalf("decision id %q, encoding/json reads %q", e.DecisionID, id)
+			}
+		}
+		evidencetest.RoundTrip(t, &e)
+	})
+}
+
+// foldsTwice tells whether encoding/json might have read another key, which it
+// compares without regard to case.
+func foldsTwice(event []byte) bool {
+	var fields map[string]json.RawMessage
+	_ = json.Unmarshal(event, &fields)
+	n := 0
+	for name := range fields {
+		if strings.EqualFold(name, "decision_id") {
+			n++
+		}
+	}
+	return n > 1
+}
+
+// FuzzReader: an upload's events do not depend on how it arrives, and those of
+// valid JSON are encoding/json's.
+func FuzzReader(f *testing.F) {
+	for _, s := range []string{`[{"a":1},{"b":"\\\""}]`, `[[],{},"",1,null]`, `[{"a":1},`, `{"a":1}`, `nonsense`, `[1 2]`, "[\"\\"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, upload []byte) {
+		const max = 32
+		events, _ := all(bytes.NewReader(upload), max)
+		again, _ := all(iotest.OneByteReader(bytes.NewReader(upload)), max)
+		if !slices.Equal(events, again) {
+			t.Fatalf("%q: at once %q, byte by byte %q", upload, events, again)
+		}
+		var want []json.RawMessage
+		if json.Unmarshal(upload, &want) != nil || want == nil {
+			return
+		}
+		if len(events) != len(want) {
+			t.Fatalf("%q: %d events, want %d", upload, len(events), len(want))
+		}
+		for i, w := range want {
+			got := strings.TrimRight(events[i], " \t\r\n")
+			if s := string(w); got != s[:min(len(s), max)] && got != strings.TrimRight(s[:min(len(s), max)], " \t\r\n") {
+				t.Fatalf("%q: event %d is %q, want %q", upload, i, got, s)
+			}
+		}
+	})
+}
+
+func FuzzRedact(f *testing.F) {
+	f.Add(`{"authorization":"Bearer `, `"}`)
+	f.Add(`"x": `, ``)
+	f.Add(`{"decision_id":`, `}`)
+	f.Fuzz(func(t *testing.T, before, after string) {
+		const secret = "S3CR3T.p4ssw0rd!"
+		got, _ := Redact([]byte(before+secret+after), 1<<20)
+		if strings.Contains(got, secret) {
+			t.Fatalf("%q", got)
+		}
+	})
+}
+
+// BenchmarkDecode reads an upload of 1000 events as opa-envoy-plugin makes
+// them: splitting and decoding.
+func BenchmarkDecode(b *testing.B) {
+	sample := inputs(b)[33]
+	upload := []byte("[" + strings.Repeat(sample+",", 999) + sample + "]")
+	b.SetBytes(int64(len(upload)))
+	b.ReportAllocs()
+	for b.Loop() {
+		r := NewReader(bytes.NewReader(upload), DefaultMaxEventBytes)
+		for {
+			event, err := r.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := Decode(event); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
