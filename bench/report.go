@@ -1,0 +1,149 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// report is all that was measured.
+type report struct {
+	machine machine
+	receive []received
+	alone   aloneResult
+	verify  *verified
+	others  float64 // part of the machine's CPU time that others used meanwhile
+}
+
+func (r *report) write(out io.Writer) error {
+	var b bytes.Buffer
+	r.writeMachine(&b)
+	r.writeReceive(&b)
+	r.writeAlone(&b)
+	r.writeVerify(&b)
+	r.writeTargets(&b)
+	_, err := out.Write(b.Bytes())
+	return err
+}
+
+func (r *report) writeMachine(b *bytes.Buffer) {
+	m := &r.machine
+	fmt.Fprintf(b, "# meshaudit beside the alternatives\n\n")
+	fmt.Fprintf(b, "- %s, %d CPUs, %.0f GiB, %s, %s\n", m.cpu, runtime.NumCPU(), float64(m.memoryBytes)/(1<<30), m.kernel, runtime.Version())
+	fmt.Fprintf(b, "- 4 KiB written and synced: p50 %s, p99 %s\n", duration(m.fsync[0]), duration(m.fsync[1]))
+	fmt.Fprintf(b, "- %s\n", strings.Join(m.versions, ", "))
+	if r.others >= 0 {
+		fmt.Fprintf(b, "- %s; others used %.0f%% of the CPU time meanwhile\n", m.date.Format(time.DateTime+" MST"), 100*r.others)
+	}
+}
+
+func (r *report) writeReceive(b *bytes.Buffer) {
+	fmt.Fprintf(b, "\n## OTLP/gRPC to disk\n\nSenders × records in a request; `sealed_log` is synced and signed before it is acknowledged, `file` is neither; `stored` is a record's share of the disk.\n\n")
+	fmt.Fprintf(b, "| load | exporter | records/s | of `file` | requests/s | CPU a record | p50 | p99 | stored |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n")
+	for i := range r.receive {
+		rec := &r.receive[i]
+		f := rec.total(file)
+		for _, e := range exporters {
+			o := rec.total(e)
+			fmt.Fprintf(b, "| %s | %s | %.0f | %.2f | %.0f | %.2f µs | %s | %s | %.0f B |\n", rec.load, e,
+				o.perSecond(o.Records), float64(o.Records)/float64(max(1, f.Records)), o.perSecond(o.Requests),
+				1e6*o.cpuPerRecord(), duration(o.percentile(0.5)), duration(o.percentile(0.99)), o.bytesPerRecord())
+		}
+	}
+}
+
+func (r *report) writeAlone(b *bytes.Buffer) {
+	a := &r.alone
+	fmt.Fprintf(b, "\n## Sealing against signing\n\nOne core, %d records of %.0f bytes a request.\n\n", aloneRecords, a.Bytes)
+	fmt.Fprintf(b, "| a record | CPU | elapsed | of sealing |\n|---|--:|--:|--:|\n")
+	for _, row := range []struct {
+		name string
+		cost cost
+	}{
+		{"sealed: marshal, hash, tree, filter, compress, sign the commit", a.Seal},
+		{"RFC 8785 JSON, HMAC-SHA256", a.HMAC},
+		{"RFC 8785 JSON, Ed25519", a.Ed25519},
+	} {
+		fmt.Fprintf(b, "| %s | %.2f µs | %.2f µs | %.1f × |\n", row.name, row.cost.CPU/1e3, row.cost.Wall/1e3, row.cost.CPU/a.Seal.CPU)
+	}
+	fmt.Fprintf(b, "\nOf sealing, by a CPU profile:")
+	for i, p := range a.Parts {
+		if i > 0 {
+			b.WriteString(",")
+		}
+		fmt.Fprintf(b, " %s %.2f µs", p.Name, p.Share*a.Seal.CPU/1e3)
+	}
+	b.WriteString(".\n")
+}
+
+func (r *report) writeVerify(b *bytes.Buffer) {
+	v := r.verify
+	fmt.Fprintf(b, "\n## verify\n\n%d records in %.0f MB (%.0f bytes a record), with the auditor's key, on %d cores, from the page cache.\n\n",
+		v.records, float64(v.bytes)/1e6, float64(v.bytes)/float64(v.records), v.best().Processors)
+	fmt.Fprintf(b, "| round | records/s | took | CPU a record | peak memory |\n|---|--:|--:|--:|--:|\n")
+	for i := range v.rounds {
+		o := &v.rounds[i]
+		fmt.Fprintf(b, "| %d | %.0f | %s | %.2f µs | %.0f MiB |\n", i+1, o.perSecond(), duration(o.Took),
+			o.CPU.Seconds()*1e6/float64(o.Records), float64(o.PeakBytes)/(1<<20))
+	}
+}
+
+// writeTargets says of each target whether it was reached here.
+func (r *report) writeTargets(b *bytes.Buffer) {
+	fmt.Fprintf(b, "\n## Targets\n\n| target | measured | reached |\n|---|---|---|\n")
+	line := func(target string, reached bool, format string, args ...any) {
+		yes := map[bool]string{true: "yes", false: "**no**"}[reached]
+		fmt.Fprintf(b, "| %s | %s | %s |\n", target, fmt.Sprintf(format, args...), yes)
+	}
+	a := &r.alone
+	line("sealing ≤ 3 µs a record on one core", a.Seal.CPU <= 3000, "%.2f µs", a.Seal.CPU/1e3)
+	line("≥ 15 × faster than JSON and HMAC", a.HMAC.CPU >= 15*a.Seal.CPU, "%.1f ×", a.HMAC.CPU/a.Seal.CPU)
+	if rec := r.of(load{8, 1000}); rec != nil {
+		ratio := float64(rec.total(sealedLog).Records) / float64(max(1, rec.total(file).Records))
+		line("8 × 1000: ≥ 0.8 × `file`", ratio >= 0.8, "%.2f × (rounds:%s)", ratio, rec.roundRatios(sealedLog, file))
+	}
+	if rec := r.of(load{64, 1}); rec != nil {
+		own, batch, plain := rec.total(sealedLog), rec.total(queuedBatch), rec.total(queued)
+		rate := own.perSecond(own.Requests)
+		line("64 × 1: ≥ 5000 acknowledged requests/s", rate >= 5000, "%.0f", rate)
+		line("64 × 1: ≥ 10 × a batching queue with `wait_for_result`", own.Requests >= 10*batch.Requests,
+			"%.1f × (without batching %.1f ×)", float64(own.Requests)/float64(max(1, batch.Requests)), float64(own.Requests)/float64(max(1, plain.Requests)))
+	}
+	v := r.verify
+	line("verify ≥ 500 000 records/s", v.best().perSecond() >= 500_000, "%.0f", v.best().perSecond())
+	line("verify ≤ 128 MiB", v.peak() <= 128<<20 && v.peak() > 0, "%.0f MiB", float64(v.peak())/(1<<20))
+}
+
+func (r *report) of(l load) *received {
+	for i := range r.receive {
+		if r.receive[i].load == l {
+			return &r.receive[i]
+		}
+	}
+	return nil
+}
+
+// roundRatios are the ratios of records of each round.
+func (r *received) roundRatios(a, b string) string {
+	var s strings.Builder
+	for i := range r.outcomes[a] {
+		fmt.Fprintf(&s, " %.2f", float64(r.outcomes[a][i].Records)/float64(max(1, r.outcomes[b][i].Records)))
+	}
+	return s.String()
+}
+
+// duration with three digits.
+func duration(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return fmt.Sprintf("%.0f µs", float64(d)/1e3)
+	case d < 100*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", float64(d)/1e6)
+	case d < time.Second:
+		return fmt.Sprintf("%.0f ms", float64(d)/1e6)
+	}
+	return fmt.Sprintf("%.2f s", d.Seconds())
+}
