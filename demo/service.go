@@ -50,9 +50,8 @@ type service struct {
 	client  *http.Client
 }
 
-// startService brings up everything but the application's own handlers, which
-// are registered on app. edge services take plain HTTP from outside the mesh,
-// all others mutual TLS.
+// startService brings up everything but the application's handlers, see handle.
+// edge services take plain HTTP from outside the mesh, all others mutual TLS.
 func startService(ctx context.Context, m *mesh, w workloadInfo, edge bool) (_ *service, err error) {
 	s := &service{workloadInfo: w, app: http.NewServeMux()}
 	defer func() {
@@ -86,7 +85,7 @@ func startService(ctx context.Context, m *mesh, w workloadInfo, edge bool) (_ *s
 	}
 	s.address = listener.Addr().String()
 	s.server = &http.Server{
-		Handler:           s.sidecar.inbound(s.tracing.server(s.app)),
+		Handler:           s.sidecar.inbound(s.app),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	if edge {
@@ -96,6 +95,11 @@ func startService(ctx context.Context, m *mesh, w workloadInfo, edge bool) (_ *s
 	s.server.TLSConfig = tlsconfig.MTLSServerConfig(s.source, s.source, tlsconfig.AuthorizeMemberOf(trustDomain))
 	s.served.Go(func() { _ = s.server.ServeTLS(listener, "", "") })
 	return s, nil
+}
+
+// handle makes h a part of the application, traced.
+func (s *service) handle(pattern string, h http.HandlerFunc) {
+	s.app.Handle(pattern, s.tracing.server(h))
 }
 
 // stop takes no more calls, waits until those under way are reported, and hangs

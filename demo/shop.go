@@ -19,19 +19,19 @@ type shop struct {
 func openShop(gateway, frontend, orders, payments *service) *shop {
 	s := &shop{gateway: gateway, frontend: frontend, orders: orders, payments: payments}
 
-	gateway.app.HandleFunc("/", relay(gateway, frontend))
+	gateway.handle("/{path...}", relay(gateway, frontend))
 
-	frontend.app.HandleFunc("GET /products", answer(http.StatusOK, "tea, coffee, honey"))
-	frontend.app.HandleFunc("/orders", relay(frontend, orders))
-	frontend.app.HandleFunc("/orders/{id}", relay(frontend, orders))
-	frontend.app.HandleFunc("POST /refunds/{id}", relay(frontend, payments))
+	frontend.handle("GET /products", answer(http.StatusOK, "tea, coffee, honey"))
+	frontend.handle("/orders", relay(frontend, orders))
+	frontend.handle("/orders/{id}", relay(frontend, orders))
+	frontend.handle("POST /refunds/{id}", relay(frontend, payments))
 
-	orders.app.HandleFunc("POST /orders", s.placeOrder)
-	orders.app.HandleFunc("GET /orders/{id}", answer(http.StatusOK, "packed"))
-	orders.app.HandleFunc("DELETE /orders/{id}", answer(http.StatusOK, "cancelled"))
+	orders.handle("POST /orders", s.placeOrder)
+	orders.handle("GET /orders/{id}", answer(http.StatusOK, "packed"))
+	orders.handle("DELETE /orders/{id}", answer(http.StatusOK, "cancelled"))
 
-	payments.app.HandleFunc("POST /charges", s.charge)
-	payments.app.HandleFunc("POST /refunds/{id}", answer(http.StatusOK, "refunded"))
+	payments.handle("POST /charges", s.charge)
+	payments.handle("POST /refunds/{id}", answer(http.StatusOK, "refunded"))
 	return s
 }
 

@@ -51,10 +51,9 @@ func (t *tracing) options() []otelhttp.Option {
 	}
 }
 
-// server traces the calls that an application takes.
-func (t *tracing) server(app http.Handler) http.Handler {
-	return otelhttp.NewHandler(app, "", append(t.options(),
-		otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method + " " + r.URL.Path }))...)
+// server traces the calls that an application's handler takes.
+func (t *tracing) server(handler http.Handler) http.Handler {
+	return otelhttp.NewHandler(handler, "", t.options()...)
 }
 
 // client traces the calls that an application makes. A call that repeats one
