@@ -1,0 +1,116 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshaudit/meshaudit/seal"
+)
+
+func newKeygen(s *streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "keygen",
+		Short: "Make the keys of a writer or of an auditor",
+		Args:  noArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return usage(c, errors.New("say whose keys: `meshaudit keygen writer` or `meshaudit keygen auditor`"))
+		},
+	}
+	c.AddCommand(newKeygenWriter(s), newKeygenAuditor(s))
+	return c
+}
+
+func newKeygenWriter(s *streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "writer --origin ORIGIN [--out DIR]",
+		Short: "Make the keys of one writer, and what to pin to verify its log",
+		Long: `Makes the log key, which signs checkpoints, and the chain key, which moves on
+with every start, of one writer: one sealed_log exporter in one collector. The
+lines on stdout are what a verifier pins; they are also in the file "trust".
+Nothing is overwritten.`,
+		Example: `  meshaudit keygen writer --origin example.org/meshaudit/edge-0 --out keys`,
+		Args:    noArgs,
+	}
+	origin := c.Flags().String("origin", "", "name of the log, for ever: a-z 0-9 . _ / -, the exporter's `origin`")
+	dir := c.Flags().String("out", ".", "`DIR` in which the files are made")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *origin == "" {
+			return usage(c, errors.New("--origin is missing: it names the log, e.g. example.org/meshaudit/edge-0"))
+		}
+		if err := seal.ValidOrigin(*origin); err != nil {
+			return usage(c, err)
+		}
+		if err := absent(*dir, seal.LogKeyFile, seal.ChainKeyFile, seal.TrustFile); err != nil {
+			return err
+		}
+		trust, err := seal.CreateWriterKeys(*dir, *origin)
+		if err != nil {
+			return fmt.Errorf("make the writer's keys: %w", err)
+		}
+		if _, err := s.out.WriteString(trust); err != nil {
+			return err
+		}
+		fmt.Fprintf(s.err, `Made in %s:
+  %-10s secret, signs checkpoints: the exporter's keys::log_key
+  %-10s secret, moves on with every start: keys::chain_key, on a disk that is kept
+  %-10s the lines above: give them to everyone who verifies, on another machine
+Next, on the auditor's machine: meshaudit keygen auditor
+`, *dir, seal.LogKeyFile, seal.ChainKeyFile, seal.TrustFile)
+		return nil
+	}
+	return c
+}
+
+func newKeygenAuditor(s *streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "auditor [--suite SUITE] [--out DIR]",
+		Short: "Make the key pair of an auditor",
+		Long: `Makes an auditor's key pair, on the auditor's own machine. Writers escrow their
+chain keys to the public half, which is the line on stdout; with the secret half
+verify checks the HMAC of every entry. Nothing is overwritten.`,
+		Example: `  meshaudit keygen auditor --out keys`,
+		Args:    noArgs,
+	}
+	suite := newOneOf("mlkem768x25519", "x25519")
+	c.Flags().Var(suite, "suite", "how keys are escrowed; mlkem768x25519 also withstands quantum computers")
+	complete(c, "suite", suite.values...)
+	dir := c.Flags().String("out", ".", "`DIR` in which the files are made")
+	c.RunE = func(*cobra.Command, []string) error {
+		if err := absent(*dir, seal.AuditorKeyFile, seal.AuditorPubFile); err != nil {
+			return err
+		}
+		r, err := seal.CreateAuditorKey(*dir, suite.value)
+		if err != nil {
+			return fmt.Errorf("make the auditor's keys: %w", err)
+		}
+		if _, err := fmt.Fprintln(s.out, r); err != nil {
+			return err
+		}
+		fmt.Fprintf(s.err, `Made in %s, auditor %s:
+  %-12s secret: keep it away from every writer; for verify --auditor
+  %-12s the line above: copy it to each writer, into keys::auditors
+`, *dir, r.ID(), seal.AuditorKeyFile, seal.AuditorPubFile)
+		return nil
+	}
+	return c
+}
+
+// absent makes sure that none of the files is there: keys are made together
+// or not at all.
+func absent(dir string, names ...string) error {
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		switch _, err := os.Lstat(path); {
+		case err == nil:
+			return fmt.Errorf("%s exists and is not overwritten: nothing was made; give another --out", path)
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	return nil
+}

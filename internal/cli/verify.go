@@ -1,0 +1,334 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshaudit/meshaudit/internal/query"
+	"github.com/meshaudit/meshaudit/seal"
+)
+
+func newVerify(s *streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "verify STORE [--trust FILE] [--auditor KEY]",
+		Short: "Prove that the logs of a store are what their writers sealed",
+		Long: `Checks every byte of every log in STORE and answers by axes: integrity, order,
+completeness, freshness, witnessed, erasures. Keys come from the trust file alone,
+never from the log.
+
+Exit code:
+  0  everything is proven
+  1  tampering: something is there that no crash explains
+  2  incomplete or unproven: no trust file, a crash, a silent writer, no log
+  3  the verifier could not do its work; also for bad usage`,
+		Example: `  meshaudit verify run/store --trust run/keys/trust --auditor run/keys/auditor.key
+  meshaudit verify run/store --trust trust --as-of 2025-11-23T18:00:00Z -o json`,
+		Args: oneStore,
+	}
+	trustFile := c.Flags().String("trust", "", "`FILE` with what to trust: the lines that keygen writer printed")
+	auditorFile := c.Flags().String("auditor", "", "the auditor's secret `KEY`, to check the HMAC chain too")
+	asOf := c.Flags().String("as-of", "", "`TIME` up to which the logs should reach; default now")
+	form := output(c, "text", "json")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		store, now := args[0], time.Now()
+		opts := seal.VerifyOptions{AsOf: now}
+		var err error
+		if *asOf != "" {
+			if opts.AsOf, err = query.ParseTime(*asOf, now); err != nil {
+				return usage(c, fmt.Errorf("--as-of: %w", err))
+			}
+		}
+		if *trustFile != "" {
+			if opts.Trust, err = seal.ReadTrust(*trustFile); err != nil {
+				return fmt.Errorf("--trust: %w", err)
+			}
+		}
+		if *auditorFile != "" {
+			key, err := seal.ReadAuditorKey(*auditorFile)
+			if err != nil {
+				return fmt.Errorf("--auditor: %w", err)
+			}
+			opts.Auditor = &key
+		}
+		if fi, err := os.Stat(store); err == nil && !fi.IsDir() {
+			return fmt.Errorf("%s is a file: a store is a directory", store)
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		bar := &progress{s: s, start: now}
+		if s.progress {
+			opts.Progress = bar.show
+		}
+		report, err := seal.Verify(c.Context(), store, opts)
+		bar.clear()
+		if err != nil {
+			return fmt.Errorf("verify: %w", err)
+		}
+		a, err := answer(c.Context(), store, &opts, report)
+		if err != nil {
+			return err
+		}
+		if form.value == "json" {
+			err = writeJSON(s.out, a, true)
+		} else {
+			err = s.writeAnswer(a)
+		}
+		if e := s.out.Flush(); err == nil {
+			err = e
+		}
+		if err != nil && !errors.Is(err, syscall.EPIPE) {
+			return err
+		}
+		return answered{report.ExitCode()}
+	}
+	return c
+}
+
+// progress is a line on the terminal that says how far verify is.
+type progress struct {
+	s     *streams
+	start time.Time
+
+	mu    sync.Mutex
+	last  time.Time
+	shown bool
+}
+
+func (p *progress) show(done, total int64) {
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now.Sub(p.start) < 500*time.Millisecond || now.Sub(p.last) < 100*time.Millisecond {
+		return // fast enough that nobody waits
+	}
+	p.last, p.shown = now, true
+	percent := int64(100)
+	if total > 0 {
+		percent = min(100, 100*done/total)
+	}
+	fmt.Fprintf(p.s.err, "\r\x1b[Kverifying: %d%% of %s", percent, size(total))
+}
+
+func (p *progress) clear() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.shown {
+		fmt.Fprint(p.s.err, "\r\x1b[K")
+		p.shown = false
+	}
+}
+
+// The answers for a store, a log or an axis.
+const (
+	isProven     = "proven"
+	isUnproven   = "unproven" // nothing speaks against it, and nothing proves it
+	isIncomplete = "incomplete"
+	isTampering  = "tampering"
+	isNone       = "none" // there is nothing to check
+)
+
+// storeAnswer is verify's JSON, see docs/cli.md.
+type storeAnswer struct {
+	Answer   string          `json:"answer"`
+	ExitCode int             `json:"exit_code"`
+	Store    string          `json:"store"`
+	AsOf     string          `json:"as_of"`
+	Seconds  float64         `json:"seconds"`
+	Findings []findingAnswer `json:"findings"`
+	Logs     []logAnswer     `json:"logs"`
+
+	asOf time.Time
+	took time.Duration
+}
+
+type logAnswer struct {
+	Origin string            `json:"origin"`
+	Answer string            `json:"answer"`
+	Axes   map[string]string `json:"axes"`
+
+	Trusted       bool   `json:"trusted"`        // the trust file has a key for this log
+	Pinned        bool   `json:"pinned"`         // and the chain key that it began with
+	WithoutSecret string `json:"without_secret"` // proven or not, by signatures and hashes
+	WithAuditor   string `json:"with_auditor"`   // proven or not, by the HMAC of every entry; none: no key was given
+
+	Counts     countsAnswer    `json:"counts"`
+	LastProven *lastAnswer     `json:"last_proven"` // null: nothing
+	FirstBad   *findingAnswer  `json:"first_bad"`   // null: nothing
+	Findings   []findingAnswer `json:"findings"`
+	Omitted    int             `json:"findings_omitted"`
+	Next       string          `json:"next"` // the next thing to do, "" if nothing
+}
+
+type countsAnswer struct {
+	Entries     uint64 `json:"entries"`
+	Records     uint64 `json:"records"`
+	Epochs      uint64 `json:"epochs"`
+	Segments    int    `json:"segments"`
+	Checkpoints uint64 `json:"checkpoints"`
+	Bytes       int64  `json:"bytes"`
+}
+
+// lastAnswer is an entry through which everything is proven; without trust, it
+// is what does not contradict itself.
+type lastAnswer struct {
+	Entry  uint64  `json:"entry"`
+	Record *uint64 `json:"record"` // null: no record up to here
+	Sealed string  `json:"sealed"`
+
+	sealed time.Time
+}
+
+type findingAnswer struct {
+	Class  string `json:"class"`
+	Axis   string `json:"axis"`
+	File   string `json:"file"` // "" if the finding has no place
+	Offset int64  `json:"offset"`
+	What   string `json:"what"`
+	Next   string `json:"next"`
+}
+
+// answer draws the conclusions from a report.
+func answer(ctx context.Context, store string, opts *seal.VerifyOptions, r *seal.Report) (*storeAnswer, error) {
+	a := &storeAnswer{
+		ExitCode: r.ExitCode(), Store: store, AsOf: moment(opts.AsOf), Seconds: r.Took.Seconds(),
+		Findings: []findingAnswer{}, Logs: []logAnswer{}, asOf: opts.AsOf, took: r.Took,
+	}
+	a.Answer = [...]string{isProven, isTampering, isIncomplete}[a.ExitCode]
+	for i := range r.Findings {
+		a.Findings = append(a.Findings, finding(store, &r.Findings[i]))
+	}
+	trusted := len(r.Logs) > 0
+	for _, l := range r.Logs {
+		la, err := answerLog(ctx, store, opts, l)
+		if err != nil {
+			return nil, err
+		}
+		a.Logs = append(a.Logs, *la)
+		trusted = trusted && l.Trusted
+	}
+	if a.Answer == isIncomplete && !trusted && len(r.Logs) > 0 {
+		a.Answer = isUnproven
+	}
+	return a, nil
+}
+
+func answerLog(ctx context.Context, store string, opts *seal.VerifyOptions, l *seal.LogReport) (*logAnswer, error) {
+	dir := seal.LogDir(store, l.Origin)
+	a := &logAnswer{
+		Origin: l.Origin, Answer: isProven, Axes: map[string]string{},
+		Trusted: l.Trusted, Pinned: l.Pinned, WithAuditor: isNone,
+		Counts:   countsAnswer{l.Entries, l.Records, l.Epochs, l.Segments, l.Checkpoints, l.Bytes},
+		Findings: []findingAnswer{}, Omitted: l.Omitted,
+	}
+	worst := seal.Note
+	for i := range l.Findings {
+		worst = max(worst, l.Findings[i].Class)
+		a.Findings = append(a.Findings, finding(dir, &l.Findings[i]))
+	}
+	// What was not reached because of tampering, and what nobody vouches
+	// for, is not proven, even if nothing was found there.
+	unproven := !l.Trusted || worst == seal.Tampering
+	for _, axis := range seal.Axes() {
+		state := isProven
+		switch found := l.Axis(axis); {
+		case found == seal.Tampering:
+			state = isTampering
+		case axis == seal.Witnessed && found == seal.Note:
+			state = isNone // no witness is asked yet
+		case found == seal.Incomplete && l.Trusted:
+			state = isIncomplete
+		case found == seal.Incomplete || unproven:
+			state = isUnproven
+		}
+		a.Axes[axis.String()] = state
+	}
+	switch {
+	case worst == seal.Tampering:
+		a.Answer = isTampering
+	case !l.Trusted:
+		a.Answer = isUnproven
+	case worst == seal.Incomplete:
+		a.Answer = isIncomplete
+	}
+	a.WithoutSecret = isUnproven
+	if l.Trusted && l.Axis(seal.Integrity) < seal.Tampering && l.Axis(seal.Order) < seal.Tampering {
+		a.WithoutSecret = isProven
+	}
+	if opts.Auditor != nil {
+		a.WithAuditor = isUnproven
+		if l.TagsProven {
+			a.WithAuditor = isProven
+		}
+	}
+	if first := l.First(); first != nil {
+		f := finding(dir, first)
+		a.FirstBad, a.Next = &f, first.Next
+	}
+	var err error
+	a.LastProven, err = lastProven(ctx, store, l)
+	return a, err
+}
+
+func finding(dir string, f *seal.Finding) findingAnswer {
+	a := findingAnswer{Class: f.Class.String(), Axis: f.Axis.String(), Offset: f.Offset, What: f.What, Next: f.Next}
+	if f.Segment != "" {
+		a.File = filepath.Join(dir, filepath.FromSlash(f.Segment))
+	}
+	return a
+}
+
+// lastProven completes what a report says of the last proven entry. Where a
+// batch was found bad after the walk had passed it, the report has the number
+// of the entry before it alone: the rest stands in that entry's header.
+func lastProven(ctx context.Context, store string, l *seal.LogReport) (*lastAnswer, error) {
+	last := &lastAnswer{Entry: l.LastEntry, sealed: l.LastSealed}
+	record := func(next uint64) {
+		if next > 0 {
+			next--
+			last.Record = &next
+		}
+	}
+	if !l.LastSealed.IsZero() {
+		if l.LastRecord > 0 || l.Records > 0 {
+			record(l.LastRecord + 1)
+		}
+		last.Sealed = moment(last.sealed)
+		return last, nil
+	}
+	log, err := seal.OpenLog(store, l.Origin)
+	if err != nil {
+		return nil, nil // not even a directory of segments: nothing is proven
+	}
+	found := false
+	err = log.Entries(ctx, func(*seal.Header) bool { return true }, func(e *seal.Entry) error {
+		if e.Header.Entry < l.LastEntry {
+			return nil
+		}
+		// Entry 0 is also named where the bad place is entry 0 itself, or
+		// no entry at all.
+		if bad := l.First(); l.LastEntry == 0 && bad != nil && (filepath.Base(bad.Segment) != e.Segment || bad.Offset <= e.Offset) {
+			return seal.ErrStop
+		}
+		found = true
+		last.sealed = unixNano(e.Sealed)
+		last.Sealed = moment(last.sealed)
+		record(e.FirstRecord + e.Header.Records)
+		return seal.ErrStop
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil || !found {
+		return nil, nil // it is where the damage is
+	}
+	return last, nil
+}

@@ -1,0 +1,149 @@
+package query
+
+import (
+	"time"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+
+	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/seal"
+)
+
+// Names under which an event pattern finds what is no log record and so has no
+// event name.
+const (
+	EventSpan   = "span"
+	EventMetric = "metric"
+)
+
+// Record is one record as it was sealed. It is valid until the callback that
+// got it returns.
+type Record struct {
+	Entry  *seal.Entry // the batch that it is in; names the log
+	Number uint64      // in its log
+	Under  *Under
+
+	Event      string // the event name of a log record, EventSpan or EventMetric
+	Time       time.Time
+	TraceID    pcommon.TraceID
+	SpanID     pcommon.SpanID
+	Attributes pcommon.Map // of a metric: empty
+
+	// The record itself, of the signal that it is.
+	Signal seal.Signal
+	Log    plog.LogRecord
+	Span   ptrace.Span
+	Metric pmetric.Metric
+}
+
+// Under is what a record was reported under, which is inside its seal. Records
+// of one scope share one Under.
+type Under struct {
+	Resource          pcommon.Resource
+	ResourceSchemaURL string
+	Scope             pcommon.InstrumentationScope
+	ScopeSchemaURL    string
+}
+
+// Str is a string attribute, "" if there is none.
+func (r *Record) Str(name string) string {
+	if v, ok := r.Attributes.Get(name); ok && v.Type() == pcommon.ValueTypeStr {
+		return v.Str()
+	}
+	return ""
+}
+
+// Path is what was asked for: the URL's path, else the route, else the method
+// of a remote procedure call in the form that gRPC gives it, /service/method.
+func (r *Record) Path() string {
+	if p := r.Str(semconv.URLPath); p != "" {
+		return p
+	}
+	if p := r.Str(semconv.HTTPRoute); p != "" {
+		return p
+	}
+	if m := r.Str(semconv.RPCMethod); m != "" {
+		return "/" + r.Str(semconv.RPCService) + "/" + m
+	}
+	return ""
+}
+
+// at is a record's own time, else that of sealing.
+func at(e *seal.Entry, times ...pcommon.Timestamp) time.Time {
+	for _, t := range times {
+		if t != 0 {
+			return t.AsTime()
+		}
+	}
+	return time.Unix(0, int64(e.Sealed)).UTC()
+}
+
+// decode calls fn for every record of an OTLP export request, in the order in
+// which they are numbered.
+func decode(e *seal.Entry, sig seal.Signal, msg []byte, fn func(*Record) error) error {
+	r := Record{Entry: e, Signal: sig, Number: e.FirstRecord}
+	next := func() error {
+		err := fn(&r)
+		r.Number++
+		return err
+	}
+	switch sig {
+	case seal.SignalLogs:
+		d, err := new(plog.ProtoUnmarshaler).UnmarshalLogs(msg)
+		if err != nil {
+			return err
+		}
+		for _, res := range d.ResourceLogs().All() {
+			for _, scope := range res.ScopeLogs().All() {
+				r.Under = &Under{res.Resource(), res.SchemaUrl(), scope.Scope(), scope.SchemaUrl()}
+				for _, l := range scope.LogRecords().All() {
+					r.Log, r.Event, r.Attributes = l, l.EventName(), l.Attributes()
+					r.Time = at(e, l.Timestamp(), l.ObservedTimestamp())
+					r.TraceID, r.SpanID = l.TraceID(), l.SpanID()
+					if err := next(); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	case seal.SignalTraces:
+		d, err := new(ptrace.ProtoUnmarshaler).UnmarshalTraces(msg)
+		if err != nil {
+			return err
+		}
+		for _, res := range d.ResourceSpans().All() {
+			for _, scope := range res.ScopeSpans().All() {
+				r.Under = &Under{res.Resource(), res.SchemaUrl(), scope.Scope(), scope.SchemaUrl()}
+				for _, s := range scope.Spans().All() {
+					r.Span, r.Event, r.Attributes = s, EventSpan, s.Attributes()
+					r.Time = at(e, s.StartTimestamp())
+					r.TraceID, r.SpanID = s.TraceID(), s.SpanID()
+					if err := next(); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	case seal.SignalMetrics:
+		d, err := new(pmetric.ProtoUnmarshaler).UnmarshalMetrics(msg)
+		if err != nil {
+			return err
+		}
+		r.Event, r.Attributes, r.Time = EventMetric, pcommon.NewMap(), at(e)
+		for _, res := range d.ResourceMetrics().All() {
+			for _, scope := range res.ScopeMetrics().All() {
+				r.Under = &Under{res.Resource(), res.SchemaUrl(), scope.Scope(), scope.SchemaUrl()}
+				for _, m := range scope.Metrics().All() {
+					r.Metric = m
+					if err := next(); err != nil {
+						return err
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
