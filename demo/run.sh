@@ -37,11 +37,12 @@ answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # healthy: the collector's health check says 200.
 healthy() {
-	local status
-	status=$(
-		exec 3<>"/dev/tcp/127.0.0.1/$MESHAUDIT_HEALTH_PORT" &&
-			printf 'GET / HTTP/1.0\r\n\r\n' >&3 && IFS= read -r line <&3 && printf '%s' "$line"
-	) 2>/dev/null && [[ $status == *" 200 "* ]]
+	(
+		exec 3<>"/dev/tcp/127.0.0.1/$MESHAUDIT_HEALTH_PORT"
+		printf 'GET / HTTP/1.0\r\n\r\n' >&3
+		IFS= read -r status <&3
+		[[ $status == *" 200 "* ]]
+	) 2>/dev/null
 }
 
 collector_pid=
@@ -103,8 +104,8 @@ serve=
 [ -n "${ONCE:-}" ] || [ ! -t 0 ] || [ ! -t 1 ] || serve=yes
 [ -n "$serve" ] || stop_collector
 
-title "The audit records: meshaudit query $run/store --event mesh.request"
-"$meshaudit" query "$run/store" --event mesh.request
+title "The audit records: meshaudit query $run/store"
+"$meshaudit" query "$run/store"
 
 verify="meshaudit verify $run/store --trust $run/keys/trust --auditor $run/keys/auditor.key"
 title "The proof: $verify"

@@ -138,15 +138,21 @@ func healthy(ctx context.Context, address string) bool {
 	return resp.StatusCode == http.StatusOK
 }
 
-// output is the end of what the collector logged.
+// output is what the collector logged that is more than information.
 func (p *process) output(t *testing.T) string {
 	t.Helper()
 	log, err := os.ReadFile(p.log)
 	if err != nil {
 		return err.Error()
 	}
-	const most = 8 << 10
-	return string(log[max(0, len(log)-most):])
+	var lines []string
+	for line := range strings.Lines(string(log)) {
+		if !strings.Contains(line, "\tinfo\t") {
+			lines = append(lines, line)
+		}
+	}
+	const most = 40
+	return strings.Join(lines[max(0, len(lines)-most):], "")
 }
 
 // stop ends the collector as an orderly shutdown does.

@@ -21,20 +21,22 @@ func makeKeys(t *testing.T, dir, origin string) {
 }
 
 // verify checks a store with its trust file and the auditor's key, and that the
-// answer is one of want.
-func verify(t *testing.T, store, keys string, want ...int) {
+// answer, which it returns, is one of want.
+func verify(t *testing.T, store, keys string, want ...int) int {
 	t.Helper()
 	out, diag, exit := meshaudit(t, "verify", store,
 		"--trust", filepath.Join(keys, "trust"), "--auditor", filepath.Join(keys, "auditor.key"))
 	if !slices.Contains(want, exit) {
 		t.Fatalf("verify answers %d, want %v\n%s%s", exit, want, out, diag)
 	}
+	return exit
 }
 
-// sealedRecords is everything in the store, as JSON; flags narrow it down.
-func sealedRecords(t *testing.T, store string, flags ...string) string {
+// sealedRecords is what is in the store, as JSON: events is a name of an event,
+// "*" for everything.
+func sealedRecords(t *testing.T, store, events string) string {
 	t.Helper()
-	out, diag, exit := meshaudit(t, append([]string{"query", store, "-o", "json"}, flags...)...)
+	out, diag, exit := meshaudit(t, "query", store, "--event", events, "-o", "json")
 	if exit != 0 {
 		t.Fatalf("query answers %d\n%s", exit, diag)
 	}
