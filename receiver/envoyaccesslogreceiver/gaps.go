@@ -42,9 +42,10 @@ type gapKeeper struct {
 	id      string
 	made    uint64
 
-	again chan struct{}
-	quit  chan struct{}
-	done  chan struct{}
+	again   chan struct{}
+	quit    chan struct{}
+	done    chan struct{}
+	stopped sync.Once
 }
 
 func newGapKeeper(seal func(context.Context, *evidence.Gap) error) *gapKeeper {
@@ -106,9 +107,9 @@ func (k *gapKeeper) start() {
 	}()
 }
 
-// stop offers a last time. It is called once, after start.
+// stop offers a last time. It must not be called before start.
 func (k *gapKeeper) stop() {
-	close(k.quit)
+	k.stopped.Do(func() { close(k.quit) })
 	<-k.done
 }
 

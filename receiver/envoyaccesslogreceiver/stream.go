@@ -31,7 +31,11 @@ import (
 	"github.com/meshaudit/meshaudit/receiver/envoyaccesslogreceiver/internal/metadata"
 )
 
-const format = "envoy_als_v3"
+const (
+	format = "envoy_als_v3"
+	// leastWait keeps a configured interval of 0 from spinning.
+	leastWait = time.Millisecond
+)
 
 // Attribute values of the receiver's metrics; reasons stand on gaps too.
 const (
@@ -195,7 +199,7 @@ func (s *stream) offer(ctx context.Context, entries []evidence.Evidence, observe
 			return reasonPermanent, err
 		}
 		r.refused(err)
-		wait := interval.NextBackOff()
+		wait := max(interval.NextBackOff(), leastWait)
 		if !retry.Enabled || (retry.MaxElapsedTime > 0 && r.now().Add(wait).Sub(begun) > retry.MaxElapsedTime) {
 			return reasonRetryExhausted, err
 		}

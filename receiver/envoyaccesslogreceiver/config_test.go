@@ -1,0 +1,44 @@
+package envoyaccesslogreceiver
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/confmap/confmaptest"
+
+	"github.com/meshaudit/meshaudit/receiver/envoyaccesslogreceiver/internal/metadata"
+)
+
+func load(t *testing.T, name string) *Config {
+	t.Helper()
+	conf, err := confmaptest.LoadConf(filepath.Join("testdata", "config.yaml"))
+	require.NoError(t, err)
+	sub, err := conf.Sub(component.NewIDWithName(metadata.Type, name).String())
+	require.NoError(t, err)
+	cfg := NewFactory().CreateDefaultConfig()
+	require.NoError(t, sub.Unmarshal(cfg))
+	return cfg.(*Config)
+}
+
+func TestConfig(t *testing.T) {
+	defaults := load(t, "")
+	require.NoError(t, confmap.Validate(defaults))
+	require.Equal(t, "localhost:9001", defaults.NetAddr.Endpoint)
+	require.True(t, defaults.RetryOnFailure.Enabled)
+	require.Equal(t, 5*time.Minute, defaults.RetryOnFailure.MaxElapsedTime)
+
+	all := load(t, "all")
+	require.NoError(t, confmap.Validate(all))
+	require.Equal(t, "0.0.0.0:9001", all.NetAddr.Endpoint)
+	require.Equal(t, "/etc/meshaudit/bundle.crt", all.TLS.Get().ClientCAFile)
+	require.Zero(t, all.RetryOnFailure.MaxElapsedTime)
+
+	err := confmap.Validate(load(t, "bad"))
+	require.Error(t, err)
+	require.True(t, strings.Contains(err.Error(), "initial_interval"), err)
+}
