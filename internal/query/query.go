@@ -74,8 +74,9 @@ func (q *Query) maySkip(h *seal.Header) bool {
 		return (q.Since.IsZero() || hi >= uint64(q.Since.UnixNano())) && (q.Until.IsZero() || lo < uint64(q.Until.UnixNano()))
 	}
 	// A record without a time of its own counts when it was sealed, and the
-	// header does not tell whether there is one.
-	return !within(h.TimeMin, h.TimeMax) && !within(h.Sealed, h.Sealed)
+	// header does not tell whether there is one beside others.
+	timed := h.TimeMax != 0 && within(h.TimeMin, h.TimeMax)
+	return !timed && !within(h.Sealed, h.Sealed)
 }
 
 // filterKeys are what a batch's filter is asked for: at least one key of every
