@@ -13,6 +13,7 @@ collector=${MESHAUDIT_COLLECTOR:-_build/otelcol-meshaudit}
 meshaudit=${MESHAUDIT_CLI:-bin/meshaudit}
 config=distributions/otelcol-meshaudit/try-out.yaml
 run=${MESHAUDIT_RUN_DIR:-run}
+typed=${meshaudit#"$PWD"/} # as a person types it
 log=$run/collector.log
 
 # The story makes this many calls, and each becomes one record.
@@ -104,10 +105,10 @@ serve=
 [ -n "${ONCE:-}" ] || [ ! -t 0 ] || [ ! -t 1 ] || serve=yes
 [ -n "$serve" ] || stop_collector
 
-title "The audit records: meshaudit query $run/store"
+title "The audit records: $typed query $run/store"
 "$meshaudit" query "$run/store"
 
-verify="meshaudit verify $run/store --trust $run/keys/trust --auditor $run/keys/auditor.key"
+verify="$typed verify $run/store --trust $run/keys/trust --auditor $run/keys/auditor.key"
 title "The proof: $verify"
 "$meshaudit" verify "$run/store" --trust "$run/keys/trust" --auditor "$run/keys/auditor.key" ||
 	die "verify says $? of a log that nobody touched"
@@ -146,9 +147,9 @@ cat <<TXT
   OPA decision logs: http://127.0.0.1:$MESHAUDIT_OPA_PORT
 
   Try next, in another terminal:
-    $meshaudit query $run/store --verdict deny
-    $meshaudit query $run/store --to '*/sa/payments' -o json
-    $meshaudit show $run/store
+    $typed query $run/store --verdict deny
+    $typed query $run/store --to '*/sa/payments' -o json
+    $typed show $run/store
     $verify
 TXT
 trap stop_collector INT TERM

@@ -67,11 +67,12 @@ func (l *ledger) load(ctx context.Context, conn *grpc.ClientConn, round int) *sy
 var (
 	ledgerPattern = regexp.MustCompile(`ledger-\d+-\d+-\d+`)
 	tracePattern  = regexp.MustCompile(`\b[0-9a-f]{32}\b`)
+	recordPattern = regexp.MustCompile(`"audit\.record\.id":"[0-9a-f]{64}"`)
 )
 
 // The collector is killed under load, again and again. What it acknowledged is
 // in the log, verify takes the crashes for what they are, and calls whose
-// evidence was sealed before a crash get their record after it.
+// evidence was sealed before a crash get their record after it, once.
 func TestKill9UnderLoad(t *testing.T) {
 	kills := 3
 	if value := os.Getenv("MESHAUDIT_KILLS"); value != "" {
@@ -135,6 +136,19 @@ service:
 		return ""
 	})
 	p.stop(t)
+
+	times := map[string]int{}
+	for _, id := range recordPattern.FindAllString(sealedRecords(t, store, "mesh.request"), -1) {
+		times[id]++
+	}
+	if len(times) < len(acknowledged.calls) {
+		t.Errorf("found %d records of %d calls", len(times), len(acknowledged.calls))
+	}
+	for id, n := range times {
+		if n > 1 {
+			t.Errorf("%d records of one call: %s", n, id)
+		}
+	}
 
 	sealed := matches(sealedRecords(t, store, "*"), ledgerPattern)
 	lost := 0
