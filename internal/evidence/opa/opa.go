@@ -21,7 +21,7 @@
 //	result true, {"allow": true}, {"allowed": true}     allow
 //	result false, {"allow": false}, {"allowed": false}  deny
 //	{"deny": true}, {"deny": ["…"]}, {"deny": []}       deny, deny, allow
-//	error                                               error
+//	error (but not opa_undefined_error)                  error
 //	absent (undefined), anything else                   not_evaluated
 package opa
 
@@ -112,7 +112,8 @@ func (d *decoder) event() {
 		case "batch_decision_id":
 			d.batchID = d.name()
 		case "path":
-			d.verdict.PolicyID = d.name()
+			// OPA's server writes mesh/authz, its SDK /mesh/authz.
+			d.verdict.PolicyID = strings.TrimPrefix(d.name(), "/")
 		case "query":
 			d.query = d.name()
 		case "revision":
@@ -135,7 +136,6 @@ func (d *decoder) event() {
 			d.hasResult = true
 			d.result()
 		case "error":
-			d.hasError = c.peek() != 'n'
 			d.error()
 		case "erased", "masked":
 			d.erased()
@@ -313,9 +313,14 @@ func (d *decoder) firstText() string {
 	return s
 }
 
+// codeUndefined is what OPA's SDK logs for an undefined result, which its
+// server logs as no result at all.
+const codeUndefined = "opa_undefined_error"
+
 // error reads the evaluation's error: {"code", "message"} or a string.
 func (d *decoder) error() {
 	c := &d.c
+	d.hasError = c.peek() != 'n'
 	if c.peek() != '{' {
 		d.setReason(d.text())
 		return
@@ -333,6 +338,10 @@ func (d *decoder) error() {
 		default:
 			c.skip()
 		}
+	}
+	if code == codeUndefined {
+		d.hasError = false
+		return
 	}
 	d.setReason(evidence.Text(strings.TrimPrefix(code+": "+message, ": "), evidence.MaxDetail))
 }

@@ -1,0 +1,93 @@
+// Command agent is OPA, by its SDK, for the test one folder up: it makes the
+// decisions that it is asked for and uploads its decision log. It is a program
+// and a module of its own because OPA and the Collector need two versions of
+// one library that cannot be in one binary.
+//
+//	agent URL TOKEN
+//
+// Each line on standard input, PATH SP METHOD, asks for a decision; its id is
+// printed. At the end of the input it stops.
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"log"
+	"os"
+	"strings"
+
+	"github.com/open-policy-agent/opa/v1/sdk"
+	sdktest "github.com/open-policy-agent/opa/v1/sdk/test"
+)
+
+const policy = `package mesh.authz
+
+default allow := false
+
+allow if {
+	input.attributes.source.principal == "spiffe://example.org/ns/shop/sa/frontend"
+	input.attributes.request.http.method == "GET"
+}
+
+reason := "identity not permitted" if not allow
+
+undefined_rule if input.never
+`
+
+const mask = `package system.log
+
+mask contains "/input/attributes/request/http/headers/authorization"
+`
+
+func main() {
+	log.SetFlags(0)
+	if len(os.Args) != 3 {
+		log.Fatal("usage: agent URL TOKEN")
+	}
+	if err := run(os.Args[1], os.Args[2]); err != nil {
+		log.Fatalf("agent: %v", err)
+	}
+}
+
+func run(url, token string) error {
+	ctx := context.Background()
+	bundles := sdktest.MustNewServer(sdktest.MockBundle("/bundles/authz.tar.gz", map[string]string{
+		"authz.rego": policy, "mask.rego": mask, ".manifest": `{"revision":"git-abc123"}`,
+	}))
+	defer bundles.Stop()
+	config := fmt.Sprintf(`
+services:
+  bundles: {url: %q}
+  audit: {url: %q, credentials: {bearer: {token: %q}}}
+bundles: {authz: {service: bundles, resource: /bundles/authz.tar.gz}}
+decision_logs: {service: audit, reporting: {min_delay_seconds: 1, max_delay_seconds: 1}}
+labels: {cluster: east}
+`, bundles.URL(), url, token)
+	opa, err := sdk.New(ctx, sdk.Options{ID: "opa-test", Config: strings.NewReader(config)})
+	if err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	defer opa.Stop(ctx)
+
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() {
+		path, method, _ := strings.Cut(in.Text(), " ")
+		result, err := opa.Decision(ctx, sdk.DecisionOptions{Path: path, Input: input(method)})
+		if err != nil && !sdk.IsUndefinedErr(err) {
+			return fmt.Errorf("decide %s: %w", path, err)
+		}
+		fmt.Println(result.ID)
+	}
+	return in.Err()
+}
+
+func input(method string) any {
+	return map[string]any{"attributes": map[string]any{
+		"source": map[string]any{"principal": "spiffe://example.org/ns/shop/sa/frontend"},
+		"request": map[string]any{"http": map[string]any{
+			"id": "13359530607844510314", "method": method, "path": "/orders/1?token=SECRET", "host": "orders",
+			"headers": map[string]any{"authorization": "Bearer SECRET", "x-request-id": "r1"},
+		}},
+	}}
+}

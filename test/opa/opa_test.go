@@ -1,0 +1,263 @@
+// Package opa tests the OPA decision log receiver against OPA itself, which
+// uploads with its decision_logs plugin. It is a module of its own, and the
+// agent below it another, to keep OPA out of what users of the receiver pull
+// in.
+package opa
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/receiver"
+	"go.opentelemetry.io/collector/receiver/receivertest"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
+	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver"
+)
+
+// A sink is the next consumer; while refusing it answers every offer with a
+// retryable error.
+type sink struct {
+	mu       sync.Mutex
+	refusing bool
+	refusals int
+	got      map[string]evidence.Evidence // by decision id
+	raw      int
+	changed  chan struct{}
+}
+
+func newSink() *sink {
+	return &sink{got: map[string]evidence.Evidence{}, changed: make(chan struct{}, 1000)}
+}
+
+func (*sink) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
+
+func (s *sink) ConsumeLogs(_ context.Context, logs plog.Logs) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer func() {
+		select {
+		case s.changed <- struct{}{}:
+		default:
+		}
+	}()
+	if s.refusing {
+		s.refusals++
+		return errors.New("busy")
+	}
+	for _, lr := range logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {
+		e, ok := otlp.Decode(lr)
+		if !ok {
+			s.raw++
+			continue
+		}
+		s.got[e.DecisionID] = e
+	}
+	return nil
+}
+
+func (s *sink) refuse(refusing bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refusing = refusing
+}
+
+func (s *sink) wait(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(60 * time.Second)
+	for {
+		s.mu.Lock()
+		done := ok()
+		s.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-s.changed:
+		case <-deadline:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func start(t *testing.T, endpoint string, next consumer.Logs) receiver.Logs {
+	t.Helper()
+	factory := opadecisionlogreceiver.NewFactory()
+	cfg := factory.CreateDefaultConfig()
+	if err := confmap.NewFromStringMap(map[string]any{"endpoint": endpoint, "token": "s3cret"}).Unmarshal(cfg); err != nil {
+		t.Fatal(err)
+	}
+	set := receivertest.NewNopSettings(component.MustNewType("opa_decision_log"))
+	r, err := factory.CreateLogs(context.Background(), set, cfg, next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Start(context.Background(), componenttest.NewNopHost()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func stop(t *testing.T, r receiver.Logs) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := r.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// An agent is OPA as a process, uploading every second.
+type agent struct {
+	in  io.WriteCloser
+	out *bufio.Scanner
+}
+
+func newAgent(t *testing.T, endpoint string) *agent {
+	t.Helper()
+	program := build(t)
+	cmd := exec.Command(program, "http://"+endpoint, "s3cret")
+	cmd.Stderr = t.Output()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("agent: %v", err)
+		}
+	})
+	return &agent{in, bufio.NewScanner(out)}
+}
+
+// build builds the agent; the go command caches what it can.
+func build(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "agent")
+	cmd := exec.Command("go", "build", "-o", program, ".")
+	cmd.Dir = "agent"
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build the agent: %v\n%s", err, out)
+	}
+	return program
+}
+
+// decide asks for a decision and returns its id.
+func (a *agent) decide(t *testing.T, path, method string) string {
+	t.Helper()
+	if _, err := fmt.Fprintln(a.in, path, method); err != nil {
+		t.Fatal(err)
+	}
+	if !a.out.Scan() {
+		t.Fatalf("the agent gave no decision: %v", a.out.Err())
+	}
+	return a.out.Text()
+}
+
+func TestOPAUploads(t *testing.T) {
+	next := newSink()
+	endpoint := freePort(t)
+	r := start(t, endpoint, next)
+	defer stop(t, r)
+	opa := newAgent(t, endpoint)
+
+	allowed := opa.decide(t, "/mesh/authz", "GET")
+	denied := opa.decide(t, "/mesh/authz", "DELETE")
+	plain := opa.decide(t, "/mesh/authz/allow", "GET")
+	undefined := opa.decide(t, "/mesh/authz/undefined_rule", "GET")
+	next.wait(t, "four decisions", func() bool { return len(next.got) == 4 })
+
+	for id, want := range map[string]evidence.Verdict{
+		allowed:   {Decision: evidence.Allow, PolicyID: "mesh/authz"},
+		denied:    {Decision: evidence.Deny, PolicyID: "mesh/authz", Reason: "identity not permitted"},
+		plain:     {Decision: evidence.Allow, PolicyID: "mesh/authz/allow"},
+		undefined: {Decision: evidence.NotEvaluated, PolicyID: "mesh/authz/undefined_rule", Reason: "the result is undefined"},
+	} {
+		want.Engine, want.Enforced, want.DecisionID, want.PolicyRevision = "opa", true, id, "git-abc123"
+		e := next.got[id]
+		if *e.Verdict != want {
+			t.Errorf("verdict %+v, want %+v", *e.Verdict, want)
+		}
+		if e.RequestID != "r1" || e.StreamID != "13359530607844510314" || e.Path != "/orders/1" || e.Host != "orders" ||
+			e.Reporter.Node != "opa-test" || !e.Reporter.Authenticated || e.Cluster != "east" || e.Start == 0 || e.User != "" {
+			t.Errorf("%+v", e)
+		}
+		if len(e.From.Identities) != 1 || e.From.Identities[0].Proof != evidence.ProofClaimed {
+			t.Errorf("identities %+v", e.From.Identities)
+		}
+	}
+	if next.raw != 0 {
+		t.Errorf("%d events were not decoded", next.raw)
+	}
+}
+
+// TestOPARepeats: decisions made while the consumer refuses, and while the
+// receiver is gone altogether, all arrive in the end.
+func TestOPARepeats(t *testing.T) {
+	next := newSink()
+	endpoint := freePort(t)
+	r := start(t, endpoint, next)
+	opa := newAgent(t, endpoint)
+	var made []string
+	burst := func() {
+		for range 50 {
+			made = append(made, opa.decide(t, "/mesh/authz", "GET"))
+		}
+	}
+	arrived := func() bool {
+		return !slices.ContainsFunc(made, func(id string) bool { _, ok := next.got[id]; return !ok })
+	}
+
+	next.refuse(true)
+	burst()
+	next.wait(t, "two refusals", func() bool { return next.refusals >= 2 })
+	if len(next.got) != 0 {
+		t.Fatalf("%d decisions were taken while refusing", len(next.got))
+	}
+	next.refuse(false)
+	next.wait(t, "the refused decisions", arrived)
+
+	stop(t, r)
+	burst()
+	r = start(t, endpoint, next)
+	defer stop(t, r)
+	burst()
+	next.wait(t, "all decisions", arrived)
+	if next.raw != 0 || len(next.got) != 150 {
+		t.Errorf("%d decisions, %d undecoded", len(next.got), next.raw)
+	}
+}
