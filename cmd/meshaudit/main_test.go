@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"os"
@@ -24,6 +25,8 @@ import (
 	"github.com/meshaudit/meshaudit/internal/cli"
 	"github.com/meshaudit/meshaudit/seal"
 )
+
+var update = flag.Bool("update", false, "write what the commands print into the scripts and into docs/cli.md")
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
@@ -44,6 +47,7 @@ func TestScripts(t *testing.T) {
 			"flip":  flip,
 		},
 		RequireExplicitExec: true,
+		UpdateScripts:       *update,
 	})
 }
 
@@ -93,8 +97,8 @@ func copyFile(from, to string) error {
 }
 
 // mkstore [-crash] STORE KEYS FILE seals the records of FILE in STORE with the
-// writer's keys and for the auditor in KEYS, the first batch at
-// 2025-11-23T10:00:02Z and one each second after that. With -crash the log is
+// writer's keys and for the auditor in KEYS, the first batch of a new log at
+// 2025-11-23T10:00:02Z, and one each second after that. With -crash the log is
 // left as it is when the machine stops.
 func mkstore() int {
 	args := os.Args[1:]
@@ -123,6 +127,14 @@ func makeStore(store, keys, file string, crash bool) error {
 		return err
 	}
 	now := time.Date(2025, 11, 23, 10, 0, 1, 0, time.UTC)
+	if l, err := seal.OpenLog(store, logKey.Name()); err == nil {
+		if err := l.Entries(context.Background(), func(*seal.Header) bool { return true }, func(e *seal.Entry) error {
+			now = time.Unix(0, int64(e.Sealed)).Add(time.Second)
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
 	w, err := seal.Open(seal.Config{
 		Root: store, Origin: logKey.Name(), LogKey: logKey,
 		Chain:    seal.ChainFile{FS: seal.OS, Path: filepath.Join(keys, seal.ChainKeyFile)},

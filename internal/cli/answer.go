@@ -118,7 +118,7 @@ func (s *streams) writeLog(p *page, a *storeAnswer, l *logAnswer) {
 	p.printf("\n  %s in %s, %s, %s, %s, %s\n", counted(c.Records, "record"), counted(c.Entries, "entry"), counted(c.Epochs, "epoch"),
 		counted(c.Checkpoints, "checkpoint"), counted(c.Segments, "segment"), size(c.Bytes))
 	what := "last proven"
-	if !l.Trusted {
+	if l.Answer == isUnproven {
 		what = "intact up to"
 	}
 	switch last := l.LastProven; {
@@ -163,7 +163,7 @@ func axisText(l *logAnswer, axis seal.Axis, state string) string {
 	switch {
 	case n > 0:
 		return counted(n, "finding") + ", see below"
-	case l.Trusted:
+	case l.Answer == isTampering:
 		return "nothing found, but tampering leaves it open"
 	}
 	return "nothing found, and no trusted key to prove it"
@@ -176,7 +176,7 @@ func (s *streams) withoutSecret(l *logAnswer) string {
 		return text + ": hashes, order and " + counted(l.Counts.Checkpoints, "signature") + " of the trusted log key, from the pinned beginning on"
 	case l.WithoutSecret == isProven:
 		return text + ": hashes, order and " + counted(l.Counts.Checkpoints, "signature") + " of the trusted log key"
-	case !l.Trusted:
+	case l.Answer == isUnproven:
 		return text + ": whoever can write here could have made all of it; give --trust"
 	}
 	return text + ": see below"

@@ -49,7 +49,7 @@ func newRecordTable(s *streams) *recordTable {
 		{title: "VERDICT"},
 		{title: "POLICY", min: 10, middle: true, spare: 4},
 		{title: "EVIDENCE", spare: 2},
-		{title: "JOINED BY", spare: 3},
+		{title: "JOIN", spare: 3},
 		{title: "RECORD", spare: 1},
 	}}}
 	t.preamble = func() string {
@@ -166,7 +166,7 @@ func request(r *query.Record) string {
 		if event == "" {
 			event = "log record"
 		}
-		text = event + " " + r.Str(semconv.AuditAction)
+		text = strings.TrimSpace(event + " " + r.Str(semconv.AuditAction))
 		if reason := r.Str(semconv.MTLSFailureReason); reason != "" {
 			text += ": " + reason
 		}
