@@ -71,19 +71,33 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// flip FILE OFFSET changes one bit; a negative offset counts from the end.
+// flip STORE ENTRY header|body changes one bit of an entry of the store's first
+// log.
 func flip(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 2 {
-		ts.Fatalf("usage: flip FILE OFFSET")
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: flip STORE ENTRY header|body")
 	}
-	name := ts.MkAbs(args[0])
+	store := ts.MkAbs(args[0])
+	number, err := strconv.ParseUint(args[1], 10, 64)
+	ts.Check(err)
+	origins, err := seal.Origins(store)
+	ts.Check(err)
+	l, err := seal.OpenLog(store, origins[0])
+	ts.Check(err)
+	var at int64
+	var name string
+	ts.Check(l.Entries(context.Background(), func(*seal.Header) bool { return true }, func(e *seal.Entry) error {
+		if e.Header.Entry == number {
+			name = filepath.Join(seal.LogDir(store, l.Origin), "segment", e.Segment)
+			at = e.Offset + 30 // in the line that names the origin
+			if args[2] == "body" {
+				at = e.Offset + e.Size - 1
+			}
+		}
+		return nil
+	}))
 	b, err := os.ReadFile(name)
 	ts.Check(err)
-	at, err := strconv.Atoi(args[1])
-	ts.Check(err)
-	if at < 0 {
-		at += len(b)
-	}
 	b[at] ^= 1
 	ts.Check(os.WriteFile(name, b, 0o600))
 }
