@@ -1,6 +1,7 @@
 package envoyaccesslogreceiver
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -41,4 +42,24 @@ func TestConfig(t *testing.T) {
 	err := confmap.Validate(load(t, "bad"))
 	require.Error(t, err)
 	require.True(t, strings.Contains(err.Error(), "initial_interval"), err)
+}
+
+// TestREADME: the example is a valid configuration.
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(text), "```yaml\n")
+	require.True(t, ok)
+	example, _, ok := strings.Cut(rest, "```")
+	require.True(t, ok)
+	retrieved, err := confmap.NewRetrievedFromYAML([]byte(example))
+	require.NoError(t, err)
+	conf, err := retrieved.AsConf()
+	require.NoError(t, err)
+	sub, err := conf.Sub("receivers::" + metadata.Type.String())
+	require.NoError(t, err)
+	cfg := NewFactory().CreateDefaultConfig()
+	require.NoError(t, sub.Unmarshal(cfg))
+	require.NoError(t, confmap.Validate(cfg))
+	require.NotEqual(t, NewFactory().CreateDefaultConfig(), cfg)
 }

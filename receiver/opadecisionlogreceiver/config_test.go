@@ -1,7 +1,9 @@
 package opadecisionlogreceiver
 
 import (
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,4 +44,24 @@ func TestConfig(t *testing.T) {
 	for _, field := range []string{"`path`", "`batch_size`", "`max_event_bytes`", "`max_upload_bytes`", "`compression_algorithms`"} {
 		require.ErrorContains(t, err, field)
 	}
+}
+
+// TestREADME: the example is a valid configuration.
+func TestREADME(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(text), "```yaml\n")
+	require.True(t, ok)
+	example, _, ok := strings.Cut(rest, "```")
+	require.True(t, ok)
+	retrieved, err := confmap.NewRetrievedFromYAML([]byte(example))
+	require.NoError(t, err)
+	conf, err := retrieved.AsConf()
+	require.NoError(t, err)
+	sub, err := conf.Sub("receivers::" + metadata.Type.String())
+	require.NoError(t, err)
+	cfg := NewFactory().CreateDefaultConfig()
+	require.NoError(t, sub.Unmarshal(cfg))
+	require.NoError(t, confmap.Validate(cfg))
+	require.NotEqual(t, NewFactory().CreateDefaultConfig(), cfg)
 }

@@ -222,7 +222,7 @@ func TestBatches(t *testing.T) {
 func TestUndecodableIsSealedRaw(t *testing.T) {
 	for name, tt := range map[string]struct {
 		content, err, text string
-		decisions       int
+		decisions          int
 	}{
 		"no decision id":    {`[` + event("a") + `,{"input":{"authorization":"SECRET"}},` + event("b") + `]`, "no decision_id", `{"input":{"authorization":"***"}}`, 2},
 		"bad event":         {`[` + event("a") + `,{"x":SECRET},` + event("b") + `]`, "not valid JSON", `{"x":***}`, 2},
