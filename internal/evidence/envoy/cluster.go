@@ -99,17 +99,15 @@ type stand struct {
 // applies:
 //
 //  1. the listener's direction, where a custom tag or label states it;
-//  2. Istio's cluster name: inbound is the callee, outbound the caller;
-//  3. a gateway (router~) that chose an upstream is the caller, one that
-//     answered by itself the callee;
-//  4. a policy's denial or a client certificate: the callee, for sidecars
+//  2. a gateway (router~) that answered without an upstream, even if a cluster
+//     had been chosen, is the callee;
+//  3. Istio's cluster name: inbound is the callee, outbound the caller;
+//  4. a gateway with an upstream is the caller;
+//  5. a policy's denial or a client certificate: the callee, for sidecars
 //     enforce and terminate on the inbound side;
-//  5. a sidecar whose connection was not accepted on its pod's own address
+//  6. a sidecar whose connection was not accepted on its pod's own address
 //     was reached through an outbound capture: the caller;
-//  6. otherwise the callee: an access log states what the proxy was asked.
-//
-// A gateway's outbound entry that was answered without an upstream is the
-// callee too, although a cluster had been chosen.
+//  7. otherwise the callee: an access log states what the proxy was asked.
 func (s *stand) role() evidence.Role {
 	if s.node.Type == "router" && s.listener == unknownDirection && !s.hasUpstream {
 		return evidence.RoleCallee
