@@ -77,29 +77,40 @@ func flip(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: flip STORE ENTRY header|body")
 	}
-	store := ts.MkAbs(args[0])
 	number, err := strconv.ParseUint(args[1], 10, 64)
 	ts.Check(err)
+	ts.Check(flipBit(ts.MkAbs(args[0]), number, args[2]))
+}
+
+func flipBit(store string, entry uint64, part string) error {
 	origins, err := seal.Origins(store)
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
 	l, err := seal.OpenLog(store, origins[0])
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
 	var at int64
 	var name string
-	ts.Check(l.Entries(context.Background(), func(*seal.Header) bool { return true }, func(e *seal.Entry) error {
-		if e.Header.Entry == number {
+	if err := l.Entries(context.Background(), func(*seal.Header) bool { return true }, func(e *seal.Entry) error {
+		if e.Header.Entry == entry {
 			name = filepath.Join(seal.LogDir(store, l.Origin), "segment", e.Segment)
 			at = e.Offset + 30 // in the line that names the origin
-			if args[2] == "body" {
+			if part == "body" {
 				at = e.Offset + e.Size - 1
 			}
 		}
 		return nil
-	}))
+	}); err != nil {
+		return err
+	}
 	b, err := os.ReadFile(name)
-	ts.Check(err)
+	if err != nil {
+		return err
+	}
 	b[at] ^= 1
-	ts.Check(os.WriteFile(name, b, 0o600))
+	return os.WriteFile(name, b, 0o600)
 }
 
 func copyFile(from, to string) error {

@@ -52,7 +52,7 @@ Nothing is overwritten.`,
 		if err != nil {
 			return fmt.Errorf("make the writer's keys: %w", err)
 		}
-		if _, err := s.out.WriteString(trust); err != nil {
+		if err := s.print(trust); err != nil {
 			return err
 		}
 		fmt.Fprintf(s.err, `Made in %s:
@@ -88,7 +88,7 @@ verify checks the HMAC of every entry. Nothing is overwritten.`,
 		if err != nil {
 			return fmt.Errorf("make the auditor's keys: %w", err)
 		}
-		if _, err := fmt.Fprintln(s.out, r); err != nil {
+		if err := s.print(r.String() + "\n"); err != nil {
 			return err
 		}
 		fmt.Fprintf(s.err, `Made in %s, auditor %s:
@@ -113,4 +113,12 @@ func absent(dir string, names ...string) error {
 		}
 	}
 	return nil
+}
+
+// print writes data at once, so that it comes before messages about it.
+func (s *streams) print(data string) error {
+	if _, err := s.out.WriteString(data); err != nil {
+		return err
+	}
+	return s.out.Flush()
 }
