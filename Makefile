@@ -8,7 +8,6 @@ MAKEFLAGS += --no-print-directory
 
 BIN        := $(CURDIR)/bin
 COLLECTOR  := $(CURDIR)/_build/otelcol-meshaudit
-DIST       := distributions/otelcol-meshaudit
 COMPONENTS := $(patsubst %/metadata.yaml,%,$(wildcard */*/metadata.yaml))
 # Modules beside the root one; bench and demo keep heavy dependencies out of it.
 NESTED     := $(patsubst %/go.mod,%,$(wildcard demo/go.mod bench/go.mod test/*/go.mod))
@@ -36,18 +35,18 @@ build: collector cli demo ## Build the collector, the meshaudit command and the 
 
 .PHONY: collector
 collector: $(BIN)/ocb
-	@echo "Building otelcol-meshaudit (a few minutes the first time)"
-	@$(DIST)/build.sh $(BIN)/ocb
+	@echo "Building otelcol-meshaudit (from cold caches: some minutes)"
+	@distributions/build.sh collector $(BIN)/ocb
 
 .PHONY: cli
 cli:
 	@echo "Building meshaudit"
-	@CGO_ENABLED=0 go build -trimpath -o $(BIN)/meshaudit ./cmd/meshaudit
+	@distributions/build.sh program . ./cmd/meshaudit bin/meshaudit
 
 .PHONY: demo
 demo:
 	@echo "Building the demo mesh"
-	@go -C demo build -trimpath -o $(BIN)/demo .
+	@distributions/build.sh program demo . bin/demo
 
 ##@ Check
 
