@@ -62,6 +62,13 @@ func openCheckpoint(msg []byte, key note.Verifier) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, err
 	}
+	// x/mod reads base64 with loose last bits; then one note would have
+	// several texts.
+	for _, s := range append(n.Sigs, n.UnverifiedSigs...) {
+		if _, err := decodeBase64(s.Base64); err != nil {
+			return Checkpoint{}, fmt.Errorf("signature by %s: %w", s.Name, err)
+		}
+	}
 	return parseCheckpoint(n.Text)
 }
 

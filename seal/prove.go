@@ -1,0 +1,311 @@
+package seal
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// A proof shows offline, without the log and without any secret, that one
+// record was sealed: it is a C2SP tlog-proof of the record's entry, whose
+// extra data leads from the record to the entry's header.
+
+const proofMagic = "c2sp.org/tlog-proof@v1"
+
+// maxProofBytes bounds a proof: one record, what it was reported under, a
+// header, two paths and a checkpoint.
+const maxProofBytes = 2*maxSectionBytes + 64<<10
+
+// Proof is what a proof says.
+type Proof struct {
+	Signal     Signal
+	Record     Record
+	Number     uint64 // of the record, over the log's life
+	Header     *Header
+	Checkpoint Checkpoint
+}
+
+// Request is the proven record alone, as an OTLP export request.
+func (p *Proof) Request() []byte {
+	r := p.Record
+	return appendScope(nil, &reported{r.Resource, r.ResourceSchemaURL, r.Scope, r.ScopeSchemaURL}, [][]byte{r.Bytes})
+}
+
+// Prove makes the proof of one record: the index-th of entry, under the log's
+// published checkpoint.
+func (l *Log) Prove(ctx context.Context, entry uint64, index int) ([]byte, error) {
+	note, err := readFile(l.fs, filepath.Join(l.dir, checkpointFile), maxHeaderBytes)
+	if err != nil {
+		return nil, fmt.Errorf("published checkpoint: %w", err)
+	}
+	c, err := openCheckpoint(note, nil)
+	if err != nil {
+		return nil, fmt.Errorf("published checkpoint: %w", err)
+	}
+	if entry >= c.Size {
+		return nil, fmt.Errorf("entry %d is not yet under the published checkpoint, which has %d entries; try again in a second", entry, c.Size)
+	}
+	e, err := l.entry(ctx, entry)
+	if err != nil {
+		return nil, err
+	}
+	extra, err := e.proveRecord(index)
+	if err != nil {
+		return nil, fmt.Errorf("entry %d: %w", entry, err)
+	}
+	tree := tlog.Tree{N: int64(c.Size), Hash: tlog.Hash(c.Root)}
+	path, err := tlog.ProveRecord(tree.N, int64(entry), tlog.TileHashReader(tree, tileReader{l}))
+	if err != nil {
+		return nil, fmt.Errorf("the tiles do not lead to the published checkpoint: %w; run: meshaudit verify", err)
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s\nextra %s\nindex %d\n", proofMagic, base64.StdEncoding.EncodeToString(extra), entry)
+	for _, h := range path {
+		fmt.Fprintf(&b, "%s\n", base64.StdEncoding.EncodeToString(h[:]))
+	}
+	b.WriteByte('\n')
+	b.Write(note)
+	return b.Bytes(), nil
+}
+
+// entry reads one entry, with its sections.
+func (l *Log) entry(ctx context.Context, number uint64) (*Entry, error) {
+	firsts, _, err := segments(l.fs, l.dir)
+	if err != nil {
+		return nil, err
+	}
+	i, exact := slices.BinarySearch(firsts, number)
+	if !exact {
+		i--
+	}
+	var found *Entry
+	if i >= 0 {
+		err = l.segment(ctx, firsts[i], i == len(firsts)-1, func(h *Header) bool { return h.Entry != number },
+			func(e *Entry) error {
+				if e.Header.Entry != number {
+					return nil
+				}
+				found = e
+				return ErrStop
+			})
+	}
+	if found == nil && (err == nil || err == ErrStop) {
+		err = fmt.Errorf("the log has no entry %d", number)
+	}
+	if found != nil {
+		err = nil
+	}
+	return found, err
+}
+
+// proveRecord gives the extra data of a proof.
+func (e *Entry) proveRecord(index int) ([]byte, error) {
+	if e.Kind != KindBatch || len(e.parts) < 2 {
+		return nil, fmt.Errorf("a %s entry holds no records", e.Kind)
+	}
+	s := &e.Sections[1]
+	sig, err := signalOf(s.Encoding)
+	if err != nil {
+		return nil, err
+	}
+	d := batchDecoders.Get().(*batchDecoder)
+	defer batchDecoders.Put(d)
+	seed, msg, err := d.open(s, e.parts[1])
+	if err != nil {
+		return nil, err
+	}
+	if err := d.hasher.run(sig, seed, msg); err != nil {
+		return nil, err
+	}
+	if index < 0 || index >= len(d.hasher.leaves) {
+		return nil, fmt.Errorf("it has %d records, not a record %d", len(d.hasher.leaves), index)
+	}
+	var rec Record
+	n := 0
+	err = EachRecord(msg, func(r Record) error {
+		if n++; n <= index {
+			return nil
+		}
+		rec = r
+		return ErrStop
+	})
+	if err != nil && err != ErrStop {
+		return nil, err
+	}
+	salts := newSaltStream(seed, nil)
+	var salt []byte
+	for range index + 1 {
+		salt = salts.next()
+	}
+	path := merklePath(slices.Clone(d.hasher.leaves), index)
+	var hashes []byte
+	for i := range path {
+		hashes = append(hashes, path[i][:]...)
+	}
+	var extra []byte
+	number := binary.BigEndian.AppendUint64(nil, e.FirstRecord+uint64(index))
+	for _, part := range [][]byte{e.text, number, salt, rec.Resource, rec.ResourceSchemaURL, rec.Scope, rec.ScopeSchemaURL, rec.Bytes, hashes} {
+		extra = binary.BigEndian.AppendUint32(extra, uint32(len(part)))
+		extra = append(extra, part...)
+	}
+	return extra, nil
+}
+
+// merklePath is the RFC 6962 audit path of leaf i, from its sibling up. It
+// overwrites nodes.
+func merklePath(nodes []Hash, i int) (path []Hash) {
+	for len(nodes) > 1 {
+		if sibling := i ^ 1; sibling < len(nodes) {
+			path = append(path, nodes[sibling])
+		}
+		half := len(nodes) / 2
+		for k := range half {
+			nodes[k] = nodeHash(&nodes[2*k], &nodes[2*k+1])
+		}
+		if len(nodes)%2 == 1 {
+			nodes[half] = nodes[len(nodes)-1]
+			half++
+		}
+		nodes, i = nodes[:half], i/2
+	}
+	return path
+}
+
+// tileReader gives a log's tiles to x/mod's tlog, which checks them.
+type tileReader struct{ l *Log }
+
+func (r tileReader) Height() int                     { return bits.TrailingZeros(tileWidth) }
+func (r tileReader) SaveTiles([]tlog.Tile, [][]byte) {}
+
+func (r tileReader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+	data := make([][]byte, len(tiles))
+	for i, t := range tiles {
+		var err error
+		if data[i], err = readTile(r.l.fs, r.l.dir, tile{t.L, uint64(t.N), make([]Hash, t.W)}); err != nil {
+			return nil, err
+		}
+	}
+	return data, nil
+}
+
+// CheckProof checks a proof against the keys of a trust file. Its errors say
+// at which step the chain from the record to a trusted signature breaks.
+func CheckProof(b []byte, trust *Trust) (*Proof, error) {
+	if len(b) > maxProofBytes {
+		return nil, fmt.Errorf("a proof has at most %d bytes, this has %d", maxProofBytes, len(b))
+	}
+	head, note, ok := bytes.Cut(b, []byte("\n\n"))
+	if !ok {
+		return nil, errors.New("not a proof: no empty line in front of the checkpoint")
+	}
+	lines := strings.Split(string(head), "\n")
+	if lines[0] != proofMagic {
+		return nil, fmt.Errorf("not a proof: the first line must be %q", proofMagic)
+	}
+	if len(lines) < 3 {
+		return nil, errors.New("proof: the lines \"extra\" and \"index\" are missing")
+	}
+	p := parser{rest: []byte(lines[1] + "\n" + lines[2] + "\n")}
+	extra64, err := p.line("extra")
+	if err != nil {
+		return nil, fmt.Errorf("proof: %w", err)
+	}
+	extra, err := decodeBase64(extra64)
+	if err != nil {
+		return nil, fmt.Errorf("proof: %w", err)
+	}
+	var index uint64
+	if err := p.numbers("index", &index); err != nil {
+		return nil, fmt.Errorf("proof: %w", err)
+	}
+	var path tlog.RecordProof
+	for _, l := range lines[3:] {
+		h, err := hash(l)
+		if err != nil {
+			return nil, fmt.Errorf("proof: inclusion path: %w", err)
+		}
+		path = append(path, tlog.Hash(h))
+	}
+
+	var proof Proof
+	if proof.Checkpoint, err = openCheckpoint(note, nil); err != nil {
+		return nil, fmt.Errorf("proof: checkpoint: %w", err)
+	}
+	c := proof.Checkpoint
+	key := trust.key(c.Origin, c.Size)
+	if key == nil {
+		return nil, fmt.Errorf("the trust file has no key for %s", c.Origin)
+	}
+	if _, err := openCheckpoint(note, key.verifier); err != nil {
+		return nil, fmt.Errorf("the checkpoint is not signed by the trusted key of %s", c.Origin)
+	}
+	header, err := proof.fromExtra(extra)
+	if err != nil {
+		return nil, fmt.Errorf("proof: extra data: %w", err)
+	}
+	switch h := proof.Header; {
+	case h.Origin != c.Origin:
+		return nil, fmt.Errorf("the entry is of %s, the checkpoint of %s", h.Origin, c.Origin)
+	case h.Entry != index:
+		return nil, fmt.Errorf("the header is of entry %d, the proof of entry %d", h.Entry, index)
+	case index >= c.Size || c.Size >= 1<<62:
+		return nil, fmt.Errorf("entry %d is not among the %d that the checkpoint states", index, c.Size)
+	}
+	if err := tlog.CheckRecord(path, int64(c.Size), tlog.Hash(c.Root), int64(index), tlog.Hash(leafHash(header))); err != nil {
+		return nil, errors.New("the entry does not lead to the root that the checkpoint states")
+	}
+	return &proof, nil
+}
+
+// fromExtra takes the extra data apart and checks that the record is in the
+// entry whose header it returns.
+func (p *Proof) fromExtra(extra []byte) (header []byte, err error) {
+	var parts [9][]byte
+	for i := range parts {
+		if len(extra) < 4 || uint64(binary.BigEndian.Uint32(extra)) > uint64(len(extra)-4) {
+			return nil, errors.New("it is cut")
+		}
+		n := binary.BigEndian.Uint32(extra)
+		parts[i], extra = extra[4:4+n], extra[4+n:]
+	}
+	if len(extra) != 0 {
+		return nil, fmt.Errorf("%d bytes too many", len(extra))
+	}
+	header, number, salt, hashes := parts[0], parts[1], parts[2], parts[8]
+	p.Record = Record{parts[3], parts[4], parts[5], parts[6], parts[7]}
+	if p.Header, err = ParseHeader(header); err != nil {
+		return nil, err
+	}
+	if p.Header.Kind != KindBatch {
+		return nil, fmt.Errorf("a %s entry holds no records", p.Header.Kind)
+	}
+	if p.Signal, err = signalOf(p.Header.Sections[1].Encoding); err != nil {
+		return nil, err
+	}
+	if len(number) != 8 || len(salt) != saltBytes || len(hashes)%len(Hash{}) != 0 {
+		return nil, errors.New("a part has the wrong length")
+	}
+	p.Number = binary.BigEndian.Uint64(number)
+	if p.Number < p.Header.FirstRecord || p.Number-p.Header.FirstRecord >= p.Header.Records {
+		return nil, fmt.Errorf("record %d is not in entry %d", p.Number, p.Header.Entry)
+	}
+	var path tlog.RecordProof
+	for h := range slices.Chunk(hashes, len(Hash{})) {
+		path = append(path, tlog.Hash(h))
+	}
+	r := reported{p.Record.Resource, p.Record.ResourceSchemaURL, p.Record.Scope, p.Record.ScopeSchemaURL}
+	leaf := new(batchHasher).leafHash(salt, r.context(), p.Record.Bytes)
+	if err := tlog.CheckRecord(path, int64(p.Header.Records), tlog.Hash(p.Header.Root), int64(p.Number-p.Header.FirstRecord), tlog.Hash(leaf)); err != nil {
+		return nil, fmt.Errorf("the record, or what it was reported under, is not the one that entry %d sealed", p.Header.Entry)
+	}
+	return header, nil
+}
