@@ -164,8 +164,19 @@ func TestPercentile(t *testing.T) {
 		o.Latencies = append(o.Latencies, time.Duration(100-i))
 	}
 	for p, want := range map[float64]time.Duration{0: 1, 0.5: 51, 0.99: 100, 1: 100} {
-		if got := o.percentile(p); got != want {
+		if got := o.percentile(p); got != want.Seconds() {
 			t.Errorf("%v: %v, want %v", p, got, want)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, c := range []struct {
+		of   []float64
+		want float64
+	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1}, 5}, {[]float64{9, 1, 2}, 2}} {
+		if got := median(c.of); got != c.want {
+			t.Errorf("of %v: %v, want %v", c.of, got, c.want)
 		}
 	}
 }

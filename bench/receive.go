@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter"
@@ -43,13 +44,30 @@ type received struct {
 	outcomes map[string][]outcome
 }
 
-// total is an exporter's outcome over all rounds.
-func (r *received) total(exporter string) *outcome {
-	t := new(outcome)
-	for _, o := range r.outcomes[exporter] {
-		t.add(o)
+// median is a number's median over an exporter's rounds.
+func (r *received) median(exporter string, number func(*outcome) float64) float64 {
+	var of []float64
+	for i := range r.outcomes[exporter] {
+		of = append(of, number(&r.outcomes[exporter][i]))
 	}
-	return t
+	return median(of)
+}
+
+// ratios are those of two exporters' throughput, round by round: the two were
+// measured shortly after each other.
+func (r *received) ratios(a, b string) (of []float64) {
+	for i := range r.outcomes[a] {
+		of = append(of, float64(r.outcomes[a][i].Requests)/float64(max(1, r.outcomes[b][i].Requests)))
+	}
+	return of
+}
+
+func median(of []float64) float64 {
+	s := slices.Sorted(slices.Values(of))
+	if len(s) == 0 {
+		return 0
+	}
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
 }
 
 // benchReceive measures OTLP/gRPC → exporter. The exporters take turns, so that

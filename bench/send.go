@@ -39,17 +39,8 @@ type outcome struct {
 	Stored    int64 // bytes that became of them
 }
 
-func (o *outcome) add(p outcome) {
-	o.Window += p.Window
-	o.Requests += p.Requests
-	o.Records += p.Records
-	o.CPU += p.CPU
-	o.Latencies = append(o.Latencies, p.Latencies...)
-	o.Sent += p.Sent
-	o.Stored += p.Stored
-}
-
-func (o *outcome) perSecond(n int) float64 { return float64(n) / o.Window.Seconds() }
+func (o *outcome) recordsPerSecond() float64  { return float64(o.Records) / o.Window.Seconds() }
+func (o *outcome) requestsPerSecond() float64 { return float64(o.Requests) / o.Window.Seconds() }
 
 // cpuPerRecord is in seconds.
 func (o *outcome) cpuPerRecord() float64 { return o.CPU.Seconds() / float64(max(1, o.Records)) }
@@ -57,13 +48,13 @@ func (o *outcome) cpuPerRecord() float64 { return o.CPU.Seconds() / float64(max(
 // bytesPerRecord is what a record takes on the disk.
 func (o *outcome) bytesPerRecord() float64 { return float64(o.Stored) / float64(max(1, o.Sent)) }
 
-// percentile gives the latency that p of 1 requests did not exceed.
-func (o *outcome) percentile(p float64) time.Duration {
+// percentile gives the latency, in seconds, that p of 1 requests did not exceed.
+func (o *outcome) percentile(p float64) float64 {
 	if len(o.Latencies) == 0 {
 		return 0
 	}
 	slices.Sort(o.Latencies)
-	return o.Latencies[min(len(o.Latencies)-1, int(p*float64(len(o.Latencies))))]
+	return o.Latencies[min(len(o.Latencies)-1, int(p*float64(len(o.Latencies))))].Seconds()
 }
 
 // send puts the load on the receiver at address and measures the time between
