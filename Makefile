@@ -51,7 +51,7 @@ demo:
 ##@ Check
 
 .PHONY: test
-test: lint generate-check test-unit test-nested test-configs test-distribution ## Run all that CI runs
+test: lint generate-check test-unit test-nested test-distribution ## Run all that CI runs
 
 .PHONY: test-unit
 test-unit: ## Run the root module's tests, with the race detector
