@@ -231,11 +231,14 @@ func (c *Correlator) advance() {
 // settled looks at a piece that had time to meet the others: its actions leave if
 // they hold what is expected, and those that have left are amended.
 func (c *Correlator) settled(p *piece) {
-	if p.claimed {
-		return
+	if p.claimed && p.place.callee() {
+		return // a caller's piece may belong to a second attempt, which has left
 	}
 	var buf [4]*piece
 	for _, lead := range c.leads(buf[:0], p) {
+		if lead.action != nil && lead.action.has(p.id) {
+			continue
+		}
 		j := c.gather(lead)
 		if j != nil && (c.actionOf(j) != nil || c.met(j)) {
 			c.leave(j, "")
@@ -251,21 +254,24 @@ func (c *Correlator) due(reason string) {
 		c.unsettled = p.next
 	}
 	c.undue = p.next
-	if !p.claimed {
+	waited := !p.claimed
+	if waited || !p.place.callee() {
 		var buf [4]*piece
 		for _, lead := range c.leads(buf[:0], p) {
+			if lead.action != nil && lead.action.has(p.id) {
+				continue
+			}
 			if j := c.gather(lead); j != nil {
 				c.leave(j, reason)
 			}
 		}
-		if p.claimed {
-			if reason == ReasonOverload {
-				c.stats.LeftEarly++
-			}
-		} else {
-			c.stats.Unjoined++
-			c.claim(p)
-		}
+	}
+	switch {
+	case waited && !p.claimed:
+		c.stats.Unjoined++
+		c.claim(p)
+	case waited && reason == ReasonOverload:
+		c.stats.LeftEarly++
 	}
 	// Others of its action had their chance: the content is not needed again.
 	c.queueBytes -= len(p.packed)

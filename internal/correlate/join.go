@@ -299,15 +299,12 @@ func (c *Correlator) fits(a, b *piece) (fits, identified bool) {
 	if !c.overlap(a, b) {
 		return false, false
 	}
+	if a.place == calleeLog && b.place == calleeProxy || a.place == calleeProxy && b.place == calleeLog {
+		// One proxy's log and span: its name for itself must be the same.
+		return a.reporter != 0 && a.reporter == b.reporter, false
+	}
 	from, byFrom := a.from.matches(b.from, false)
 	to, byTo := a.to.matches(b.to, true)
-	if a.place == calleeLog && b.place == calleeProxy || a.place == calleeProxy && b.place == calleeLog {
-		// One proxy's log and span: its name for itself tells as much as
-		// the parties.
-		if a.reporter != 0 && a.reporter == b.reporter {
-			return true, false
-		}
-	}
 	return from && to, byFrom && byTo
 }
 
@@ -476,13 +473,14 @@ func (c *Correlator) caller(j *joined) {
 	}
 	if j.slots[callerLog] == nil && lead.place != calleeApp {
 		log, identified, doubt := c.nearest(lead, callerLog)
-		if log == nil {
-			return
+		linked := j.slots[callerProxy] != nil || j.slots[callerApp] != nil
+		if log == nil || linked && log.hasNode() {
+			return // a log on another node than the spans is of another call
 		}
 		j.set(log, TierRequest)
 		j.trust(identified)
 		j.doubt = j.doubt || doubt
-		if log.hasNode() && j.slots[callerProxy] == nil {
+		if log.hasNode() {
 			c.callerAt(j, log.trace, log.span, TierRequest)
 		}
 	}

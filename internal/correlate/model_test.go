@@ -1,0 +1,333 @@
+package correlate
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+// model says which pieces belong to one action, all at once and by looking at
+// every pair: no index, no time, no order. It is the specification of what the
+// correlator joins. An action is the set of its pieces' names.
+func model(all []evidence.Evidence, skew time.Duration) [][]string {
+	var actions [][]string
+	used := map[string]bool{}
+	action := func(members ...[]evidence.Evidence) {
+		var names []string
+		for _, e := range slices.Concat(members...) {
+			if !slices.Contains(names, e.Position) {
+				names = append(names, e.Position)
+			}
+			used[e.Position] = true
+		}
+		slices.Sort(names)
+		actions = append(actions, names)
+	}
+	where := func(keep func(e evidence.Evidence) bool) []evidence.Evidence {
+		return slices.DeleteFunc(slices.Clone(all), func(e evidence.Evidence) bool { return !keep(e) })
+	}
+
+	// 1. The callee's side. Each proxy node, that is a log or a proxy's span,
+	// with the application's span beneath it, is one action; so is an
+	// application's span beneath none.
+	type node struct {
+		t evidence.TraceID
+		s evidence.SpanID
+	}
+	at := func(e evidence.Evidence) node { return node{e.TraceID, e.SpanID} }
+	above := func(e evidence.Evidence) node { return node{e.TraceID, e.ParentSpanID} }
+	isApp := func(e evidence.Evidence) bool { return e.Source == evidence.SourceSpan }
+	var callees [][]evidence.Evidence
+	for _, e := range where(func(e evidence.Evidence) bool { return e.Role == evidence.RoleCallee && !isApp(e) }) {
+		if slices.ContainsFunc(slices.Concat(callees...), func(o evidence.Evidence) bool { return o.Position == e.Position }) {
+			continue
+		}
+		if e.SpanID == (evidence.SpanID{}) {
+			callees = append(callees, []evidence.Evidence{e})
+			continue
+		}
+		callees = append(callees, where(func(o evidence.Evidence) bool {
+			return o.Role == evidence.RoleCallee && (isApp(o) && above(o) == at(e) || !isApp(o) && at(o) == at(e))
+		}))
+	}
+	for _, e := range where(func(e evidence.Evidence) bool { return e.Role == evidence.RoleCallee && isApp(e) }) {
+		if !slices.ContainsFunc(slices.Concat(callees...), func(o evidence.Evidence) bool { return o.Position == e.Position }) {
+			callees = append(callees, []evidence.Evidence{e})
+		}
+	}
+
+	// 2. The caller's side of a node: what stands on it, and the application's
+	// span above the proxy's.
+	callersAt := func(n node) []evidence.Evidence {
+		on := where(func(o evidence.Evidence) bool {
+			return o.Role == evidence.RoleCaller && at(o) == n && n.s != evidence.SpanID{}
+		})
+		for _, o := range on {
+			if o.Source == evidence.SourceProxySpan {
+				on = append(on, where(func(p evidence.Evidence) bool {
+					return p.Role == evidence.RoleCaller && isApp(p) && at(p) == above(o)
+				})...)
+			}
+		}
+		return on
+	}
+	decided := func(of []evidence.Evidence) []evidence.Evidence {
+		return where(func(d evidence.Evidence) bool {
+			return d.Role == evidence.RoleDecision && slices.ContainsFunc(of, func(e evidence.Evidence) bool {
+				return e.DecisionID != "" && e.DecisionID == d.DecisionID
+			})
+		})
+	}
+	for _, c := range callees {
+		var callers []evidence.Evidence
+		for _, e := range c {
+			callers = append(callers, callersAt(above(e))...)
+		}
+		// 3. With no caller's log by spans: the nearest one of the same
+		// request, parties, method, path and time.
+		hasLog := slices.ContainsFunc(callers, func(e evidence.Evidence) bool { return e.Source == evidence.SourceEnvoyALS })
+		if !hasLog && !isApp(c[0]) {
+			fitting := where(func(o evidence.Evidence) bool {
+				l := c[0]
+				bound := o.SpanID != evidence.SpanID{} && slices.ContainsFunc(all, func(k evidence.Evidence) bool {
+					return k.Role == evidence.RoleCallee && above(k) == at(o)
+				})
+				return o.Role == evidence.RoleCaller && o.Source == evidence.SourceEnvoyALS && !bound &&
+					(o.RequestID != "" && o.RequestID == l.RequestID || o.TraceID != evidence.TraceID{} && o.TraceID == l.TraceID) &&
+					o.Method == l.Method && o.Path == l.Path &&
+					(o.TraceID == evidence.TraceID{} || l.TraceID == evidence.TraceID{} || o.TraceID == l.TraceID) &&
+					len(o.From.Identities) > 0 && len(l.From.Identities) > 0 &&
+					o.From.Identities[0].ID == l.From.Identities[0].ID && o.To.Identities[0].ID == l.To.Identities[0].ID &&
+					o.Start <= max(l.Start, l.End)+int64(skew) && l.Start <= max(o.Start, o.End)+int64(skew)
+			})
+			slices.SortFunc(fitting, func(a, b evidence.Evidence) int {
+				d := func(e evidence.Evidence) int64 { return max(e.Start-c[0].Start, c[0].Start-e.Start) }
+				if d(a) != d(b) {
+					return int(min(max(d(a)-d(b), -1), 1))
+				}
+				if a.Start != b.Start {
+					return int(min(max(a.Start-b.Start, -1), 1))
+				}
+				return strings.Compare(string(a.ID[:]), string(b.ID[:]))
+			})
+			if len(fitting) > 0 && (len(callers) == 0 || fitting[0].SpanID == evidence.SpanID{}) {
+				callers = append(callers, fitting[0])
+				callers = append(callers, callersAt(at(fitting[0]))...)
+			}
+		}
+		action(c, callers, decided(c))
+	}
+
+	// 4. What is left of the callers: each proxy node with the application
+	// above, then applications' spans; then decisions.
+	for _, last := range []bool{false, true} {
+		for _, e := range where(func(e evidence.Evidence) bool { return e.Role == evidence.RoleCaller && isApp(e) == last }) {
+			if !used[e.Position] {
+				action([]evidence.Evidence{e}, callersAt(at(e)))
+			}
+		}
+	}
+	for _, d := range where(func(e evidence.Evidence) bool { return e.Role == evidence.RoleDecision }) {
+		if !used[d.Position] {
+			action([]evidence.Evidence{d})
+		}
+	}
+	slices.SortFunc(actions, slices.Compare)
+	return actions
+}
+
+// drawMesh draws the evidence of a few calls, with pieces missing, retries,
+// traced and untraced proxies, shared request ids and skewed clocks.
+func drawMesh(t *rapid.T, equalCalls bool) []evidence.Evidence {
+	var all []evidence.Evidence
+	kept := func(e evidence.Evidence) {
+		if rapid.IntRange(0, 9).Draw(t, "kept") < 8 {
+			all = append(all, e)
+		}
+	}
+	spans := byte(0)
+	next := func() byte { spans++; return spans }
+	parents := []byte{0}
+	for i := range rapid.IntRange(1, 6).Draw(t, "calls") {
+		name := func(what string) string { return fmt.Sprintf("%d %s", i, what) }
+		start := time.Duration(rapid.IntRange(0, 3000).Draw(t, "start")) * time.Millisecond
+		from := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "from")
+		common := []option{at(start), mtls(from, "c"), request(rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "request"))}
+		if !equalCalls {
+			common = append(common, path(fmt.Sprint("/", i)))
+		}
+		with := func(o ...option) []option { return slices.Concat(common, o) }
+		skewed := at(time.Duration(rapid.IntRange(-1000, 1000).Draw(t, "skew")) * time.Millisecond)
+		if !rapid.Bool().Draw(t, "traced") {
+			kept(callerALS(name("client"), common...))
+			for k := range rapid.IntRange(1, 2).Draw(t, "tries") {
+				kept(calleeALS(name(fmt.Sprint("server ", k)), with(skewed)...))
+			}
+			continue
+		}
+		parent := rapid.SampledFrom(parents).Draw(t, "parent")
+		if rapid.Bool().Draw(t, "client app") {
+			app := next()
+			kept(appSpan(name("app out"), evidence.SpanClient, with(trace(1, app, parent))...))
+			parent = app
+		}
+		out := next()
+		kept(proxySpan(name("proxy out"), evidence.SpanClient, with(trace(1, out, parent))...))
+		kept(callerALS(name("client"), with(trace(1, out, 0))...))
+		for k := range rapid.IntRange(1, 2).Draw(t, "tries") {
+			in := next()
+			try := func(what string) string { return name(fmt.Sprint(what, " ", k)) }
+			id := try("decision")
+			kept(proxySpan(try("proxy in"), evidence.SpanServer, with(trace(1, in, out), skewed)...))
+			log := with(trace(1, in, out), skewed)
+			if rapid.Bool().Draw(t, "decided") {
+				log = append(log, decided(id))
+				kept(opa(id, decided(id)))
+			}
+			kept(calleeALS(try("server"), log...))
+			app := next()
+			kept(appSpan(try("app in"), evidence.SpanServer, with(trace(1, app, in), skewed)...))
+			parents = append(parents, app)
+		}
+	}
+	return all
+}
+
+func shuffle(t *rapid.T, all []evidence.Evidence) []evidence.Evidence {
+	order := make([]int, len(all))
+	for i := range order {
+		order[i] = i
+	}
+	var out []evidence.Evidence
+	for _, i := range rapid.Permutation(order).Draw(t, "order") {
+		out = append(out, all[i])
+	}
+	return out
+}
+
+// fold gives the actions that came out: records with their amendments.
+func fold(rs []*Record, all []evidence.Evidence) [][]string {
+	names := map[evidence.ID]string{}
+	for i := range all {
+		names[all[i].ID] = all[i].Position
+	}
+	folded := map[RecordID][]string{}
+	for _, r := range rs {
+		id := r.ID
+		if r.EventName == semconv.EventAmendment {
+			id = r.Amends
+		}
+		for _, a := range r.Attestations {
+			folded[id] = append(folded[id], names[a.ID])
+		}
+	}
+	var out [][]string
+	for _, members := range folded {
+		slices.Sort(members)
+		out = append(out, slices.Compact(members))
+	}
+	slices.SortFunc(out, slices.Compare)
+	return out
+}
+
+// Whatever the order and batches in which evidence arrives before a record
+// leaves, the records are those of the model.
+func TestOrderDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := drawMesh(t, true)
+		cfg := testConfig()
+		want := model(all, cfg.ClockSkew)
+		var first []string
+		for range 3 {
+			shuffled := shuffle(t, all)
+			c := New(cfg)
+			for i := 0; i < len(shuffled); {
+				n := min(rapid.IntRange(1, 5).Draw(t, "batch"), len(shuffled)-i)
+				c.Add(t0.Add(time.Duration(i)*time.Millisecond), shuffled[i:i+n])
+				i += n
+			}
+			c.Advance(t0.Add(time.Minute))
+			var rs []*Record
+			_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+			require.Equal(t, want, fold(rs, all))
+			require.Len(t, rs, len(want), "one record for each action, no amendments")
+			shown := showAll(rs, all)
+			if first == nil {
+				first = shown
+			}
+			require.Equal(t, first, shown, "states and tiers too")
+		}
+	})
+}
+
+// Spread over the window, a record folded with its amendments is that of the
+// model, and each evidence id is cited.
+func TestFoldedRecordsDoNotDependOnTime(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := drawMesh(t, false)
+		cfg := testConfig()
+		cfg.Settle = time.Duration(rapid.IntRange(0, 3).Draw(t, "settle")) * time.Second
+		c := New(cfg)
+		now := t0
+		for _, e := range shuffle(t, all) {
+			now = now.Add(time.Duration(rapid.IntRange(0, 9000/max(len(all), 1)).Draw(t, "wait")) * time.Millisecond)
+			c.Advance(now)
+			c.Add(now, []evidence.Evidence{e})
+		}
+		c.Advance(now.Add(time.Minute))
+		var rs []*Record
+		_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+		require.Equal(t, model(all, cfg.ClockSkew), fold(rs, all))
+		ids := map[RecordID]bool{}
+		for _, r := range rs {
+			require.False(t, ids[r.ID], "record ids are unique")
+			ids[r.ID] = true
+		}
+	})
+}
+
+func FuzzUnpack(f *testing.F) {
+	for _, e := range []evidence.Evidence{
+		calleeALS("log", mtls("a", "b"), claims("nonsense", "header.x-spiffe-id"), verdict(evidence.Deny, "envoy_rbac")),
+		opa("decision"), {},
+	} {
+		f.Add(string(pack(nil, &e)))
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		var e evidence.Evidence
+		if unpack(s, &e) != nil {
+			return
+		}
+		var again evidence.Evidence
+		if err := unpack(string(pack(nil, &e)), &again); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestPackKeepsAll(t *testing.T) {
+	e := calleeALS("log", mtls("a", "b"), claims("nonsense", "header.x-spiffe-id"), verdict(evidence.Deny, "envoy_rbac"), status(403), resends(2))
+	e.Digest = [32]byte{1, 2}
+	e.Reporter = evidence.Reporter{SPIFFEID: e.From.Identities[0].ID, Authenticated: true, Address: "10.0.0.1", Node: "n", CertSHA256: "ab"}
+	e.TLS = evidence.TLS{Known: true, Established: true, Mutual: true, Version: "1.3", Cipher: "x", ClientSHA256: "cd", ClientNotAfter: -5}
+	e.From.Workload = evidence.Workload{Name: "a", Namespace: "b", Kind: "c", Version: "d", Revision: "e", PodName: "f", PodUID: "g", Node: "h", ImageDigest: "i"}
+	e.To.Address, e.To.Port, e.User, e.Cluster, e.Host, e.GRPCStatus = "10.0.0.2", 8080, "u", "c", "h", "7"
+	for _, s := range stringFields(&e) {
+		if s != nil && *s == "" {
+			*s = "x"
+		}
+	}
+	var got evidence.Evidence
+	require.NoError(t, unpack(string(pack(nil, &e)), &got))
+	// What stands on the piece itself is not packed.
+	got.ID, got.Role, got.Start, got.End = e.ID, e.Role, e.Start, e.End
+	require.Equal(t, e, got)
+}
