@@ -329,7 +329,7 @@ func TestJoins(t *testing.T) {
 					}
 					c.Add(t0.Add(100*time.Millisecond), batch) // a resend
 					c.Advance(t0.Add(time.Minute))
-					got := showAll(firstShown(t, c), batch)
+					got := showAll(drain(t, c), batch)
 					assert.Equal(t, tt.want, got, "shift %d mirrored %v", shift, mirrored)
 					s := c.Stats()
 					assert.Zero(t, s.Pending)
@@ -339,8 +339,6 @@ func TestJoins(t *testing.T) {
 		})
 	}
 }
-
-func firstShown(t *testing.T, c *Correlator) []*Record { return drain(t, c) }
 
 func TestRecordFields(t *testing.T) {
 	c := New(testConfig())

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -337,32 +338,34 @@ func TestRefusedRecordsAreOfferedAgain(t *testing.T) {
 		isRecord := func(ld plog.Logs) bool {
 			return ld.ResourceLogs().At(0).ScopeLogs().At(0).Scope().Name() == scopeName
 		}
-		var offers int
+		var offers atomic.Int64
 		p.sink.refusing(func(ld plog.Logs) error {
 			if isRecord(ld) {
-				offers++
+				offers.Add(1)
 				return errors.New("busy")
 			}
 			return nil
 		})
-		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(calleeReport("1", nil), calleeReport("2", nil))))
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(calleeReport("1", nil),
+			calleeReport("2", func(e *evidence.Evidence) { e.Path = "/too/large" }))))
 		time.Sleep(time.Minute)
 		assert.Empty(t, p.sink.records())
-		assert.Greater(t, offers, 5)
-		assert.Less(t, offers, 30, "offers become rare")
+		assert.Greater(t, offers.Load(), int64(5))
+		assert.Less(t, offers.Load(), int64(30), "offers become rare")
 
-		// One of the two is refused for good.
+		// One of the two is refused for good: it goes, the other does not.
 		p.sink.refusing(func(ld plog.Logs) error {
-			if isRecord(ld) && (ld.LogRecordCount() > 1 || attr(t, ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0), semconv.MeshEvidenceState) == "complete" && offers > 0) {
-				if ld.LogRecordCount() == 1 {
-					offers = 0
+			for _, lr := range ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {
+				if isRecord(ld) && attr(t, lr, semconv.URLPath) == "/too/large" {
+					return consumererror.NewPermanent(errors.New("too large"))
 				}
-				return consumererror.NewPermanent(errors.New("too large"))
 			}
 			return nil
 		})
 		time.Sleep(time.Minute)
-		assert.Len(t, p.sink.records(), 1)
+		require.Len(t, p.sink.records(), 1)
+		assert.Equal(t, "/reviews/0", attr(t, p.sink.records()[0], semconv.URLPath))
+		assert.EqualValues(t, 1, p.logs.(*logsFace).core.permanent.Load())
 		p.stop(t)
 	})
 }

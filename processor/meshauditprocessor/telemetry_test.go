@@ -1,0 +1,55 @@
+package meshauditprocessor
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadatatest"
+)
+
+func TestTelemetry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tel := componenttest.NewTelemetry()
+		f := NewFactory()
+		cfg := createDefaultConfig()
+		s := new(sink)
+		set := metadatatest.NewSettings(tel)
+		logs, err := f.CreateLogs(t.Context(), set, cfg, s)
+		require.NoError(t, err)
+		require.NoError(t, logs.Start(t.Context(), componenttest.NewNopHost()))
+
+		first := calleeReport("1", func(e *evidence.Evidence) { e.DecisionID = "d" })
+		require.NoError(t, logs.ConsumeLogs(t.Context(), logOf(first)))
+		require.NoError(t, logs.ConsumeLogs(t.Context(), logOf(first)))
+		ignore := []metricdatatest.Option{metricdatatest.IgnoreTimestamp()}
+		sum := func(n int64, kv ...attribute.KeyValue) []metricdata.DataPoint[int64] {
+			return []metricdata.DataPoint[int64]{{Value: n, Attributes: attribute.NewSet(kv...)}}
+		}
+		metadatatest.AssertEqualMeshauditPending(t, tel, sum(1), ignore...)
+		metadatatest.AssertEqualMeshauditDuplicates(t, tel, sum(1), ignore...)
+		time.Sleep(11 * time.Second)
+		require.NoError(t, logs.ConsumeLogs(t.Context(), logOf(decisionReport("d"))))
+		time.Sleep(2 * time.Second)
+
+		metadatatest.AssertEqualMeshauditEvidence(t, tel, []metricdata.DataPoint[int64]{
+			{Value: 2, Attributes: attribute.NewSet(attribute.String("source", "envoy_als"))},
+			{Value: 1, Attributes: attribute.NewSet(attribute.String("source", "opa_decision"))},
+		}, ignore...)
+		metadatatest.AssertEqualMeshauditRecords(t, tel, []metricdata.DataPoint[int64]{
+			{Value: 1, Attributes: attribute.NewSet(attribute.String("event", "mesh.request"), attribute.String("state", "partial"), attribute.String("join", "none"))},
+			{Value: 1, Attributes: attribute.NewSet(attribute.String("event", "mesh.amendment"), attribute.String("state", "complete"), attribute.String("join", "decision_id"))},
+		}, ignore...)
+		metadatatest.AssertEqualMeshauditAmendments(t, tel, sum(1), ignore...)
+		metadatatest.AssertEqualMeshauditPending(t, tel, sum(0), ignore...)
+		require.NoError(t, logs.Shutdown(t.Context()))
+		require.NoError(t, tel.Shutdown(t.Context()))
+	})
+}
