@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -151,10 +152,11 @@ func makeStore(store, keys, file string, crash bool) error {
 	if err != nil {
 		return err
 	}
-	now := time.Date(2025, 11, 23, 10, 0, 1, 0, time.UTC)
+	var now atomic.Int64 // the writer asks from another goroutine
+	now.Store(time.Date(2025, 11, 23, 10, 0, 1, 0, time.UTC).UnixNano())
 	if l, err := seal.OpenLog(store, logKey.Name()); err == nil {
 		if err := l.Entries(context.Background(), func(*seal.Header) bool { return true }, func(e *seal.Entry) error {
-			now = time.Unix(0, int64(e.Sealed)).Add(time.Second)
+			now.Store(int64(e.Sealed) + int64(time.Second))
 			return nil
 		}); err != nil {
 			return err
@@ -164,13 +166,13 @@ func makeStore(store, keys, file string, crash bool) error {
 		Root: store, Origin: logKey.Name(), LogKey: logKey,
 		Chain:    seal.ChainFile{FS: seal.OS, Path: filepath.Join(keys, seal.ChainKeyFile)},
 		Auditors: []seal.Recipient{auditor},
-		Now:      func() time.Time { return now },
+		Now:      func() time.Time { return time.Unix(0, now.Load()) },
 	})
 	if err != nil {
 		return err
 	}
 	for _, r := range requests {
-		now = now.Add(time.Second)
+		now.Add(int64(time.Second))
 		if err := w.Append(context.Background(), r.signal, r.message); err != nil {
 			return err
 		}

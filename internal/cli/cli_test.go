@@ -149,6 +149,32 @@ func render(t *testing.T, width int, records ...*query.Record) string {
 	return out.String()
 }
 
+// Rows come in the order in which things happened, also where more are sealed
+// than are held back.
+func TestRowsAreInOrder(t *testing.T) {
+	var records []*query.Record
+	const n = 1536 // a multiple of 64, more than reorderWindow
+	for i := range n {
+		r := testRecord(semconv.EventRequest, nil)
+		r.Time = r.Time.Add(time.Duration(i^63) * time.Minute) // out of order by up to 63 records
+		records = append(records, r)
+	}
+	out := render(t, 160, records...)
+	at := time.Date(2025, 11, 23, 10, 0, 0, 0, time.UTC)
+	rows := 0
+	for _, line := range strings.Split(out, "\n") {
+		if clock, _, _ := strings.Cut(line, " "); strings.Count(clock, ":") == 2 {
+			if want := at.Format("15:04:05.000"); clock != want {
+				t.Fatalf("row %d is at %s, want %s", rows, clock, want)
+			}
+			at, rows = at.Add(time.Minute), rows+1
+		}
+	}
+	if rows != n || !strings.Contains(out, "\n2025-11-24 UTC\n") {
+		t.Errorf("%d rows of %d", rows, n)
+	}
+}
+
 // Two identities never look the same, whatever their form.
 func TestIdentitiesStayApart(t *testing.T) {
 	tb := newRecordTable(&streams{})

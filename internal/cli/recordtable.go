@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"cmp"
+	"container/heap"
 	"fmt"
 	"strings"
 	"time"
@@ -29,6 +31,10 @@ var proofMarks = map[evidence.Proof]string{
 // recordTable is the table for people. Each record is a row, and each
 // disagreement between its sources a line beneath it.
 //
+// Records are sealed when their evidence is together, which is not the order in
+// which things happened. Rows come in that order as long as no more than
+// reorderWindow records lie between.
+//
 // Identities of the trust domain that comes first are written short; the line
 // above the table names it, and all others are written in full.
 type recordTable struct {
@@ -37,6 +43,36 @@ type recordTable struct {
 	fixed bool   // home is printed
 	day   string // of the last row
 	first string // of the first row
+
+	waiting rowHeap
+	seq     int // of the last row
+}
+
+const reorderWindow = 500
+
+// recordRow is a record, rendered.
+type recordRow struct {
+	at    time.Time
+	seq   int // keeps rows of one time in the order in which they came
+	cells []cell
+	lines []string // beneath the row
+}
+
+// rowHeap has the earliest row on top.
+type rowHeap []*recordRow
+
+func (h rowHeap) Len() int      { return len(h) }
+func (h rowHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
+func (h rowHeap) Less(i, j int) bool {
+	return cmp.Or(h[i].at.Compare(h[j].at), cmp.Compare(h[i].seq, h[j].seq)) < 0
+}
+func (h *rowHeap) Push(x any) { *h = append(*h, x.(*recordRow)) }
+func (h *rowHeap) Pop() any {
+	last := len(*h) - 1
+	r := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return r
 }
 
 func newRecordTable(s *streams) *recordTable {
@@ -63,8 +99,37 @@ func newRecordTable(s *streams) *recordTable {
 }
 
 func (t *recordTable) record(r *query.Record) error {
+	conflicts := slice(r, semconv.MeshConflicts)
+	// The called workload's trust domain is the more likely to be ours.
+	destination := t.party(r, semconv.DestinationPrefix, semconv.ServerAddress)
+	source := t.party(r, semconv.SourcePrefix, semconv.ClientAddress)
+	if user := r.Str(semconv.UserID); user != "" {
+		source = printable(user) + " by " + source
+	}
 	at := r.Time.UTC()
-	if day := at.Format(time.DateOnly); day != t.day {
+	t.seq++
+	heap.Push(&t.waiting, &recordRow{at, t.seq, []cell{
+		{at.Format("15:04:05.000"), dim},
+		{text: source},
+		{text: destination},
+		{text: request(r)},
+		result(r),
+		verdict(r),
+		{text: policy(r)},
+		state(r, conflicts.Len()),
+		{text: joined(r)},
+		{shortID(r), dim},
+	}, t.conflicts(conflicts)})
+	if t.waiting.Len() > reorderWindow {
+		return t.emit()
+	}
+	return nil
+}
+
+// emit prints the earliest row that waits.
+func (t *recordTable) emit() error {
+	r := heap.Pop(&t.waiting).(*recordRow)
+	if day := r.at.Format(time.DateOnly); day != t.day {
 		if t.day == "" {
 			t.first = day
 		} else if err := t.line(day+" UTC", dim); err != nil {
@@ -72,27 +137,24 @@ func (t *recordTable) record(r *query.Record) error {
 		}
 		t.day = day
 	}
-	conflicts := slice(r, semconv.MeshConflicts)
-	destination := t.party(r, semconv.DestinationPrefix, semconv.ServerAddress)
-	source := t.party(r, semconv.SourcePrefix, semconv.ClientAddress)
-	if user := r.Str(semconv.UserID); user != "" {
-		source = printable(user) + " by " + source
-	}
-	if err := t.row(
-		cell{at.Format("15:04:05.000"), dim},
-		cell{text: source},
-		cell{text: destination},
-		cell{text: request(r)},
-		result(r),
-		verdict(r),
-		cell{text: policy(r)},
-		state(r, conflicts.Len()),
-		cell{text: joined(r)},
-		cell{shortID(r), dim},
-	); err != nil {
+	if err := t.row(r.cells...); err != nil {
 		return err
 	}
-	return t.conflicts(conflicts)
+	for _, l := range r.lines {
+		if err := t.line(l, yellow); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *recordTable) flush() error {
+	for t.waiting.Len() > 0 {
+		if err := t.emit(); err != nil {
+			return err
+		}
+	}
+	return t.table.flush()
 }
 
 // party is one side of an action: its identity and how well that is proven,
@@ -282,8 +344,8 @@ const (
 // maxConflictLines bounds what is said under one row.
 const maxConflictLines = 4
 
-// conflicts says under a row where its sources disagree.
-func (t *recordTable) conflicts(all pcommon.Slice) error {
+// conflicts are the lines that say where a record's sources disagree.
+func (t *recordTable) conflicts(all pcommon.Slice) (lines []string) {
 	type conflict struct{ field, kept, other string }
 	said := map[conflict]bool{} // many pieces of evidence may say the same
 	for _, v := range all.All() {
@@ -314,17 +376,15 @@ func (t *recordTable) conflicts(all pcommon.Slice) error {
 		}
 		said[c] = true
 		if len(said) > maxConflictLines {
-			return t.line("              ⚠ and more: -o json", yellow)
+			return append(lines, "              ⚠ and more: -o json")
 		}
 		from := get(conflictFrom)
 		if from == "" {
 			from = "another source"
 		}
-		if err := t.line(printable(fmt.Sprintf("              ⚠ %s is %s, but %s says %s", c.field, c.kept, from, c.other)), yellow); err != nil {
-			return err
-		}
+		lines = append(lines, printable(fmt.Sprintf("              ⚠ %s is %s, but %s says %s", c.field, c.kept, from, c.other)))
 	}
-	return nil
+	return lines
 }
 
 // slice is an array attribute, empty if there is none.

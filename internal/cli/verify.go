@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -230,9 +233,10 @@ func answerLog(ctx context.Context, store string, opts *seal.VerifyOptions, l *s
 		Findings: []findingAnswer{}, Omitted: l.Omitted,
 	}
 	worst := seal.Note
-	for i := range l.Findings {
-		worst = max(worst, l.Findings[i].Class)
-		a.Findings = append(a.Findings, finding(dir, &l.Findings[i]))
+	found := byWeight(l.Findings)
+	for i := range found {
+		worst = max(worst, found[i].Class)
+		a.Findings = append(a.Findings, finding(dir, &found[i]))
 	}
 	// What was not reached because of tampering, and what nobody vouches
 	// for, is not proven, even if nothing was found there.
@@ -269,13 +273,29 @@ func answerLog(ctx context.Context, store string, opts *seal.VerifyOptions, l *s
 			a.WithAuditor = isProven
 		}
 	}
-	if first := l.First(); first != nil {
-		f := finding(dir, first)
-		a.FirstBad, a.Next = &f, first.Next
+	if len(a.Findings) > 0 && worst > seal.Note {
+		a.FirstBad, a.Next = &a.Findings[0], a.Findings[0].Next
 	}
 	var err error
-	a.LastProven, err = lastProven(ctx, store, l)
+	a.LastProven, err = lastProven(ctx, store, l, found)
 	return a, err
+}
+
+// byWeight orders findings: the worst class first, and in it those in segments,
+// by place. What is derived from segments (tiles, the published checkpoint) is
+// off where a segment is, and comes after it.
+func byWeight(fs []seal.Finding) []seal.Finding {
+	outside := func(f *seal.Finding) int {
+		if strings.HasPrefix(f.Segment, "segment/") {
+			return 0
+		}
+		return 1
+	}
+	fs = slices.Clone(fs)
+	slices.SortStableFunc(fs, func(a, b seal.Finding) int {
+		return cmp.Or(cmp.Compare(b.Class, a.Class), cmp.Compare(outside(&a), outside(&b)))
+	})
+	return fs
 }
 
 func finding(dir string, f *seal.Finding) findingAnswer {
@@ -289,7 +309,7 @@ func finding(dir string, f *seal.Finding) findingAnswer {
 // lastProven completes what a report says of the last proven entry. Where a
 // batch was found bad after the walk had passed it, the report has the number
 // of the entry before it alone: the rest stands in that entry's header.
-func lastProven(ctx context.Context, store string, l *seal.LogReport) (*lastAnswer, error) {
+func lastProven(ctx context.Context, store string, l *seal.LogReport, found []seal.Finding) (*lastAnswer, error) {
 	last := &lastAnswer{Entry: l.LastEntry, sealed: l.LastSealed}
 	record := func(next uint64) {
 		if next > 0 {
@@ -308,17 +328,17 @@ func lastProven(ctx context.Context, store string, l *seal.LogReport) (*lastAnsw
 	if err != nil {
 		return nil, nil // not even a directory of segments: nothing is proven
 	}
-	found := false
+	there := false
 	err = log.Entries(ctx, func(*seal.Header) bool { return true }, func(e *seal.Entry) error {
 		if e.Header.Entry < l.LastEntry {
 			return nil
 		}
 		// Entry 0 is also named where the bad place is entry 0 itself, or
 		// no entry at all.
-		if bad := l.First(); l.LastEntry == 0 && bad != nil && (filepath.Base(bad.Segment) != e.Segment || bad.Offset <= e.Offset) {
+		if l.LastEntry == 0 && len(found) > 0 && (filepath.Base(found[0].Segment) != e.Segment || found[0].Offset <= e.Offset) {
 			return seal.ErrStop
 		}
-		found = true
+		there = true
 		last.sealed = unixNano(e.Sealed)
 		last.Sealed = moment(last.sealed)
 		record(e.FirstRecord + e.Header.Records)
@@ -327,7 +347,7 @@ func lastProven(ctx context.Context, store string, l *seal.LogReport) (*lastAnsw
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if err != nil || !found {
+	if err != nil || !there {
 		return nil, nil // it is where the damage is
 	}
 	return last, nil

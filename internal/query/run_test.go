@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ var start = time.Date(2025, 11, 23, 10, 0, 0, 0, time.UTC)
 type testLog struct {
 	t   *testing.T
 	w   *seal.Writer
-	now time.Time
+	now atomic.Int64 // unix nanoseconds
 }
 
 func newTestLog(t *testing.T, store, origin string) *testLog {
@@ -43,11 +44,12 @@ func newTestLog(t *testing.T, store, origin string) *testLog {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &testLog{t: t, now: start}
+	l := &testLog{t: t}
+	l.now.Store(start.UnixNano())
 	l.w, err = seal.Open(seal.Config{
 		Root: store, Origin: origin, LogKey: key, Auditors: []seal.Recipient{auditor},
 		Chain: seal.ChainFile{FS: seal.OS, Path: filepath.Join(keys, seal.ChainKeyFile)},
-		Now:   func() time.Time { return l.now },
+		Now:   func() time.Time { return time.Unix(0, l.now.Load()) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +83,7 @@ func (l *testLog) append(sealed time.Duration, records ...func(plog.LogRecord)) 
 
 func (l *testLog) send(sealed time.Duration, sig seal.Signal, msg []byte) {
 	l.t.Helper()
-	l.now = start.Add(sealed)
+	l.now.Store(start.Add(sealed).UnixNano())
 	if err := l.w.Append(context.Background(), sig, msg); err != nil {
 		l.t.Fatal(err)
 	}
