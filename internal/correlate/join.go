@@ -221,12 +221,11 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		}
 		p = proxy
 	}
-	span := p.span
-	logs, proxies, apps := c.calleesAt(p.trace, span)
+	logs, proxies, apps := c.calleesAt(p.trace, p.span)
 	if p.place == calleeApp && len(logs)+len(proxies) == 0 && p.keys[byParent-1] != 0 {
 		l, x, a := c.calleesAt(p.trace, p.parent)
 		if len(l)+len(x) > 0 && slices.Contains(a, p) {
-			logs, proxies, apps, span = l, x, a, p.parent
+			logs, proxies, apps = l, x, a
 		}
 	}
 	i := max(

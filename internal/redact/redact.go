@@ -326,8 +326,21 @@ func requestLine(s string) (string, bool) {
 	return strings.Join(f, " "), true
 }
 
-// text keeps a string by its rule.
+// text keeps a string by its rule. What one cut leaves may be cut again (user
+// information within user information), so it goes on until nothing changes;
+// every pass but the last takes something away.
 func text(how rule, s string) string {
+	s = strings.ToValidUTF8(s, "_") // before anything is looked for in it
+	for {
+		out := once(how, s)
+		if out == s {
+			return s
+		}
+		s = out
+	}
+}
+
+func once(how rule, s string) string {
 	switch how {
 	case url, target:
 		if i := strings.IndexAny(s, "?#"); i >= 0 {

@@ -47,7 +47,7 @@ func TestText(t *testing.T) {
 }
 
 func FuzzText(f *testing.F) {
-	for _, s := range []string{"Bearer a.b", "http://a:b@c/d?e", "eyJx.y eyJ", "Basic\tQQ==", "a%20b bearer+c", "://@://@"} {
+	for _, s := range []string{"Bearer a.b", "http://a:b@c/d?e", "eyJx.y eyJ", "Basic\tQQ==", "a%20b bearer+c", "://@://@", "@://@", "\xe8"} {
 		f.Add(s, uint8(plain))
 		f.Add(s, uint8(url))
 		f.Add(s, uint8(target))
