@@ -19,7 +19,7 @@ type ledger struct {
 	what  string // is done to the writer
 }
 
-const rounds = 3
+const rounds = 2
 
 // scenario is a life of a writer: starts, appends large and small, several
 // signals, segments that rotate, a clean close, a second start. It gives up at
@@ -62,6 +62,13 @@ func (l *ledger) scenario(cfg Config) error {
 	return nil
 }
 
+// crashConfig also ends epochs and prunes them while the writer lives.
+func (k *testKeys) crashConfig(m *memFS) Config {
+	cfg := k.memConfig(m)
+	cfg.EpochMaxAge, cfg.maintainEvery = 4*time.Millisecond, 3*time.Millisecond
+	return cfg
+}
+
 func (k *testKeys) memConfig(m *memFS) Config {
 	const chain = "/keys/chain"
 	if _, err := m.Stat(chain); err != nil {
@@ -72,7 +79,7 @@ func (k *testKeys) memConfig(m *memFS) Config {
 	}
 	return Config{Root: "/store", Origin: testOrigin, LogKey: k.log, Chain: ChainFile{m, chain},
 		Auditors: []Recipient{k.auditor.Recipient()}, FS: m, SegmentMaxBytes: 20 << 10,
-		publishEvery: 1, retryAfter: time.Millisecond}
+		publishEvery: time.Millisecond, retryAfter: time.Millisecond}
 }
 
 // check restarts a writer on what a crash left, adds one more record, and
@@ -134,7 +141,7 @@ func (k *testKeys) crashSweep(t *testing.T, mode afterCrash, total int) {
 			m := newMemFS()
 			m.at, m.persist, m.crash = at, persist, true
 			l := &ledger{what: fmt.Sprintf("mode %d, operation %d of %d, persisted %v", mode, at, total, persist)}
-			_ = l.scenario(k.memConfig(m)) // the power goes somewhere in it
+			_ = l.scenario(k.crashConfig(m)) // the power goes somewhere in it
 			l.check(t, k, m.restart(mode, rand.New(rand.NewPCG(uint64(at), uint64(mode)))))
 		}
 	}
@@ -151,7 +158,7 @@ func TestFaultAtEveryOperation(t *testing.T) {
 			m := newMemFS()
 			m.at, m.persist = at, persist
 			l := &ledger{what: fmt.Sprintf("operation %d of %d, persisted %v", at, total, persist)}
-			err := l.scenario(k.memConfig(m))
+			err := l.scenario(k.crashConfig(m))
 			if err != nil && !strings.Contains(err.Error(), errInjected.Error()) {
 				t.Fatalf("%s: %v", l.what, err)
 			}
@@ -168,7 +175,7 @@ func TestFaultAtEveryOperation(t *testing.T) {
 func countOps(t *testing.T, k *testKeys) int {
 	m := newMemFS()
 	l := &ledger{what: "no fault"}
-	if err := l.scenario(k.memConfig(m)); err != nil {
+	if err := l.scenario(k.crashConfig(m)); err != nil {
 		t.Fatal(err)
 	}
 	l.check(t, k, m.restart(loseAll, nil))

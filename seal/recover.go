@@ -40,21 +40,27 @@ func (w *Writer) begin(before *logState) (*logState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cut off the damaged tail: %w", err)
 	}
-	s := &logState{cfg: cfg, dir: w.dir, tree: end.tree, entry: end.tree.size, record: end.record,
-		prev: end.prev, sealed: uint64(cfg.Now().UnixNano()), epoch: key.Epoch, keys: key.ratchet()}
-	open := &OpenLines{
-		Signer: cfg.LogKey.VerifierKey(), Chain: key.Commitment(), Torn: torn,
-		HeartbeatSeconds: uint64(cfg.Heartbeat / time.Second),
-	}
+	after := AfterCrash
 	switch {
 	case end.last == nil:
-		open.After = AfterFirst
-	case before != nil:
-		open.After = AfterFault
+		after = AfterFirst
 	case end.last.Kind == KindClose:
-		open.After = AfterClean
-	default:
-		open.After = AfterCrash
+		after = AfterClean
+	case before != nil:
+		after = AfterFault
+	}
+	return w.openEpoch(&logState{tree: end.tree, entry: end.tree.size, record: end.record, prev: end.prev}, key, after, torn)
+}
+
+// openEpoch begins the epoch of key behind what at describes.
+func (w *Writer) openEpoch(at *logState, key ChainKey, after After, torn []Torn) (*logState, error) {
+	cfg := &w.cfg
+	now := cfg.Now()
+	s := &logState{cfg: cfg, dir: w.dir, tree: at.tree, entry: at.entry, record: at.record, prev: at.prev,
+		epoch: key.Epoch, keys: key.ratchet(), began: now, sealed: uint64(now.UnixNano())}
+	open := &OpenLines{
+		Signer: cfg.LogKey.VerifierKey(), Chain: key.Commitment(), After: after, Torn: torn,
+		HeartbeatSeconds: uint64(cfg.Heartbeat / time.Second),
 	}
 	for _, a := range cfg.Auditors {
 		e, err := key.escrow(cfg.Origin, a)
@@ -379,6 +385,11 @@ func (w *Writer) restoreTree(before []uint64, seg *segmentTail) (*tree, error) {
 		return t, nil
 	}
 	t = new(tree)
+	if len(before) > 0 && before[0] > 0 { // pruned: what was before is in the tiles only
+		if t, err = treeFromTiles(before[0], func(t tile) ([]byte, error) { return readTile(w.cfg.FS, w.dir, t) }); err != nil {
+			return nil, fmt.Errorf("the tiles of what was pruned are gone: %w", err)
+		}
+	}
 	for _, first := range before {
 		if err := w.pushLeaves(t, first); err != nil {
 			return nil, err

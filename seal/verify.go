@@ -115,7 +115,7 @@ type verification struct {
 	heartbeat uint64
 	last      *Header
 	torn      map[Torn]uint64 // announced by opens: the entry that did
-	pruned    []uint64        // first entries kept, as ordered
+	pruned    uint64          // the first entry kept, as ordered
 	entries   uint64          // walked, whether a checkpoint follows or not
 	records   uint64
 	covered   uint64 // size of the tree at the last checkpoint
@@ -298,7 +298,8 @@ func (v *verification) frameHeader(f *frame) {
 	case KindErase:
 		v.found(Incomplete, Erasures, "verify with a version of meshaudit that knows erasures", "entry %d erases records; this version cannot check that", f.Entry)
 	case KindPrune:
-		v.pruned = append(v.pruned, f.Prune.First)
+		v.pruned = max(v.pruned, f.Prune.First)
+		v.found(Note, Completeness, "", "entries before %d were pruned on %s, by the policy %q", f.Prune.First, at(f.Sealed), f.Prune.Policy)
 	}
 	if v.keys != nil {
 		const lines = len("tag \n") + 44 + len("sum \n") + 8
@@ -539,7 +540,7 @@ func (v *verification) conclude() error {
 	v.where.segment, v.where.offset = "", 0
 	if v.opts.Trust == nil || v.opts.Trust.key(r.Origin, 0) == nil {
 		v.found(Incomplete, Integrity, "give the trust file of this writer with --trust", "nobody vouches for this log: no trusted key for %s was given", r.Origin)
-	} else if !r.Pinned && !(len(v.pruned) > 0) {
+	} else if !r.Pinned && v.pruned == 0 {
 		v.found(Incomplete, Completeness, "add the line that `meshaudit keygen writer` printed: chain "+r.Origin+" …", "the first chain key is not pinned in the trust file")
 	}
 	if v.last == nil {
@@ -551,7 +552,7 @@ func (v *verification) conclude() error {
 	if p := v.published; p != nil && p.Size > v.covered {
 		v.foundAt(checkpointFile, 0, v.covered, Tampering, Completeness, nextIsolate, fmt.Sprintf("%d entries were published, the log has %d: it was cut", p.Size, v.covered))
 	}
-	if gone := v.tree.size - v.entries; gone > 0 && !slices.Contains(v.pruned, gone) {
+	if gone := v.tree.size - v.entries; gone > v.pruned {
 		v.found(Tampering, Completeness, nextIsolate, "entries before %d are missing, and no prune ordered that", gone)
 	}
 	if v.last != nil {

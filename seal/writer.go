@@ -28,6 +28,13 @@ type Config struct {
 	SegmentMaxBytes int64         // 0: 64 MiB; a segment ends at the group that passes it
 	MaxPendingBytes int64         // 0: 64 MiB of requests that wait; more wait outside
 
+	// EpochMaxAge ends an epoch and begins the next, under the next chain
+	// key. Pruning cuts between epochs. 0: only at a start.
+	EpochMaxAge time.Duration
+
+	// Retention says what to prune. Zero values keep everything.
+	Retention Retention
+
 	// Quarantine lets a start go on after damage in the last group that a
 	// crash does not explain; without it, such a log is refused.
 	Quarantine bool
@@ -40,7 +47,7 @@ type Config struct {
 	Observe func(Commit)
 	Fault   func(error)
 
-	publishEvery, retryAfter time.Duration // for tests
+	publishEvery, retryAfter, maintainEvery time.Duration // for tests
 }
 
 // Commit describes one commit group.
@@ -145,6 +152,9 @@ func (c *Config) complete() error {
 	}
 	if c.publishEvery == 0 {
 		c.publishEvery = publishEvery
+	}
+	if c.maintainEvery == 0 {
+		c.maintainEvery = time.Minute
 	}
 	if c.retryAfter == 0 {
 		c.retryAfter = 100 * time.Millisecond
@@ -393,48 +403,60 @@ func (w *Writer) run() {
 	defer close(w.done)
 	beat := time.NewTimer(w.cfg.Heartbeat)
 	defer beat.Stop()
-	publish := time.NewTimer(w.cfg.publishEvery)
-	publish.Stop()
+	publish := time.NewTimer(w.cfg.publishEvery) // the open is not published yet
 	defer publish.Stop()
-	for {
-		closing := false
+	w.publisher.scheduled = true
+	maintain := time.NewTicker(w.cfg.maintainEvery)
+	defer maintain.Stop()
+	committed := func() {
+		beat.Reset(w.cfg.Heartbeat)
+		if !w.publisher.scheduled {
+			w.publisher.scheduled = true
+			publish.Reset(w.cfg.publishEvery)
+		}
+	}
+	if w.maintain() {
+		committed()
+	}
+	// Without a log, the writer was closed while it tried to recover.
+	for closing := false; !closing && w.log != nil; {
 		select {
 		case <-w.kick:
 		case <-beat.C:
-			w.commit(nil, KindBeat)
-			beat.Reset(w.cfg.Heartbeat)
+			w.commit(nil, &Header{Kind: KindBeat})
+			committed()
 		case <-publish.C:
 			if !w.publisher.offer(w.log) {
 				publish.Reset(w.cfg.publishEvery)
+			}
+		case <-maintain.C:
+			if w.maintain() {
+				committed()
 			}
 		case <-w.closing:
 			closing = true
 		}
 		for group := w.take(); len(group) > 0; group = w.take() {
-			w.commit(group, KindBatch)
-			beat.Reset(w.cfg.Heartbeat)
-			if !w.publisher.scheduled {
-				w.publisher.scheduled = true
-				publish.Reset(w.cfg.publishEvery)
-			}
-		}
-		if closing {
-			w.closeErr = w.finish()
-			return
+			w.commit(group, nil)
+			committed()
 		}
 	}
+	w.closeErr = w.finish()
 }
 
 // commit makes one group durable and tells its callers. If that fails, the
 // writer recovers before it accepts anything again.
-func (w *Writer) commit(group []*pending, kind Kind) {
+func (w *Writer) commit(group []*pending, other *Header) {
 	start := w.cfg.Now()
-	c := Commit{Entries: max(1, len(group))}
+	c := Commit{Entries: len(group)}
+	if other != nil {
+		c.Entries++
+	}
 	for _, p := range group {
 		c.Records += int(p.sealed.records)
 		c.PlainBytes += int64(p.bytes)
 	}
-	c.StoredBytes, c.Err = w.log.commit(group, kind, uint64(start.UnixNano()))
+	c.StoredBytes, c.Err = w.log.commit(group, other, uint64(start.UnixNano()))
 	var err error
 	if c.Err != nil {
 		err = &FaultError{c.Err}
@@ -509,7 +531,7 @@ func (w *Writer) finish() error {
 	w.setRefuse(ErrClosed)
 	var err error
 	if w.log != nil {
-		_, err = w.log.commit(nil, KindClose, uint64(w.cfg.Now().UnixNano()))
+		_, err = w.log.commit(nil, &Header{Kind: KindClose}, uint64(w.cfg.Now().UnixNano()))
 		if err == nil {
 			err = w.publisher.now(w.log)
 		}
@@ -541,7 +563,8 @@ type logState struct {
 	prev                 Hash
 	sealed               uint64 // of the last entry
 	keys                 ratchet
-	checkpoint           []byte // the last one, signed
+	began                time.Time // this epoch
+	checkpoint           []byte    // the last one, signed
 
 	segment File   // nil: the next group starts a new one
 	first   uint64 // first entry of the segment
@@ -549,23 +572,22 @@ type logState struct {
 	buf     []byte
 }
 
-// commit writes one group: a batch entry for each pending batch, or one entry
-// of another kind without sections, then a checkpoint. It returns the bytes
-// written. After an error the state is of no more use.
-func (s *logState) commit(group []*pending, kind Kind, now uint64) (int64, error) {
+// commit writes one group: a batch entry for each pending batch, or one other
+// entry, without sections, then a checkpoint. It returns the bytes written.
+// After an error the state is of no more use.
+func (s *logState) commit(group []*pending, other *Header, now uint64) (int64, error) {
 	s.sealed = max(s.sealed, now) // never back within an epoch
 	s.buf = s.buf[:0]
 	first := s.entry
-	if kind == KindBatch {
-		for _, p := range group {
-			b := p.sealed
-			s.appendEntry(&Header{
-				Kind: KindBatch, Records: b.records, Root: b.root,
-				TimeMin: b.min, TimeMax: b.max, Sections: b.sections[:],
-			}, b.filter, b.body)
-		}
-	} else {
-		s.appendEntry(&Header{Kind: kind})
+	for _, p := range group {
+		b := p.sealed
+		s.appendEntry(&Header{
+			Kind: KindBatch, Records: b.records, Root: b.root,
+			TimeMin: b.min, TimeMax: b.max, Sections: b.sections[:],
+		}, b.filter, b.body)
+	}
+	if other != nil {
+		s.appendEntry(other)
 	}
 	return int64(len(s.buf)), s.write(first)
 }
