@@ -28,6 +28,12 @@ type verifyResult struct {
 
 func (r *verifyResult) perSecond() float64 { return float64(r.Records) / r.Took.Seconds() }
 
+// allowed is how many records a second its CPU time would allow, had nothing
+// else run on the machine.
+func (r *verifyResult) allowed() float64 {
+	return float64(r.Records) / r.CPU.Seconds() * float64(r.Processors)
+}
+
 // verified is a log and how it was verified, once a round.
 type verified struct {
 	records int
