@@ -18,6 +18,7 @@ import (
 type batchHasher struct {
 	leaves []Hash // record leaf hashes, in order
 	index  index
+	filter filterBuilder
 	leaf   []byte // 0x00 || salt || context || record
 	salts  []byte
 }
@@ -50,8 +51,6 @@ func (s *saltStream) next() []byte {
 	s.off += saltBytes
 	return s.buf[s.off-saltBytes : s.off]
 }
-
-const leafPrefix = 1 + saltBytes + sha256.Size
 
 // run hashes and indexes every record of msg.
 func (b *batchHasher) run(sig Signal, seed [seedBytes]byte, msg []byte) error {
@@ -165,7 +164,7 @@ func encodeBatch(sig Signal, msgs [][]byte, rnd func([]byte)) (*sealedBatch, err
 		root:    e.hasher.root(),
 		min:     x.min, max: x.max,
 	}
-	s.filter = appendFilter(nil, nonce, x.keys)
+	s.filter = e.hasher.filter.append(nil, nonce, x.keys)
 	s.body = e.zstd.EncodeAll(e.plain, make([]byte, 0, len(e.plain)/3+256))
 	if len(s.body) > maxSectionBytes {
 		// Random bytes grow by a little when "compressed".
@@ -241,7 +240,7 @@ func (d *batchDecoder) verify(h *Header, filter, stored []byte) error {
 	if len(filter) < nonceBytes {
 		return errors.New("filter is shorter than its nonce")
 	}
-	d.filter = appendFilter(d.filter[:0], [nonceBytes]byte(filter), x.keys)
+	d.filter = d.hasher.filter.append(d.filter[:0], [nonceBytes]byte(filter), x.keys)
 	if !bytes.Equal(d.filter, filter) {
 		return errors.New("filter does not match the records: a search would miss some")
 	}

@@ -1,6 +1,8 @@
 package seal
 
 import (
+	"encoding/binary"
+	"math/bits"
 	"slices"
 )
 
@@ -8,21 +10,19 @@ import (
 // trace id, identity, …" without decompressing it. It is for speed: verify
 // computes it again, so that it cannot hide a record.
 
-func filterKey[T string | []byte](name string, value T) uint64 {
-	h := uint64(0xcbf29ce484222325) // FNV-1a 64
-	for i := range len(name) {
-		h = (h ^ uint64(name[i])) * 0x100000001b3
-	}
-	h = (h ^ '=') * 0x100000001b3
-	for i := range len(value) {
-		h = (h ^ uint64(value[i])) * 0x100000001b3
+const fnvBasis = uint64(0xcbf29ce484222325)
+
+// fnv1a continues FNV-1a 64 from the state h.
+func fnv1a[T string | []byte](h uint64, s T) uint64 {
+	for i := range len(s) {
+		h = (h ^ uint64(s[i])) * 0x100000001b3
 	}
 	return h
 }
 
 // FilterKey is the key of one name and value, e.g. "trace_id" and 32 hex
 // digits, for Filter.MayContain.
-func FilterKey(name, value string) uint64 { return filterKey(name, value) }
+func FilterKey(name, value string) uint64 { return fnv1a(fnv1a(fnvBasis, name+"="), value) }
 
 // mix is the finalizer of splitmix64.
 func mix(z uint64) uint64 {
@@ -31,27 +31,57 @@ func mix(z uint64) uint64 {
 	return z ^ z>>31
 }
 
-// appendFilter appends nonce || bits for the given keys, which it sorts and
-// deduplicates in place.
-func appendFilter(b []byte, nonce [nonceBytes]byte, keys []uint64) []byte {
-	slices.Sort(keys)
-	keys = slices.Compact(keys)
+// filterBuilder makes filters; it keeps its buffer between them.
+type filterBuilder struct{ slots []uint64 }
+
+// append appends nonce || bits for the given keys, of which it keeps the
+// distinct ones, in place.
+func (f *filterBuilder) append(b []byte, nonce [nonceBytes]byte, keys []uint64) []byte {
+	keys = f.distinct(keys, binary.LittleEndian.Uint64(nonce[:]))
 	m := 64 * uint64((len(keys)*filterBitsPerKey+63)/64)
 	b = append(b, nonce[:]...)
 	start := len(b)
 	b = slices.Grow(b, int(m/8))[:start+int(m/8)]
-	bits := b[start:]
-	clear(bits)
+	field := b[start:]
+	clear(field)
 	for _, h := range keys {
 		h1 := mix(h)
 		h2 := mix(h1) | 1
 		for range filterHashes {
 			i := h1 % m
-			bits[i/8] |= 1 << (i % 8)
+			field[i/8] |= 1 << (i % 8)
 			h1 += h2
 		}
 	}
 	return b
+}
+
+// distinct keeps each key once. It is a hash set with open addressing; salt
+// makes its order unknown to who chose the keys, so that they cannot collide
+// on purpose.
+func (f *filterBuilder) distinct(keys []uint64, salt uint64) []uint64 {
+	n := 1 << bits.Len(uint(2*len(keys)))
+	f.slots = slices.Grow(f.slots[:0], n)[:n]
+	clear(f.slots)
+	kept, zero := keys[:0], false
+	for _, k := range keys {
+		if k == 0 { // marks an empty slot
+			if !zero {
+				zero = true
+				kept = append(kept, k)
+			}
+			continue
+		}
+		i := mix(k^salt) & uint64(n-1)
+		for f.slots[i] != 0 && f.slots[i] != k {
+			i = (i + 1) & uint64(n-1)
+		}
+		if f.slots[i] == 0 {
+			f.slots[i] = k
+			kept = append(kept, k)
+		}
+	}
+	return kept
 }
 
 // Filter is a batch's filter section, as stored.

@@ -108,12 +108,13 @@ func (l *Log) segment(ctx context.Context, first uint64, last bool, skip func(*H
 		if err := ctx.Err(); err != nil {
 			return err
 		}
+		offset := fr.offset
 		f, err := fr.next()
 		switch {
 		case err == io.EOF || err == errCut && last:
 			return nil // what follows the last checkpoint is not ours to show
 		case err != nil:
-			return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, fr.offset, err)
+			return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, offset, err)
 		case f.Kind != KindCheckpoint:
 			group = append(group, &Entry{f.Header, name, f.offset, f.size, f.text, f.sections})
 			continue

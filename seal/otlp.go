@@ -64,16 +64,26 @@ func uvarint(b []byte) (v uint64, n int, err error) {
 }
 
 // field is one field of a protobuf message. For wireBytes val is the payload,
-// for the fixed sizes the little-endian bytes; a varint's value is in num.
+// for the fixed sizes the little-endian bytes.
 type field struct {
 	tag  uint64 // field number
 	wire uint8
 	val  []byte
-	num  uint64
 	size int // of the whole field, tag included
 }
 
+// nextField reads the field at the start of b.
 func nextField(b []byte) (f field, err error) {
+	// Nearly all: a short payload in a field of a low number.
+	if len(b) >= 2 && b[0] < 0x80 && b[0]&7 == wireBytes && b[0]>>3 != 0 && b[1] < 0x80 {
+		if n := 2 + int(b[1]); n <= len(b) {
+			return field{uint64(b[0] >> 3), wireBytes, b[2:n], n}, nil
+		}
+	}
+	return nextAnyField(b)
+}
+
+func nextAnyField(b []byte) (f field, err error) {
 	key, n, err := uvarint(b)
 	if err != nil {
 		return f, err
@@ -84,11 +94,11 @@ func nextField(b []byte) (f field, err error) {
 	}
 	switch f.wire {
 	case wireVarint:
-		v, m, err := uvarint(b[n:])
+		_, m, err := uvarint(b[n:])
 		if err != nil {
 			return f, err
 		}
-		f.num, f.size = v, n+m
+		f.size = n + m
 	case wire64, wire32:
 		w := 8
 		if f.wire == wire32 {
@@ -249,24 +259,36 @@ var fieldsOf = [...]recordFields{
 	SignalTraces: {time: 7, end: 8, traceID: 1, attributes: 9},
 }
 
-// filterName is the name that an attribute has in a batch's filter; its string
-// values are keys there. Empty for an attribute that is not indexed.
-func filterName(attribute []byte) string {
+// The states of the filter's key hash after "name=".
+var (
+	traceKey    = fnv1a(fnvBasis, "trace_id=")
+	recordKey   = fnv1a(fnvBasis, "record_id=")
+	requestKey  = fnv1a(fnvBasis, "request_id=")
+	decisionKey = fnv1a(fnvBasis, "decision_id=")
+	spiffeKey   = fnv1a(fnvBasis, "spiffe_id=")
+	userKey     = fnv1a(fnvBasis, "user_id=")
+	evidenceKey = fnv1a(fnvBasis, "evidence_id=")
+)
+
+// attributeKey is the name that an attribute has in a batch's filter, as a
+// state of the hash; its string values are keys there. Zero for an attribute
+// that is not indexed.
+func attributeKey(attribute []byte) uint64 {
 	switch string(attribute) {
 	case "audit.record.id", "mesh.amends":
-		return "record_id"
+		return recordKey
 	case "mesh.join.request_id":
-		return "request_id"
+		return requestKey
 	case "mesh.join.decision_id", "mesh.authz.decision.id":
-		return "decision_id"
+		return decisionKey
 	case "mesh.source.spiffe.id", "mesh.destination.spiffe.id":
-		return "spiffe_id"
+		return spiffeKey
 	case "user.id":
-		return "user_id"
+		return userKey
 	case "mesh.evidence.id":
-		return "evidence_id"
+		return evidenceKey
 	}
-	return ""
+	return 0
 }
 
 func (x *index) add(sig Signal, rec []byte) error {
@@ -297,7 +319,7 @@ func (x *index) add(sig Signal, rec []byte) error {
 			if len(f.val) == 16 && !bytes.Equal(f.val, zero16[:]) {
 				var hexID [32]byte
 				hex.Encode(hexID[:], f.val)
-				x.keys = append(x.keys, filterKey("trace_id", hexID[:]))
+				x.keys = append(x.keys, fnv1a(traceKey, hexID[:]))
 			}
 		case f.tag == fields.attributes:
 			if err := x.attribute(f.val); err != nil {
@@ -330,8 +352,8 @@ func (x *index) attribute(kv []byte) error {
 			val = f.val
 		}
 	}
-	name := filterName(key)
-	if name == "" {
+	name := attributeKey(key)
+	if name == 0 {
 		return nil
 	}
 	for len(val) > 0 {
@@ -341,7 +363,7 @@ func (x *index) attribute(kv []byte) error {
 		}
 		val = val[f.size:]
 		if f.tag == 1 && f.wire == wireBytes && len(f.val) > 0 {
-			x.keys = append(x.keys, filterKey(name, f.val))
+			x.keys = append(x.keys, fnv1a(name, f.val))
 		}
 	}
 	return nil

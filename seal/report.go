@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -71,7 +72,8 @@ type LogReport struct {
 	Pinned     bool // its first chain key was pinned
 	TagsProven bool // the auditor's key was given, and every tag checked with it
 
-	// The last entry that is proven: everything through it is.
+	// The last entry that is proven, if any is: everything through it is.
+	Proven     bool
 	LastEntry  uint64
 	LastRecord uint64 // number of the last record; meaningless without Records
 	LastSealed time.Time
@@ -143,12 +145,19 @@ func (r *Report) ExitCode() int {
 	return [...]int{Note: ExitProven, Incomplete: ExitIncomplete, Tampering: ExitTampering}[worst]
 }
 
+// sortFindings puts what is wrong with the segments first: everything else
+// follows from them, or is derived.
 func sortFindings(fs []Finding) {
-	slices.SortStableFunc(fs, func(a, b Finding) int {
-		// What has no place comes last.
-		if (a.Segment == "") != (b.Segment == "") {
-			return cmp.Compare(b.Segment, a.Segment)
+	rank := func(f Finding) int {
+		switch {
+		case strings.HasPrefix(f.Segment, segmentDir+"/"):
+			return 0
+		case f.Segment != "":
+			return 1
 		}
-		return cmp.Or(cmp.Compare(a.Segment, b.Segment), cmp.Compare(a.Offset, b.Offset))
+		return 2
+	}
+	slices.SortStableFunc(fs, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Segment, b.Segment), cmp.Compare(a.Offset, b.Offset))
 	})
 }

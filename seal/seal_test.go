@@ -478,3 +478,35 @@ func BenchmarkSeal(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/record")
 }
+
+// A filter finds every key that is in it, and few that are not; keys that are
+// there twice change nothing.
+func TestFilter(t *testing.T) {
+	var b filterBuilder
+	for _, n := range []int{0, 1, 2, 1000} {
+		keys := make([]uint64, 0, 2*n)
+		for i := range n {
+			keys = append(keys, FilterKey("trace_id", fmt.Sprint(i)))
+		}
+		once := bytes.Clone(b.append(nil, [nonceBytes]byte{7}, append([]uint64(nil), keys...)))
+		twice := b.append(nil, [nonceBytes]byte{7}, append(keys, keys...))
+		if !bytes.Equal(once, twice) || len(once) != nonceBytes+8*((n*filterBitsPerKey+63)/64) {
+			t.Fatalf("%d keys: %d bytes, or other bits when each is there twice", n, len(once))
+		}
+		wrong := 0
+		for i := range n {
+			if !Filter(once).MayContain(FilterKey("trace_id", fmt.Sprint(i))) {
+				t.Fatalf("key %d of %d is not found", i, n)
+			}
+			if Filter(once).MayContain(FilterKey("record_id", fmt.Sprint(i))) {
+				wrong++
+			}
+		}
+		if wrong > n/20 {
+			t.Fatalf("%d of %d keys are found that are not there", wrong, n)
+		}
+	}
+	if got := b.distinct([]uint64{0, 3, 0, 3, 5}, 1); len(got) != 3 {
+		t.Fatalf("distinct keys %v", got)
+	}
+}

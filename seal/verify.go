@@ -99,6 +99,7 @@ type verification struct {
 	where struct { // the frame at hand
 		segment string
 		offset  int64
+		entry   uint64 // the next one, as the frames before say
 	}
 	firstBad struct {
 		entry uint64
@@ -118,14 +119,21 @@ type verification struct {
 	pruned    uint64          // the first entry kept, as ordered
 	entries   uint64          // walked, whether a checkpoint follows or not
 	records   uint64
-	covered   uint64 // size of the tree at the last checkpoint
-	proven    struct{ entries, records, sealed uint64 }
+	covered   uint64      // size of the tree at the last checkpoint
+	proven    []provenTo  // the last few checkpoints before the first bad object
 	published *Checkpoint // in the checkpoint file
 }
 
+// provenTo is what a good checkpoint covers.
+type provenTo struct{ entries, records, sealed uint64 }
+
+// maxProven is how many checkpoints are remembered: workers that judge bodies
+// are never that far behind the walk.
+const maxProven = 1024
+
 // found records a finding at the frame at hand.
 func (v *verification) found(class Class, axis Axis, next, format string, args ...any) {
-	v.foundAt(v.where.segment, v.where.offset, v.walk.entry, class, axis, next, fmt.Sprintf(format, args...))
+	v.foundAt(v.where.segment, v.where.offset, v.where.entry, class, axis, next, fmt.Sprintf(format, args...))
 }
 
 func (v *verification) foundAt(segment string, offset int64, entry uint64, class Class, axis Axis, next, what string) {
@@ -246,7 +254,7 @@ func (v *verification) segment(ctx context.Context, first uint64, isLast bool) (
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		v.where.offset = fr.offset
+		v.where.offset, v.where.entry = fr.offset, v.walk.entry
 		fm, err := fr.next()
 		var failed *readError
 		switch {
@@ -377,14 +385,14 @@ func (v *verification) takeUpChain(f *frame) {
 
 // frameSections checks a frame's sections, beside the walk where it can.
 func (v *verification) frameSections(f *frame) {
-	segment, offset, entry := v.where.segment, v.where.offset, v.walk.entry
+	segment, offset, entry := v.where.segment, v.where.offset, v.where.entry
 	switch f.Kind {
 	case KindBatch:
 		v.jobs <- func() {
 			d := batchDecoders.Get().(*batchDecoder)
 			defer batchDecoders.Put(d)
 			if err := d.verify(f.Header, f.sections[0], f.sections[1]); err != nil {
-				v.foundAt(segment, offset, entry-1, Tampering, Integrity, nextIsolate, fmt.Sprintf("%s: %v", f.name(), err))
+				v.foundAt(segment, offset, entry, Tampering, Integrity, nextIsolate, fmt.Sprintf("%s: %v", f.name(), err))
 			}
 		}
 	case KindCheckpoint:
@@ -417,13 +425,16 @@ func (v *verification) checkpoint(f *frame) {
 	bad := v.firstBad.set
 	v.mu.Unlock()
 	if !bad {
-		v.proven.entries, v.proven.records, v.proven.sealed = v.walk.entry, v.walk.record, v.walk.sealed
+		if len(v.proven) == maxProven {
+			v.proven = append(v.proven[:0], v.proven[maxProven/2:]...)
+		}
+		v.proven = append(v.proven, provenTo{v.walk.entry, v.walk.record, v.walk.sealed})
 	}
 	key := v.opts.Trust.key(v.report.Origin, c.Size)
 	if key == nil {
 		return
 	}
-	segment, offset, entry := v.where.segment, v.where.offset, v.walk.entry
+	segment, offset, entry := v.where.segment, v.where.offset, v.where.entry-1 // the last one that it covers
 	v.jobs <- func() {
 		if _, err := openCheckpoint(f.sections[0], key.verifier); err != nil {
 			v.foundAt(segment, offset, entry, Tampering, Integrity, nextIsolate, fmt.Sprintf("the checkpoint for %d entries is not signed by the trusted log key", c.Size))
@@ -537,7 +548,7 @@ func (v *verification) readPublished() error {
 // conclude checks what only the whole log can tell.
 func (v *verification) conclude() error {
 	r := v.report
-	v.where.segment, v.where.offset = "", 0
+	v.where.segment, v.where.offset, v.where.entry = "", 0, v.walk.entry
 	if v.opts.Trust == nil || v.opts.Trust.key(r.Origin, 0) == nil {
 		v.found(Incomplete, Integrity, "give the trust file of this writer with --trust", "nobody vouches for this log: no trusted key for %s was given", r.Origin)
 	} else if !r.Pinned && v.pruned == 0 {
@@ -559,18 +570,16 @@ func (v *verification) conclude() error {
 		silence := v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed)))
 		if limit := 2 * time.Duration(v.heartbeat) * time.Second; silence > limit {
 			v.found(Incomplete, Freshness, "if the writer was stopped on purpose, say until when it should reach with --as-of; else find out why it is silent",
-				"the last entry was sealed at %s, %v before the time asked for; the writer promises a sign of life every %ds", at(v.last.Sealed), silence.Round(time.Second), v.heartbeat)
+				"the last entry was sealed at %s, %v before the time asked for; the writer promises a sign of life every %ds", at(v.last.Sealed), humane(silence), v.heartbeat)
 		}
 	}
 	r.TagsProven = v.opts.Auditor != nil && !v.tagsLost && r.Axis(Integrity) < Tampering && r.Axis(Order) < Tampering && v.last != nil
-	r.LastEntry, r.LastRecord = v.proven.entries-min(1, v.proven.entries), v.proven.records-min(1, v.proven.records)
-	if v.proven.sealed > 0 {
-		r.LastSealed = time.Unix(0, int64(v.proven.sealed)).UTC()
-	}
-	if v.firstBad.set && v.firstBad.entry < v.proven.entries {
-		// A worker found it after the walk had gone on.
-		r.LastEntry = v.firstBad.entry - min(1, v.firstBad.entry)
-		r.LastSealed, r.LastRecord = time.Time{}, 0
+	for _, p := range slices.Backward(v.proven) {
+		if !v.firstBad.set || p.entries <= v.firstBad.entry {
+			r.Proven, r.LastEntry, r.LastRecord = true, p.entries-1, p.records-min(1, p.records)
+			r.LastSealed = time.Unix(0, int64(p.sealed)).UTC()
+			break
+		}
 	}
 	if err := v.tornFiles(); err != nil {
 		return err
@@ -579,6 +588,14 @@ func (v *verification) conclude() error {
 		return err
 	}
 	return v.strangeInLog()
+}
+
+// humane is a duration as a person says it: days where there are days.
+func humane(d time.Duration) string {
+	if days := int(d.Hours() / 24); days >= 2 {
+		return fmt.Sprintf("%d days", days)
+	}
+	return d.Round(time.Second).String()
 }
 
 func at(ns uint64) string { return time.Unix(0, int64(ns)).UTC().Format(time.RFC3339) }

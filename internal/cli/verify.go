@@ -2,7 +2,6 @@ package cli
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -76,10 +75,7 @@ Exit code:
 		if err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
-		a, err := answer(c.Context(), store, &opts, report)
-		if err != nil {
-			return err
-		}
+		a := answer(store, &opts, report)
 		if form.value == "json" {
 			err = writeJSON(s.out, a, true)
 		} else {
@@ -200,7 +196,7 @@ type findingAnswer struct {
 }
 
 // answer draws the conclusions from a report.
-func answer(ctx context.Context, store string, opts *seal.VerifyOptions, r *seal.Report) (*storeAnswer, error) {
+func answer(store string, opts *seal.VerifyOptions, r *seal.Report) *storeAnswer {
 	a := &storeAnswer{
 		ExitCode: r.ExitCode(), Store: store, AsOf: moment(opts.AsOf), Seconds: r.Took.Seconds(),
 		Findings: []findingAnswer{}, Logs: []logAnswer{}, asOf: opts.AsOf, took: r.Took,
@@ -211,20 +207,16 @@ func answer(ctx context.Context, store string, opts *seal.VerifyOptions, r *seal
 	}
 	trusted := len(r.Logs) > 0
 	for _, l := range r.Logs {
-		la, err := answerLog(ctx, store, opts, l)
-		if err != nil {
-			return nil, err
-		}
-		a.Logs = append(a.Logs, *la)
+		a.Logs = append(a.Logs, *answerLog(store, opts, l))
 		trusted = trusted && l.Trusted
 	}
 	if a.Answer == isIncomplete && !trusted && len(r.Logs) > 0 {
 		a.Answer = isUnproven
 	}
-	return a, nil
+	return a
 }
 
-func answerLog(ctx context.Context, store string, opts *seal.VerifyOptions, l *seal.LogReport) (*logAnswer, error) {
+func answerLog(store string, opts *seal.VerifyOptions, l *seal.LogReport) *logAnswer {
 	dir := seal.LogDir(store, l.Origin)
 	a := &logAnswer{
 		Origin: l.Origin, Answer: isProven, Axes: map[string]string{},
@@ -276,9 +268,8 @@ func answerLog(ctx context.Context, store string, opts *seal.VerifyOptions, l *s
 	if len(a.Findings) > 0 && worst > seal.Note {
 		a.FirstBad, a.Next = &a.Findings[0], a.Findings[0].Next
 	}
-	var err error
-	a.LastProven, err = lastProven(ctx, store, l, found)
-	return a, err
+	a.LastProven = lastProven(l)
+	return a
 }
 
 // byWeight orders findings: the worst class first, and in it those in segments,
@@ -306,49 +297,14 @@ func finding(dir string, f *seal.Finding) findingAnswer {
 	return a
 }
 
-// lastProven completes what a report says of the last proven entry. Where a
-// batch was found bad after the walk had passed it, the report has the number
-// of the entry before it alone: the rest stands in that entry's header.
-func lastProven(ctx context.Context, store string, l *seal.LogReport, found []seal.Finding) (*lastAnswer, error) {
-	last := &lastAnswer{Entry: l.LastEntry, sealed: l.LastSealed}
-	record := func(next uint64) {
-		if next > 0 {
-			next--
-			last.Record = &next
-		}
+// lastProven is what a report says of the last proven entry, nil if none is.
+func lastProven(l *seal.LogReport) *lastAnswer {
+	if !l.Proven {
+		return nil
 	}
-	if !l.LastSealed.IsZero() {
-		if l.LastRecord > 0 || l.Records > 0 {
-			record(l.LastRecord + 1)
-		}
-		last.Sealed = moment(last.sealed)
-		return last, nil
+	last := &lastAnswer{Entry: l.LastEntry, sealed: l.LastSealed, Sealed: moment(l.LastSealed)}
+	if l.LastRecord > 0 || l.Records > 0 {
+		last.Record = &l.LastRecord
 	}
-	log, err := seal.OpenLog(store, l.Origin)
-	if err != nil {
-		return nil, nil // not even a directory of segments: nothing is proven
-	}
-	there := false
-	err = log.Entries(ctx, func(*seal.Header) bool { return true }, func(e *seal.Entry) error {
-		if e.Header.Entry < l.LastEntry {
-			return nil
-		}
-		// Entry 0 is also named where the bad place is entry 0 itself, or
-		// no entry at all.
-		if l.LastEntry == 0 && len(found) > 0 && (filepath.Base(found[0].Segment) != e.Segment || found[0].Offset <= e.Offset) {
-			return seal.ErrStop
-		}
-		there = true
-		last.sealed = unixNano(e.Sealed)
-		last.Sealed = moment(last.sealed)
-		record(e.FirstRecord + e.Header.Records)
-		return seal.ErrStop
-	})
-	if ctx.Err() != nil {
-		return nil, ctx.Err()
-	}
-	if err != nil || !there {
-		return nil, nil // it is where the damage is
-	}
-	return last, nil
+	return last
 }

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -100,7 +101,7 @@ func decode(e *seal.Entry, sig seal.Signal, msg []byte, fn func(*Record) error) 
 			for _, scope := range res.ScopeLogs().All() {
 				r.Under = &Under{res.Resource(), res.SchemaUrl(), scope.Scope(), scope.SchemaUrl()}
 				for _, l := range scope.LogRecords().All() {
-					r.Log, r.Event, r.Attributes = l, l.EventName(), l.Attributes()
+					r.Log, r.Event, r.Attributes = l, eventOf(l), l.Attributes()
 					r.Time = at(e, l.Timestamp(), l.ObservedTimestamp())
 					r.TraceID, r.SpanID = l.TraceID(), l.SpanID()
 					if err := next(); err != nil {
@@ -146,4 +147,21 @@ func decode(e *seal.Entry, sig seal.Signal, msg []byte, fn func(*Record) error) 
 		}
 	}
 	return nil
+}
+
+// eventOf is a log record's event name. Evidence is what it is called only by
+// our receivers, which say who delivered it: a sender's own "mesh.request" is
+// evidence that somebody sent that, not an audit record.
+func eventOf(l plog.LogRecord) string {
+	name := l.EventName()
+	if !strings.HasPrefix(name, "mesh.") {
+		return name
+	}
+	if _, isEvidence := l.Attributes().Get(semconv.EvidenceID); !isEvidence {
+		return name
+	}
+	if _, ours := l.Attributes().Get(semconv.EvidenceReporterAuthenticated); !ours {
+		return semconv.EventEvidence
+	}
+	return name
 }

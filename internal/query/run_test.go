@@ -160,6 +160,8 @@ func oneLog(t *testing.T) string {
 		},
 		event(semconv.EventEvidence, record("evidence", 0, semconv.EvidenceID, id(7))),
 		event("", record("foreign", 0)),
+		// What a sender calls an audit record is evidence of that, no more.
+		record("forged", 0, semconv.EvidenceID, id(9), semconv.AuthzDecision, "allow"),
 	)
 	l.append(10*time.Second, event(semconv.EventAmendment, record("amendment", 5*time.Minute, semconv.AuditRecordID, id(3), semconv.MeshAmends, id(1),
 		semconv.RPCService, "shop.Orders", semconv.RPCMethod, "Get")))
@@ -196,7 +198,7 @@ func TestRun(t *testing.T) {
 		opened uint64
 	}{
 		"default":            {Query{}, audit, 5},
-		"everything":         {Query{Events: text("*")}, []string{"call", "denied", "evidence", "foreign", "amendment", "timeless", "old", "a span", "a metric"}, 5},
+		"everything":         {Query{Events: text("*")}, []string{"call", "denied", "evidence", "foreign", "forged", "amendment", "timeless", "old", "a span", "a metric"}, 5},
 		"one event":          {Query{Events: text("mesh.amendment")}, []string{"amendment"}, 5},
 		"events":             {Query{Events: text("mesh.am*", "span")}, []string{"amendment", "a span"}, 5},
 		"exact source":       {Query{From: ids(frontend)}, []string{"call"}, 1},
@@ -213,7 +215,7 @@ func TestRun(t *testing.T) {
 		"trace":              {Query{Traces: []pcommon.TraceID{{1}}}, []string{"denied"}, 2},
 		"trace, all":         {Query{Traces: []pcommon.TraceID{{1}}, Events: text("*")}, []string{"denied", "a span"}, 2},
 		"id and amendment":   {Query{IDs: []string{id(1)}}, []string{"call", "amendment"}, 2},
-		"beginning of an id": {Query{IDs: []string{id(2)[:63]}}, []string{"call", "denied", "evidence", "amendment"}, 5},
+		"beginning of an id": {Query{IDs: []string{id(2)[:63]}}, []string{"call", "denied", "evidence", "forged", "amendment"}, 5},
 		"evidence by id":     {Query{IDs: []string{id(7)}}, []string{"evidence"}, 1},
 		"id of an event":     {Query{IDs: []string{id(7)}, Events: text("mesh.request")}, nil, 1},
 		"limit":              {Query{Limit: 2}, []string{"call", "denied"}, 1},
@@ -248,7 +250,7 @@ func TestRecordNumbers(t *testing.T) {
 	if _, err := q.Run(t.Context(), oneLog(t), func(r *Record) error { numbers = append(numbers, r.Number); return nil }); err != nil {
 		t.Fatal(err)
 	}
-	if want := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 8}; !reflect.DeepEqual(numbers, want) {
+	if want := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}; !reflect.DeepEqual(numbers, want) {
 		t.Errorf("records are numbered %v", numbers)
 	}
 }

@@ -151,6 +151,9 @@ func (in *intake) logs(ld plog.Logs) {
 				n += in.report(lr.Attributes())
 				n += in.redactor.LogRecord(lr)
 				e, known := readLog(rl.Resource(), lr)
+				if !known && in.reporter != nil {
+					e.Source = ownSource(lr.Attributes())
+				}
 				body := in.body(lr, known)
 				if m := in.redactor.LogBody(lr, body); m > 0 {
 					n += m
@@ -199,6 +202,15 @@ func readLog(res pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, bool) 
 		return e, true
 	}
 	return evidence.Evidence{Source: evidence.SourceOpaque}, false
+}
+
+// ownSource is what our own receiver says of a record that is no decoded
+// evidence: a gap, or what it could not decode.
+func ownSource(m pcommon.Map) evidence.Source {
+	if v, ok := m.Get(semconv.EvidenceSource); ok && evidence.Source(v.Str()).Known() {
+		return evidence.Source(v.Str())
+	}
+	return evidence.SourceOpaque
 }
 
 // report makes a record's word about its reporter true: what our own receiver

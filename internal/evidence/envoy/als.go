@@ -73,7 +73,7 @@ func common(node *Node, c *als.AccessLogCommon, e *evidence.Evidence) {
 	e.Final = final(c)
 	e.ResponseFlags = responseFlags(c.GetResponseFlags())
 	e.Failed = e.Status == 0 && e.ResponseFlags != ""
-	e.Route = evidence.Text(c.GetRouteName(), evidence.MaxName)
+	e.Route = routeTemplate(c.GetRouteName())
 	times(c, e)
 	if id := evidence.Text(c.GetStreamId(), evidence.MaxName); id != e.RequestID {
 		e.StreamID = id
@@ -151,7 +151,8 @@ func caller(node *Node, c *als.AccessLogCommon, e *evidence.Evidence) {
 
 // final tells whether the entry is the last word on its request or connection.
 func final(c *als.AccessLogCommon) bool {
-	if c.GetIntermediateLogEntry() { //nolint:staticcheck // Envoys before access_log_type say only this
+	//lint:ignore SA1019 Envoys before access_log_type say only this
+	if c.GetIntermediateLogEntry() {
 		return false
 	}
 	switch c.GetAccessLogType() {

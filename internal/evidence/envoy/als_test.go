@@ -291,7 +291,8 @@ func TestTraps(t *testing.T) {
 			}
 		}
 		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
-			c.IntermediateLogEntry = true //nolint:staticcheck // sent by older Envoys
+			//lint:ignore SA1019 sent by older Envoys
+			c.IntermediateLogEntry = true
 		})
 		if e.Final {
 			t.Error("an intermediate entry is final")

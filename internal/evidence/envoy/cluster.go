@@ -152,3 +152,12 @@ func RoleOfCluster(cluster string) evidence.Role {
 func Destination(cluster string, w *evidence.Workload) {
 	parseCluster(cluster).destination(w)
 }
+
+// routeTemplate is an Envoy route's name where it is what http.route means, a
+// template of paths. Most are not: Istio calls every inbound route "default".
+func routeTemplate(name string) string {
+	if !strings.HasPrefix(name, "/") {
+		return ""
+	}
+	return evidence.Text(name, evidence.MaxName)
+}

@@ -401,7 +401,7 @@ func (l *labels) evidence(node *Node) evidence.Evidence {
 	e.Path = evidence.PathOnly(l.path)
 	e.Host = evidence.Authority(first(l.authority, l.serverName))
 	e.Protocol = evidence.Text(l.protocol, evidence.MaxName)
-	e.Route = evidence.Text(l.route, evidence.MaxName)
+	e.Route = routeTemplate(l.route)
 	e.StatusDetail = evidence.Text(first(l.details, l.termination), evidence.MaxDetail)
 	e.ResponseFlags = evidence.Text(l.flags, evidence.MaxName)
 	if n, err := strconv.ParseUint(l.status, 10, 10); err == nil {

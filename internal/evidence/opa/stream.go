@@ -151,17 +151,17 @@ func (r *Reader) value(ch byte) ([]byte, error) {
 	}
 	depth, inString := 0, false
 	for {
-		buf, err := r.r.Peek(1)
-		if err != nil {
+		if _, err := r.r.Peek(1); err != nil {
 			if err == io.EOF && depth == 0 && !inString && total > 0 {
 				break // a scalar at the very end; the array's end is missing
 			}
 			return r.broken(err)
 		}
-		buf, _ = r.r.Peek(r.r.Buffered())
+		buf, _ := r.r.Peek(r.r.Buffered())
 		n, ended := scan(buf, &depth, &inString)
 		if n < len(buf) && !ended && n == 0 {
 			// A backslash at the buffer's end: its partner is not here yet.
+			var err error
 			if buf, err = r.r.Peek(2); err != nil {
 				keep(buf)
 				_, _ = r.r.Discard(len(buf))
