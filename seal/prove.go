@@ -21,9 +21,9 @@ import (
 
 const proofMagic = "c2sp.org/tlog-proof@v1"
 
-// maxProofBytes bounds a proof: one record, what it was reported under, a
+// MaxProofBytes bounds a proof: one record, what it was reported under, a
 // header, two paths and a checkpoint.
-const maxProofBytes = 2*maxSectionBytes + 64<<10
+const MaxProofBytes = 2*maxSectionBytes + 64<<10
 
 // Proof is what a proof says.
 type Proof struct {
@@ -197,11 +197,14 @@ func (r tileReader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	return data, nil
 }
 
+// ErrNoKey: the proof may be good, but nobody is trusted to say so.
+var ErrNoKey = errors.New("the trust file has no key")
+
 // CheckProof checks a proof against the keys of a trust file. Its errors say
 // at which step the chain from the record to a trusted signature breaks.
 func CheckProof(b []byte, trust *Trust) (*Proof, error) {
-	if len(b) > maxProofBytes {
-		return nil, fmt.Errorf("a proof has at most %d bytes, this has %d", maxProofBytes, len(b))
+	if len(b) > MaxProofBytes {
+		return nil, fmt.Errorf("a proof has at most %d bytes", MaxProofBytes)
 	}
 	head, note, ok := bytes.Cut(b, []byte("\n\n"))
 	if !ok {
@@ -243,7 +246,7 @@ func CheckProof(b []byte, trust *Trust) (*Proof, error) {
 	c := proof.Checkpoint
 	key := trust.key(c.Origin, c.Size)
 	if key == nil {
-		return nil, fmt.Errorf("the trust file has no key for %s", c.Origin)
+		return nil, fmt.Errorf("%w for %s", ErrNoKey, c.Origin)
 	}
 	if _, err := openCheckpoint(note, key.verifier); err != nil {
 		return nil, fmt.Errorf("the checkpoint is not signed by the trusted key of %s", c.Origin)

@@ -32,6 +32,15 @@ type Config struct {
 	// Default: 64 MiB. A restart after a crash copies the last segment.
 	SegmentMaxBytes int64 `mapstructure:"segment_max_bytes"`
 
+	// EpochMaxAge ends an epoch and begins the next, under the next chain
+	// key and in a new segment. Retention prunes whole epochs. Default: 24h;
+	// 0: only at a start.
+	EpochMaxAge time.Duration `mapstructure:"epoch_max_age"`
+
+	// Retention prunes what is older or more than this, after sealing the
+	// order to do so. Default: keep everything.
+	Retention RetentionConfig `mapstructure:"retention"`
+
 	// MaxPendingBytes bounds the requests that wait for the disk; further
 	// callers wait outside. Default: 64 MiB.
 	MaxPendingBytes int64 `mapstructure:"max_pending_bytes"`
@@ -41,6 +50,16 @@ type Config struct {
 	// keeps it aside in torn/ and goes on. A torn tail, as a crash leaves
 	// it, is always kept aside.
 	OnDamagedTail string `mapstructure:"on_damaged_tail"`
+}
+
+// RetentionConfig says what to keep, at least the newest epoch.
+type RetentionConfig struct {
+	// MaxAge prunes epochs that ended longer ago. Default: 0, no bound.
+	MaxAge time.Duration `mapstructure:"max_age"`
+
+	// MaxBytes prunes the oldest epochs while the segments are larger than
+	// this. Default: 0, no bound.
+	MaxBytes int64 `mapstructure:"max_bytes"`
 }
 
 // KeysConfig says where a writer's keys are.
@@ -77,6 +96,7 @@ const (
 func createDefaultConfig() *Config {
 	return &Config{
 		Heartbeat:       60 * time.Second,
+		EpochMaxAge:     24 * time.Hour,
 		SegmentMaxBytes: 64 << 20,
 		MaxPendingBytes: 64 << 20,
 		OnDamagedTail:   damageRefuse,
@@ -100,6 +120,15 @@ func (c *Config) Validate() error {
 	}
 	if c.SegmentMaxBytes < 1<<20 {
 		fault("`segment_max_bytes` must be at least 1 MiB, got %d", c.SegmentMaxBytes)
+	}
+	if c.EpochMaxAge != 0 && c.EpochMaxAge < time.Minute {
+		fault("`epoch_max_age` must be at least 1m, or 0 for never, got %v", c.EpochMaxAge)
+	}
+	if c.Retention.MaxAge < 0 {
+		fault("`retention::max_age` must not be negative, got %v", c.Retention.MaxAge)
+	}
+	if c.Retention.MaxBytes < 0 {
+		fault("`retention::max_bytes` must not be negative, got %d", c.Retention.MaxBytes)
 	}
 	if c.MaxPendingBytes < 1<<20 {
 		fault("`max_pending_bytes` must be at least 1 MiB, got %d", c.MaxPendingBytes)

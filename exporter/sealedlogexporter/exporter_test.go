@@ -47,6 +47,7 @@ func TestConfig(t *testing.T) {
 	require.NoError(t, cfg.Validate())
 	assert.Equal(t, &Config{
 		Directory: "/var/lib/meshaudit/store", Origin: "example.org/meshaudit/edge-0", Heartbeat: 30 * time.Second,
+		EpochMaxAge: 12 * time.Hour, Retention: RetentionConfig{MaxAge: 400 * 24 * time.Hour, MaxBytes: 1 << 40},
 		SegmentMaxBytes: 16 << 20, MaxPendingBytes: 32 << 20, OnDamagedTail: "quarantine",
 		Keys: KeysConfig{
 			Directory: "/etc/meshaudit/keys", LogKey: "/run/secrets/meshaudit/log.key",
@@ -56,7 +57,7 @@ func TestConfig(t *testing.T) {
 	}, cfg)
 
 	err = load("sealed_log/wrong").Validate()
-	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`on_damaged_tail`", "`keys::create`"} {
+	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`"} {
 		assert.ErrorContains(t, err, setting, "every fault is reported at once")
 	}
 }

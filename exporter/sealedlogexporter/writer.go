@@ -85,6 +85,8 @@ func (w *writer) open(host component.Host) error {
 		Chain:           k.chain,
 		Auditors:        k.auditors,
 		Heartbeat:       w.cfg.Heartbeat,
+		EpochMaxAge:     w.cfg.EpochMaxAge,
+		Retention:       seal.Retention{MaxAge: w.cfg.Retention.MaxAge, MaxBytes: w.cfg.Retention.MaxBytes},
 		SegmentMaxBytes: w.cfg.SegmentMaxBytes,
 		MaxPendingBytes: w.cfg.MaxPendingBytes,
 		Quarantine:      w.cfg.OnDamagedTail == damageQuarantine,

@@ -40,7 +40,9 @@ type jsonSink struct{ w io.Writer }
 
 func (j *jsonSink) flush() error { return nil }
 
-func (j *jsonSink) record(r *query.Record) error {
+func (j *jsonSink) record(r *query.Record) error { return writeJSON(j.w, recordJSON(r), false) }
+
+func recordJSON(r *query.Record) *recordAnswer {
 	a := &recordAnswer{
 		Time: moment(r.Time), Event: r.Event, Origin: r.Entry.Origin, Entry: r.Entry.Header.Entry, Record: r.Number,
 		Sealed: moment(unixNano(r.Entry.Sealed)), Signal: r.Signal.String(),
@@ -69,7 +71,7 @@ func (j *jsonSink) record(r *query.Record) error {
 	case seal.SignalMetrics:
 		a.Name = r.Metric.Name()
 	}
-	return writeJSON(j.w, a, false)
+	return a
 }
 
 func mapJSON(m pcommon.Map) map[string]any {

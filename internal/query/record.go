@@ -1,6 +1,7 @@
 package query
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -164,4 +165,18 @@ func eventOf(l plog.LogRecord) string {
 		return semconv.EventEvidence
 	}
 	return name
+}
+
+// Proven is the record that a proof is of, as query gives it.
+func Proven(p *seal.Proof) (*Record, error) {
+	var found *Record
+	err := decode(&seal.Entry{Header: p.Header}, p.Signal, p.Request(), func(r *Record) error {
+		found = r
+		found.Number = p.Number
+		return seal.ErrStop
+	})
+	if err != seal.ErrStop {
+		return nil, fmt.Errorf("the proven record cannot be decoded: %w", err)
+	}
+	return found, nil
 }
