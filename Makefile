@@ -56,6 +56,7 @@ test: lint generate-check test-unit test-nested test-distribution ## Run all tha
 .PHONY: test-unit
 test-unit: ## Run the root module's tests, with the race detector
 	go test -race -timeout 20m ./...
+	go test -timeout 20m ./seal # its sweeps whole, which the race detector makes too slow
 
 .PHONY: test-nested
 test-nested: ## Run the tests of the nested modules that need no built binary

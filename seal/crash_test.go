@@ -136,7 +136,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 }
 
 func (k *testKeys) crashSweep(t *testing.T, mode afterCrash, total int) {
-	for at := 1; at <= total; at++ {
+	for at := 1; at <= total; at += sweepStep {
 		for _, persist := range []bool{false, true} {
 			m := newMemFS()
 			m.at, m.persist, m.crash = at, persist, true
@@ -153,7 +153,7 @@ func TestFaultAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	k := newTestKeys(t)
 	total := countOps(t, k)
-	for at := 1; at <= total; at++ {
+	for at := 1; at <= total; at += sweepStep {
 		for _, persist := range []bool{false, true} {
 			m := newMemFS()
 			m.at, m.persist = at, persist
