@@ -306,3 +306,70 @@ func TestWithoutTrustNothingIsProven(t *testing.T) {
 		t.Fatalf("another auditor: %v %v", err, r.Logs[0].Findings)
 	}
 }
+
+// An older checkpoint, kept elsewhere, shows a rollback and a rewrite that
+// nothing in the store shows, and excuses what was reviewed before it.
+func TestSinceAnOlderCheckpoint(t *testing.T) {
+	k, m := newTestKeys(t), newMemFS()
+	write := func(m *memFS, name string) {
+		w := openWriter(t, k.memConfig(m))
+		if err := w.Append(context.Background(), SignalLogs, testRequest(3, name)); err != nil {
+			t.Fatal(err)
+		}
+		closeWriter(t, w)
+	}
+	write(m, "first")
+	fork := m.restart(keepAll, nil) // store and chain key, copied
+	write(m, "second")
+	since := m.files[logDir+"/"+checkpointFile].data
+	write(fork, "other second") // another history, by the same keys
+	verify := func(m *memFS) *Report {
+		r, err := verifyStore(context.Background(), m, "/store", VerifyOptions{Trust: k.trust, Auditor: &k.auditor, Since: since})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	if r := verify(m); r.ExitCode() != ExitProven {
+		t.Fatalf("%v", r.Logs[0].Findings)
+	}
+	write(m, "third")
+	if r := verify(m); r.ExitCode() != ExitProven {
+		t.Fatalf("a longer log: %v", r.Logs[0].Findings)
+	}
+	if r := verify(fork); r.ExitCode() != ExitTampering || !strings.Contains(fmt.Sprint(r.Logs[0].Findings), "another root") {
+		t.Fatalf("another history: %v", r.Logs[0].Findings)
+	}
+	rolledBack := fork.restart(keepAll, nil)
+	for _, name := range []string{"/segment/00000000000000000003.seal", "/segment/00000000000000000004.seal", "/segment/00000000000000000005.seal"} {
+		delete(rolledBack.files, logDir+name)
+	}
+	delete(rolledBack.files, logDir+"/"+checkpointFile)
+	if r := verify(rolledBack); r.ExitCode() != ExitTampering || !strings.Contains(fmt.Sprint(r.Logs[0].Findings), "cut or rolled back") {
+		t.Fatalf("rolled back: %v", r.Logs[0].Findings)
+	}
+	gone := newMemFS()
+	if r := verify(gone); r.ExitCode() != ExitTampering {
+		t.Fatalf("gone: %v", r.Findings)
+	}
+
+	// A crash is excused by a checkpoint that was published after it.
+	w := openWriter(t, k.memConfig(m))
+	if err := w.Append(context.Background(), SignalLogs, testRequest(1, "before the crash")); err != nil {
+		t.Fatal(err)
+	}
+	crashed := m.restart(keepAll, nil)
+	closeWriter(t, w)
+	write(crashed, "after the crash")
+	if r := verify(crashed); r.ExitCode() != ExitIncomplete {
+		t.Fatalf("a crash since: %v", r.Logs[0].Findings)
+	}
+	since = crashed.files[logDir+"/"+checkpointFile].data
+	if r := verify(crashed); r.ExitCode() != ExitProven {
+		t.Fatalf("a crash before: %v", r.Logs[0].Findings)
+	}
+	other := newTestKeys(t)
+	if _, err := verifyStore(context.Background(), m, "/store", VerifyOptions{Trust: other.trust, Since: since}); err == nil {
+		t.Fatal("an older checkpoint that nobody trusted signed")
+	}
+}

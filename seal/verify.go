@@ -23,6 +23,11 @@ type VerifyOptions struct {
 	Auditor *AuditorKey // nil: the HMAC chain is not checked
 	AsOf    time.Time   // when the log should have been fresh; zero: now
 
+	// Since is an older published checkpoint of a log of the store, kept
+	// elsewhere. The log must still hold exactly what it states; what was
+	// incomplete before it was reviewed when it was taken, and is a note.
+	Since []byte
+
 	// Progress, if set, is told how many bytes were read of how many.
 	Progress func(done, total int64)
 }
@@ -40,6 +45,10 @@ func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) 
 		opts.AsOf = start
 	}
 	r := new(Report)
+	since, err := opts.since()
+	if err != nil {
+		return nil, err
+	}
 	origins, err := origins(fsys, root)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -61,8 +70,14 @@ func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) 
 			}
 		}
 	}
+	if since != nil && !slices.Contains(origins, since.Origin) {
+		r.Findings = append(r.Findings, Finding{Class: Tampering, Axis: Completeness, What: fmt.Sprintf("the log of %s is gone: the older checkpoint states %d entries", since.Origin, since.Size), Next: "restore it from a copy"})
+	}
 	for _, o := range origins {
 		v := &verification{opts: &opts, dir: LogDir(root, o), fs: fsys, report: &LogReport{Origin: o}}
+		if since != nil && since.Origin == o {
+			v.since = since
+		}
 		if err := v.run(ctx); err != nil {
 			return nil, fmt.Errorf("log of %s: %w", o, err)
 		}
@@ -70,6 +85,25 @@ func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) 
 	}
 	r.Took = time.Since(start)
 	return r, nil
+}
+
+// since reads the older checkpoint, which must be signed by a trusted key.
+func (o *VerifyOptions) since() (*Checkpoint, error) {
+	if o.Since == nil {
+		return nil, nil
+	}
+	c, err := openCheckpoint(o.Since, nil)
+	if err != nil {
+		return nil, fmt.Errorf("the older checkpoint: %w", err)
+	}
+	key := o.Trust.key(c.Origin, c.Size)
+	if key == nil {
+		return nil, fmt.Errorf("the older checkpoint: %w for %s", ErrNoKey, c.Origin)
+	}
+	if _, err := openCheckpoint(o.Since, key.verifier); err != nil {
+		return nil, fmt.Errorf("the older checkpoint is not signed by the trusted key of %s", c.Origin)
+	}
+	return &c, nil
 }
 
 // strangeFiles are the names in a store's root that belong to no log.
@@ -122,6 +156,8 @@ type verification struct {
 	covered   uint64      // size of the tree at the last checkpoint
 	proven    []provenTo  // the last few checkpoints before the first bad object
 	published *Checkpoint // in the checkpoint file
+	since     *Checkpoint // kept elsewhere
+	sinceSeen bool        // the log has the root that it states
 }
 
 // provenTo is what a good checkpoint covers.
@@ -139,6 +175,9 @@ func (v *verification) found(class Class, axis Axis, next, format string, args .
 func (v *verification) foundAt(segment string, offset int64, entry uint64, class Class, axis Axis, next, what string) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if class == Incomplete && (axis == Completeness || axis == Order) && v.since != nil && entry < v.since.Size {
+		class, what = Note, what+" (before the older checkpoint)"
+	}
 	if class == Tampering && (!v.firstBad.set || entry < v.firstBad.entry) {
 		v.firstBad.entry, v.firstBad.set = entry, true
 	}
@@ -421,6 +460,11 @@ func (v *verification) checkpoint(f *frame) {
 	if p := v.published; p != nil && p.Size == c.Size && p.Root != root {
 		v.foundAt(checkpointFile, 0, c.Size, Tampering, Integrity, nextIsolate, fmt.Sprintf("the published checkpoint for %d entries has another root: two histories", c.Size))
 	}
+	if p := v.since; p != nil && p.Size == c.Size {
+		if v.sinceSeen = p.Root == root; !v.sinceSeen {
+			v.found(Tampering, Integrity, nextIsolate, "the older checkpoint for %d entries has another root: the log was rewritten", p.Size)
+		}
+	}
 	v.mu.Lock()
 	bad := v.firstBad.set
 	v.mu.Unlock()
@@ -562,6 +606,11 @@ func (v *verification) conclude() error {
 	}
 	if p := v.published; p != nil && p.Size > v.covered {
 		v.foundAt(checkpointFile, 0, v.covered, Tampering, Completeness, nextIsolate, fmt.Sprintf("%d entries were published, the log has %d: it was cut", p.Size, v.covered))
+	}
+	if p := v.since; p != nil && p.Size > v.covered {
+		v.found(Tampering, Completeness, nextIsolate, "the older checkpoint states %d entries, the log has %d: it was cut or rolled back", p.Size, v.covered)
+	} else if p != nil && !v.sinceSeen && p.Size > v.tree.size-v.entries {
+		v.found(Tampering, Integrity, nextIsolate, "the log has no commit at entry %d, where the older checkpoint was published: it was rewritten", p.Size)
 	}
 	if gone := v.tree.size - v.entries; gone > v.pruned {
 		v.found(Tampering, Completeness, nextIsolate, "entries before %d are missing, and no prune ordered that", gone)

@@ -33,11 +33,13 @@ Exit code:
   2  incomplete or unproven: no trust file, a crash, a silent writer, no log
   3  the verifier could not do its work; also for bad usage`,
 		Example: `  meshaudit verify run/store --trust run/keys/trust --auditor run/keys/auditor.key
-  meshaudit verify run/store --trust trust --as-of 2025-11-23T18:00:00Z -o json`,
+  meshaudit verify run/store --trust trust --as-of 2025-11-23T18:00:00Z -o json
+  meshaudit verify run/store --trust trust --since checkpoint-of-last-week`,
 		Args: oneStore,
 	}
 	trustFile := c.Flags().String("trust", "", "`FILE` with what to trust: the lines that keygen writer printed")
 	auditorFile := c.Flags().String("auditor", "", "the auditor's secret `KEY`, to check the HMAC chain too")
+	since := c.Flags().String("since", "", "`FILE` with an older published checkpoint, kept elsewhere: the log must still agree with it")
 	asOf := c.Flags().String("as-of", "", "`TIME` up to which the logs should reach; default now")
 	form := output(c, "text", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -52,6 +54,11 @@ Exit code:
 		if *trustFile != "" {
 			if opts.Trust, err = seal.ReadTrust(*trustFile); err != nil {
 				return fmt.Errorf("--trust: %w", err)
+			}
+		}
+		if *since != "" {
+			if opts.Since, err = os.ReadFile(*since); err != nil {
+				return fmt.Errorf("--since: %w", err)
 			}
 		}
 		if *auditorFile != "" {
