@@ -189,7 +189,7 @@ var sealingParts = []struct {
 }{
 	{"marshal", []string{"plog.(*ProtoMarshaler).MarshalLogs"}},
 	{"hash, tree", []string{"seal.(*batchHasher).leafHash", "seal.(*batchHasher).root", "seal.(*reported).context", "seal.(*saltStream).next", "seal.newSaltStream"}},
-	{"filter, times", []string{"seal.(*index).add", "seal.appendFilter"}},
+	{"filter, times", []string{"seal.(*index).add", "seal.(*filterBuilder).append"}},
 	{"scan", []string{"seal.scanScopes"}},
 	{"compress", []string{"zstd.(*Encoder).EncodeAll"}},
 	{"commit, sign", []string{"seal.(*Writer).commit"}},
