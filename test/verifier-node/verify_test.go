@@ -1,0 +1,827 @@
+// Package verifiernode_test holds the Go verifier and the one in this folder, which was written from the
+// format's page alone, against each other: on every log, whole or broken, they must give one answer.
+package verifiernode_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshaudit/meshaudit/seal"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/collector/pdata/ptrace/ptraceotlp"
+)
+
+const (
+	origin     = "example.org/meshaudit/edge-0"
+	crashChild = "VERIFIER_NODE_CRASH_DIR" // set in the process that is to be killed
+)
+
+// start is when the logs of these tests begin.
+var start = time.Unix(1_763_856_000, 0).UTC()
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(crashChild); dir != "" {
+		writeUntilKilled(dir)
+	}
+	os.Exit(m.Run())
+}
+
+// ---- the two verifiers
+
+// node is a process that answers as verify.mjs does.
+type node struct {
+	in  io.Writer
+	out *bufio.Reader
+}
+
+type answer struct {
+	Exit  int      `json:"exit"`
+	Lines []string `json:"lines"`
+}
+
+func requireNode(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("zstd"); err != nil {
+		t.Skip("the second verifier needs the zstd command; Debian: apt-get install zstd")
+	}
+	v, err := exec.CommandContext(t.Context(), "node", "--version").Output()
+	if err != nil {
+		t.Skip("the second verifier needs Node 20.12 or newer; Debian: apt-get install nodejs")
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(string(v), "v%d.%d", &major, &minor); err != nil {
+		t.Fatalf("node --version: %q", v)
+	}
+	if major < 20 || major == 20 && minor < 12 {
+		t.Skipf("the second verifier needs Node 20.12 or newer, this is %s", bytes.TrimSpace(v))
+	}
+}
+
+func startNode(t *testing.T) *node {
+	t.Helper()
+	requireNode(t)
+	cmd := exec.Command("node", "jobs.mjs")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("node: %v", err)
+		}
+	})
+	return &node{in: in, out: bufio.NewReader(out)}
+}
+
+// question is what both verifiers are asked. Empty file names: not given.
+type question struct {
+	store, trust, auditor string
+	asOf                  time.Time
+}
+
+func (n *node) ask(t *testing.T, q question) answer {
+	t.Helper()
+	args := []string{q.store, "--as-of", q.asOf.Format(time.RFC3339Nano)}
+	if q.trust != "" {
+		args = append(args, "--trust", q.trust)
+	}
+	if q.auditor != "" {
+		args = append(args, "--auditor", q.auditor)
+	}
+	line, err := json.Marshal(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.in.Write(append(line, '\n')); err != nil {
+		t.Fatal(err)
+	}
+	reply, err := n.out.ReadBytes('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a answer
+	if err := json.Unmarshal(reply, &a); err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func askGo(t *testing.T, q question) (a answer) {
+	t.Helper()
+	defer func() {
+		if r := recover(); r != nil {
+			a = answer{Exit: goPanic, Lines: []string{fmt.Sprintf("panic: %v", r)}}
+		}
+	}()
+	opts := seal.VerifyOptions{AsOf: q.asOf}
+	if q.trust != "" {
+		trust, err := seal.ReadTrust(q.trust)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.Trust = trust
+	}
+	if q.auditor != "" {
+		key, err := seal.ReadAuditorKey(q.auditor)
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.Auditor = &key
+	}
+	r, err := seal.Verify(t.Context(), q.store, opts)
+	if err != nil {
+		return answer{Exit: seal.ExitFailed, Lines: []string{err.Error()}}
+	}
+	a.Exit = r.ExitCode()
+	for _, f := range r.Findings {
+		a.Lines = append(a.Lines, f.String())
+	}
+	for _, l := range r.Logs {
+		for _, f := range l.Findings {
+			a.Lines = append(a.Lines, fmt.Sprintf("%s %s %s", f.Class, f.Axis, f))
+		}
+	}
+	return a
+}
+
+const (
+	anyExit = -1
+	goPanic = -2
+)
+
+// agree asks both, and fails unless they answer want, or, if that is anyExit, the same. It returns the answer.
+func (n *node) agree(t *testing.T, name string, q question, want int) int {
+	t.Helper()
+	g, j := askGo(t, q), n.ask(t, q)
+	if g.Exit != j.Exit || want != anyExit && g.Exit != want {
+		t.Errorf("%s: exit %d by Go, %d by Node, want %d\nGo:   %s\nNode: %s", name, g.Exit, j.Exit, want,
+			strings.Join(head(g.Lines), "\n      "), strings.Join(head(j.Lines), "\n      "))
+	}
+	return j.Exit
+}
+
+// alone asks Node for want where the Go verifier is known to answer otherwise than the page says, or not to
+// check at all. Its answer is logged, so that the case can become one of agree.
+func (n *node) alone(t *testing.T, name string, q question, want int) {
+	t.Helper()
+	if g := askGo(t, q); g.Exit != want {
+		t.Logf("%s: Go differs: exit %d, %s", name, g.Exit, strings.Join(head(g.Lines), "; "))
+	} else {
+		t.Logf("%s: Go agrees", name)
+	}
+	if a := n.ask(t, q); a.Exit != want {
+		t.Errorf("%s: exit %d by Node, want %d\n%s", name, a.Exit, want, strings.Join(head(a.Lines), "\n"))
+	}
+}
+
+func head(lines []string) []string { return lines[:min(len(lines), 8)] }
+
+// ---- logs
+
+// site is a writer with its store and its keys.
+type site struct {
+	dir string
+	now time.Time // of the writer's clock
+	cfg seal.Config
+}
+
+func (s *site) path(elem ...string) string { return filepath.Join(append([]string{s.dir}, elem...)...) }
+func (s *site) log(elem ...string) string {
+	return filepath.Join(append([]string{seal.LogDir(s.path("store"), origin)}, elem...)...)
+}
+
+// question asks about the store right after its last entry, with everything that can be given.
+func (s *site) question() question {
+	return question{s.path("store"), s.path("keys", "trust"), s.path("keys", "auditor.key"), s.now}
+}
+
+// newSite makes keys and a configuration with two auditors, one of either suite.
+func newSite(t *testing.T, change func(*seal.Config)) *site {
+	t.Helper()
+	s := &site{dir: t.TempDir(), now: start}
+	s.prepare(func(err error) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	if change != nil {
+		change(&s.cfg)
+	}
+	return s
+}
+
+func (s *site) prepare(check func(error)) {
+	_, err := seal.CreateTrialKeys(s.path("keys"), origin)
+	check(err)
+	if _, err := os.Stat(s.path("second")); errors.Is(err, fs.ErrNotExist) {
+		_, err = seal.CreateAuditorKey(s.path("second"), "x25519")
+		check(err)
+		first, err := os.ReadFile(s.path("keys", "chain.key"))
+		check(err)
+		check(os.WriteFile(s.path("second", "chain.key"), first, 0o600))
+		logKey, err := os.ReadFile(s.path("keys", "log.key"))
+		check(err)
+		check(os.WriteFile(s.path("second", "log.key"), logKey, 0o600))
+	}
+	key, err := seal.ReadLogKey(s.path("keys", "log.key"))
+	check(err)
+	a, err := seal.ReadRecipient(s.path("keys", "auditor.pub"))
+	check(err)
+	b, err := seal.ReadRecipient(s.path("second", "auditor.pub"))
+	check(err)
+	s.cfg = seal.Config{
+		Root: s.path("store"), Origin: origin, LogKey: key,
+		Chain:     seal.ChainFile{FS: seal.OS, Path: s.path("keys", "chain.key")},
+		Auditors:  []seal.Recipient{a, b},
+		Heartbeat: time.Hour,
+		Now:       func() time.Time { return s.now },
+	}
+}
+
+// request is an OTLP request of n records.
+type request struct {
+	signal  seal.Signal
+	message []byte
+}
+
+// epoch seals requests and ends the epoch with a close.
+func (s *site) epoch(t *testing.T, requests ...request) {
+	t.Helper()
+	s.now = s.now.Add(time.Second)
+	w, err := seal.Open(s.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range requests {
+		if err := w.Append(t.Context(), r.signal, r.message); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must(b []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+func logsOf(n, size int) request {
+	d := plog.NewLogs()
+	for r := range 2 {
+		rl := d.ResourceLogs().AppendEmpty()
+		rl.Resource().Attributes().PutStr("service.name", "shop")
+		rl.SetSchemaUrl("https://opentelemetry.io/schemas/1.37.0")
+		sl := rl.ScopeLogs().AppendEmpty()
+		sl.Scope().SetName("envoy")
+		for i := range n/2 + r*(n%2) {
+			l := sl.LogRecords().AppendEmpty()
+			l.SetObservedTimestamp(pcommon.NewTimestampFromTime(start))
+			if i%3 > 0 {
+				l.SetTimestamp(pcommon.NewTimestampFromTime(start.Add(-time.Duration(i) * time.Millisecond)))
+				l.SetTraceID(pcommon.TraceID{1, byte(r), byte(i), byte(i >> 8)})
+			}
+			l.Body().SetStr(strings.Repeat(strconv.Itoa(i*7919), size))
+			l.Attributes().PutStr("audit.record.id", fmt.Sprintf("%d-%d", r, i))
+			l.Attributes().PutStr("mesh.source.spiffe.id", "spiffe://example.org/ns/shop/sa/"+strconv.Itoa(i%5))
+			l.Attributes().PutStr("user.id", "Zoë")
+			l.Attributes().PutInt("mesh.join.request_id", 7)
+			l.Attributes().PutEmptySlice("mesh.amends").AppendEmpty().SetStr("x")
+		}
+	}
+	return request{seal.SignalLogs, must(plogotlp.NewExportRequestFromLogs(d).MarshalProto())}
+}
+
+func tracesOf(n int) request {
+	d := ptrace.NewTraces()
+	ss := d.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty()
+	for i := range n {
+		s := ss.Spans().AppendEmpty()
+		s.SetTraceID(pcommon.TraceID{2, byte(i / 3)})
+		s.SetSpanID(pcommon.SpanID{byte(i)})
+		s.SetStartTimestamp(pcommon.NewTimestampFromTime(start.Add(-time.Minute)))
+		s.SetEndTimestamp(pcommon.NewTimestampFromTime(start.Add(time.Duration(i))))
+		s.Attributes().PutStr("mesh.join.decision_id", strconv.Itoa(i))
+		s.Events().AppendEmpty().SetTimestamp(1)
+	}
+	return request{seal.SignalTraces, must(ptraceotlp.NewExportRequestFromTraces(d).MarshalProto())}
+}
+
+func metricsOf() request {
+	d := pmetric.NewMetrics()
+	ms := d.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics()
+	at := func(i int) pcommon.Timestamp { return pcommon.NewTimestampFromTime(start.Add(time.Duration(i))) }
+	ms.AppendEmpty().SetEmptyGauge().DataPoints().AppendEmpty().SetTimestamp(at(1))
+	ms.AppendEmpty().SetEmptySum().DataPoints().AppendEmpty().SetTimestamp(at(2))
+	ms.AppendEmpty().SetEmptyHistogram().DataPoints().AppendEmpty().SetTimestamp(at(-3))
+	ms.AppendEmpty().SetEmptyExponentialHistogram().DataPoints().AppendEmpty().SetTimestamp(at(4))
+	ms.AppendEmpty().SetEmptySummary().DataPoints().AppendEmpty().SetTimestamp(at(5))
+	ms.AppendEmpty().SetName("empty")
+	return request{seal.SignalMetrics, must(pmetricotlp.NewExportRequestFromMetrics(d).MarshalProto())}
+}
+
+// ---- crashes
+
+// writeUntilKilled seals until the process is killed, and prints a line for each request that was acknowledged.
+func writeUntilKilled(dir string) {
+	s := &site{dir: dir, now: start}
+	check := func(err error) {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	s.prepare(check)
+	w, err := seal.Open(s.cfg)
+	check(err)
+	for i := 0; ; i++ {
+		r := logsOf(50+i%200, 20)
+		check(w.Append(context.Background(), r.signal, r.message))
+		fmt.Println("sealed")
+	}
+}
+
+// crash lets another process write to the site's log and kills it once it has sealed n requests.
+func (s *site) crash(t *testing.T, n int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append(os.Environ(), crashChild+"="+s.dir)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(out)
+	for range n {
+		if !lines.Scan() {
+			t.Fatal("the writer ended by itself")
+		}
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("the writer was not killed")
+	}
+}
+
+// ---- tests
+
+func TestWholeLogs(t *testing.T) {
+	n := startNode(t)
+	other := newSite(t, nil)
+	small := []request{logsOf(7, 3), tracesOf(9), metricsOf()}
+	for name, make := range map[string]func(*testing.T) *site{
+		"one epoch": func(t *testing.T) *site {
+			s := newSite(t, nil)
+			s.epoch(t, small...)
+			return s
+		},
+		"empty epochs": func(t *testing.T) *site {
+			s := newSite(t, nil)
+			s.epoch(t)
+			s.epoch(t)
+			return s
+		},
+		"three epochs, many segments": func(t *testing.T) *site {
+			s := newSite(t, func(c *seal.Config) { c.SegmentMaxBytes = 8 << 10 })
+			for range 3 {
+				s.epoch(t, slices.Repeat(small, 4)...)
+			}
+			return s
+		},
+		"more than one tile": func(t *testing.T) *site {
+			s := newSite(t, nil)
+			s.epoch(t, slices.Repeat(small, 90)...)
+			s.epoch(t, slices.Repeat(small, 90)...)
+			return s
+		},
+		"large batches": func(t *testing.T) *site {
+			s := newSite(t, nil)
+			s.epoch(t, logsOf(70_000, 1), logsOf(2000, 3000), tracesOf(3000))
+			return s
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := make(t)
+			q := s.question()
+			n.agree(t, "as it is", q, seal.ExitProven)
+			n.agree(t, "without the auditor", question{q.store, q.trust, "", q.asOf}, seal.ExitProven)
+			if name != "three epochs, many segments" {
+				return
+			}
+			ask := func(name string, want int, change func(*question)) {
+				q := q
+				change(&q)
+				n.agree(t, name, q, want)
+			}
+			ask("other suite", seal.ExitProven, func(q *question) { q.auditor = s.path("second", "auditor.key") })
+			ask("another auditor", seal.ExitIncomplete, func(q *question) { q.auditor = other.question().auditor })
+			ask("without trust", seal.ExitIncomplete, func(q *question) { q.trust = "" })
+			ask("another's trust", seal.ExitTampering, func(q *question) { q.trust = other.question().trust })
+			ask("too late", seal.ExitIncomplete, func(q *question) { q.asOf = q.asOf.Add(2*time.Hour + time.Second) })
+			ask("just in time", seal.ExitProven, func(q *question) { q.asOf = q.asOf.Add(2 * time.Hour) })
+			ask("in the past", seal.ExitProven, func(q *question) { q.asOf = q.asOf.Add(-24 * time.Hour) })
+			trust := string(must(os.ReadFile(q.trust)))
+			for name, c := range map[string]struct {
+				trust string
+				want  int
+			}{
+				"key alone":        {firstLine(trust, "log "), seal.ExitIncomplete},
+				"pin alone":        {firstLine(trust, "chain "), seal.ExitIncomplete},
+				"another pin":      {firstLine(trust, "log ") + "chain " + origin + " " + strings.Repeat("A", 43) + "=\n", seal.ExitTampering},
+				"nothing":          {"# nothing\n", seal.ExitIncomplete},
+				"one log too many": {trust + "log " + otherLog(t) + "\n", seal.ExitIncomplete},
+				"key until later":  {strings.TrimSpace(firstLine(trust, "log ")) + " until 1000000\n" + firstLine(trust, "chain "), seal.ExitProven},
+				"key until before": {strings.TrimSpace(firstLine(trust, "log ")) + " until 1\n" + firstLine(trust, "chain "), seal.ExitTampering},
+			} {
+				q := q
+				q.trust = filepath.Join(t.TempDir(), "trust")
+				if err := os.WriteFile(q.trust, []byte(c.trust), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if name == "key until before" {
+					n.alone(t, name, q, c.want)
+				} else {
+					n.agree(t, name, q, c.want)
+				}
+			}
+		})
+	}
+}
+
+func otherLog(t *testing.T) string {
+	t.Helper()
+	_, vkey, err := seal.GenerateLogKey("example.org/other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return vkey
+}
+
+func firstLine(text, prefix string) string {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, prefix) {
+			return line
+		}
+	}
+	return ""
+}
+
+func TestPrunedLog(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, func(c *seal.Config) { c.Retention = seal.Retention{MaxBytes: 64 << 10} })
+	for range 12 {
+		s.epoch(t, slices.Repeat([]request{logsOf(30, 20)}, 8)...)
+	}
+	if _, err := os.Stat(s.log("segment", fmt.Sprintf("%020d.seal", 0))); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("nothing was pruned: %v", err)
+	}
+	q := s.question()
+	n.agree(t, "pruned", q, seal.ExitProven)
+	q.auditor = ""
+	n.agree(t, "pruned, without the auditor", q, seal.ExitProven)
+	segments := must2(filepath.Glob(s.log("segment", "*.seal")))
+	for _, gone := range segments {
+		s.without(t, gone, func() { n.agree(t, "without "+filepath.Base(gone), s.question(), seal.ExitTampering) })
+	}
+	s.without(t, s.log("tile"), func() { n.alone(t, "without tiles", s.question(), seal.ExitIncomplete) })
+}
+
+func must2[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// without calls fn while path is not there.
+func (s *site) without(t *testing.T, path string, fn func()) {
+	t.Helper()
+	aside := s.path("aside")
+	if err := os.Rename(path, aside); err != nil {
+		t.Fatal(err)
+	}
+	fn()
+	if err := os.Rename(aside, path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCrashedLogs(t *testing.T) {
+	n := startNode(t)
+	for _, acknowledged := range []int{0, 1, 3, 20} {
+		t.Run(strconv.Itoa(acknowledged), func(t *testing.T) {
+			s := newSite(t, nil)
+			s.epoch(t, logsOf(3, 1))
+			s.crash(t, acknowledged)
+			n.agree(t, "crashed", s.question(), anyExit)
+			s.crash(t, acknowledged+1)
+			n.agree(t, "crashed twice", s.question(), seal.ExitIncomplete)
+			s.epoch(t, tracesOf(3))
+			n.agree(t, "closed", s.question(), seal.ExitIncomplete)
+		})
+	}
+}
+
+// TestTornTails cuts and overwrites the end of a log whose writer was killed before it published anything
+// newer, and then lets the writer recover.
+func TestTornTails(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, nil)
+	s.epoch(t, logsOf(3, 1))
+	published := must(os.ReadFile(s.log("checkpoint")))
+	s.epoch(t, logsOf(40, 5), tracesOf(40))
+	segments := must2(filepath.Glob(s.log("segment", "*.seal")))
+	last := segments[len(segments)-1]
+	whole := must(os.ReadFile(last))
+	if err := os.RemoveAll(s.log("tile")); err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(name, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(s.log("checkpoint"), published)
+	seen := map[int]int{}
+	for cut := 0; cut < len(whole); cut += 61 {
+		write(last, whole[:cut])
+		seen[n.agree(t, fmt.Sprintf("cut at %d", cut), s.question(), anyExit)]++
+	}
+	for from := 0; from < len(whole); from += 397 {
+		for _, size := range []int{100, 512, 1024, 4096, len(whole)} {
+			b := slices.Clone(whole)
+			clear(b[from:min(from+size, len(b))])
+			write(last, b)
+			seen[n.agree(t, fmt.Sprintf("%d zeros at %d", size, from), s.question(), anyExit)]++
+		}
+	}
+	for name, tail := range map[string]string{
+		"prefix of a kind":     "meshaudit-seal/v1 ba",
+		"prefix of no kind":    "meshaudit-seal/v1 bb",
+		"prefix of an origin":  "meshaudit-seal/v1 batch\norigin example.o",
+		"prefix of a number":   "meshaudit-seal/v1 batch\norigin " + origin + "\nentry 1",
+		"prefix with a zero":   "meshaudit-seal/v1 batch\norigin " + origin + "\nentry 01",
+		"prefix of an open":    "meshaudit-seal/v1 open\norigin " + origin + "\nentry 9\nepoch 2\nrecords 0 0\nprev AAAA",
+		"newline":              "\n",
+		"zeros":                strings.Repeat("\x00", 3000),
+		"too few zeros":        strings.Repeat("\x00", 40),
+		"a checkpoint's magic": "meshaudit-seal/v1 checkpoint\n",
+	} {
+		write(last, append(slices.Clone(whole), tail...))
+		seen[n.agree(t, name, s.question(), anyExit)]++
+	}
+	for code := range 3 {
+		if code > 0 && seen[code] == 0 {
+			t.Errorf("no case with exit %d: %v", code, seen)
+		}
+	}
+
+	write(last, whole[:len(whole)-700])
+	s.epoch(t, metricsOf())
+	n.agree(t, "recovered", s.question(), seal.ExitIncomplete)
+	torn := must2(filepath.Glob(s.log("torn", "*")))
+	if len(torn) != 1 {
+		t.Fatalf("torn files: %q", torn)
+	}
+	kept := must(os.ReadFile(torn[0]))
+	s.without(t, torn[0], func() { n.agree(t, "without the torn file", s.question(), anyExit) })
+	write(torn[0], append(slices.Clone(kept), 0))
+	n.agree(t, "longer torn file", s.question(), seal.ExitTampering)
+	write(torn[0], kept)
+	elsewhere := s.log("torn", "00000000000000000001-00000000000000000000-5")
+	if err := os.Rename(torn[0], elsewhere); err != nil {
+		t.Fatal(err)
+	}
+	n.alone(t, "torn file of another entry", s.question(), seal.ExitTampering)
+	if err := os.Rename(elsewhere, torn[0]); err != nil {
+		t.Fatal(err)
+	}
+	write(s.log("torn", "00000000000000000001-00000000000000000000-5"), kept)
+	n.agree(t, "torn file of nobody", s.question(), seal.ExitTampering)
+}
+
+// frames cuts a segment into its frames.
+func frames(t *testing.T, b []byte) [][]byte {
+	t.Helper()
+	var out [][]byte
+	for len(b) > 0 {
+		end := bytes.Index(b, []byte("\n\n"))
+		if end < 0 {
+			t.Fatal("no header")
+		}
+		size := end + 2
+		for _, m := range regexp.MustCompile(`(?m)^section \S+ \S+ (\d+) `).FindAllSubmatch(b[:end], -1) {
+			size += must2(strconv.Atoi(string(m[1])))
+		}
+		out = append(out, b[:size])
+		b = b[size:]
+	}
+	return out
+}
+
+func TestTamperedLogs(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, nil)
+	s.epoch(t, logsOf(20, 2), tracesOf(20))
+	s.epoch(t, metricsOf(), logsOf(20, 2))
+	s.crash(t, 1)
+	s.epoch(t, logsOf(2, 2))
+	q := s.question()
+	n.agree(t, "before", q, seal.ExitIncomplete)
+	var files []string
+	for _, pattern := range []string{"checkpoint", "segment/*", "tile/0/*", "tile/0/*/*", "torn/*"} {
+		for _, f := range must2(filepath.Glob(s.log(pattern))) {
+			if i := must2(os.Stat(f)); i.Mode().IsRegular() {
+				files = append(files, f)
+			}
+		}
+	}
+	change := func(name, file string, b []byte, want int) {
+		t.Helper()
+		was := must(os.ReadFile(file))
+		if err := os.WriteFile(file, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		n.agree(t, filepath.Base(file)+": "+name, q, want)
+		if err := os.WriteFile(file, was, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	const stride = 67 // bytes; prime, so that every part of a header is hit somewhere
+	for _, file := range files {
+		whole := must(os.ReadFile(file))
+		for at := 0; at < len(whole); at += stride {
+			b := slices.Clone(whole)
+			b[at] ^= 1 << (at % 8)
+			change(fmt.Sprintf("bit %d of byte %d", at%8, at), file, b, seal.ExitTampering)
+		}
+		change("a byte more", file, append(slices.Clone(whole), 'x'), seal.ExitTampering)
+		change("empty", file, nil, seal.ExitTampering)
+		if strings.Contains(file, "segment") {
+			for cut := 0; cut < len(whole); cut += 331 {
+				change(fmt.Sprintf("cut at %d", cut), file, whole[:cut], seal.ExitTampering)
+			}
+		}
+	}
+
+	for _, file := range must2(filepath.Glob(s.log("segment", "*.seal"))) {
+		fs := frames(t, must(os.ReadFile(file)))
+		for i := range fs {
+			change(fmt.Sprintf("frame %d dropped", i), file, bytes.Join(slices.Delete(slices.Clone(fs), i, i+1), nil), seal.ExitTampering)
+			change(fmt.Sprintf("frame %d doubled", i), file, bytes.Join(slices.Insert(slices.Clone(fs), i, fs[i]), nil), seal.ExitTampering)
+			if i > 0 {
+				swapped := slices.Clone(fs)
+				swapped[i-1], swapped[i] = swapped[i], swapped[i-1]
+				change(fmt.Sprintf("frames %d and %d swapped", i-1, i), file, bytes.Join(swapped, nil), seal.ExitTampering)
+			}
+		}
+		s.without(t, file, func() { n.agree(t, "without "+filepath.Base(file), q, seal.ExitTampering) })
+	}
+	for _, c := range []struct {
+		path string
+		want int
+	}{
+		{"x", seal.ExitTampering}, {"segment/x", seal.ExitTampering}, {"tile/x", seal.ExitTampering}, {"tile/0/001", seal.ExitTampering},
+		{"torn/x", seal.ExitTampering}, {"segment/x.tmp", seal.ExitIncomplete}, {"x.tmp", seal.ExitIncomplete}, {"checkpoint.tmp", seal.ExitIncomplete}, {"tile/0/x.tmp", seal.ExitIncomplete}, {"../x", seal.ExitTampering},
+	} {
+		if err := os.MkdirAll(filepath.Dir(s.log(c.path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.log(c.path), []byte("x"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if c.path == "x.tmp" {
+			n.alone(t, "with "+c.path, q, c.want)
+		} else {
+			n.agree(t, "with "+c.path, q, c.want)
+		}
+		if err := os.Remove(s.log(c.path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.agree(t, "after", q, seal.ExitIncomplete)
+	for _, gone := range []string{"checkpoint", "tile", "lock"} {
+		s.without(t, s.log(gone), func() { n.agree(t, "without "+gone, q, seal.ExitIncomplete) })
+	}
+	s.without(t, s.log(), func() { n.agree(t, "without the log", q, seal.ExitIncomplete) })
+	s.without(t, s.path("store"), func() { n.agree(t, "without the store", q, seal.ExitIncomplete) })
+}
+
+// TestResealedLogs breaks one rule at a time and seals the log again with all of the writer's keys, so that
+// no hash and no signature speaks against it but the rule itself.
+func TestResealedLogs(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, nil)
+	s.epoch(t, logsOf(5, 1), logsOf(6, 1))
+	s.epoch(t, logsOf(5, 1), logsOf(6, 1))
+	list, err := exec.CommandContext(t.Context(), "node", "reseal.mjs", "list").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := t.TempDir()
+	if b, err := exec.CommandContext(t.Context(), "node", "reseal.mjs", s.path("store"), s.path("second"), out).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, b)
+	}
+
+	// What the Go verifier does not check: Node's answer is asserted alone.
+	nodeOnly := map[string]int{
+		"erase":                              seal.ExitProven,
+		"erase of one":                       seal.ExitProven,
+		"erase with another hash, not done":  seal.ExitTampering,
+		"erase of an entry that is no batch": seal.ExitTampering,
+		"erase of an entry to come":          seal.ExitTampering,
+		"prune of what is to come":           seal.ExitTampering,
+	}
+	seen := map[int]int{}
+	for i, name := range strings.Split(strings.TrimSpace(string(list)), "\n") {
+		q := s.question()
+		q.store = filepath.Join(out, strconv.Itoa(i), "store")
+		q.auditor = s.path("second", "auditor.key")
+		if want, ok := nodeOnly[name]; ok {
+			n.alone(t, name, q, want)
+			continue
+		}
+		seen[n.agree(t, name, q, anyExit)]++
+		q.auditor = ""
+		seen[n.agree(t, name+", without the auditor", q, anyExit)]++
+	}
+	t.Logf("answers: %v", seen)
+	for code := range 3 {
+		if seen[code] < 5 {
+			t.Errorf("answers %v: too few with exit %d", seen, code)
+		}
+	}
+}
+
+// TestCommand runs verify.mjs as its users do.
+func TestCommand(t *testing.T) {
+	requireNode(t)
+	s := newSite(t, nil)
+	s.epoch(t, logsOf(5, 1))
+	q := s.question()
+	asOf := q.asOf.Format(time.RFC3339Nano)
+	for _, c := range []struct {
+		name string
+		args []string
+		want int
+	}{
+		{"all", []string{q.store, "--trust", q.trust, "--auditor", q.auditor, "--as-of", asOf}, seal.ExitProven},
+		{"now", []string{q.store, "--trust", q.trust}, seal.ExitIncomplete},
+		{"no trust", []string{q.store, "--as-of", asOf}, seal.ExitIncomplete},
+		{"no store", []string{s.path("none"), "--trust", q.trust}, seal.ExitIncomplete},
+		{"no argument", nil, seal.ExitFailed},
+		{"no value", []string{q.store, "--trust"}, seal.ExitFailed},
+		{"no file", []string{q.store, "--trust", s.path("none")}, seal.ExitFailed},
+		{"no trust file", []string{q.store, "--trust", q.auditor}, seal.ExitFailed},
+		{"no key", []string{q.store, "--trust", q.trust, "--auditor", q.trust}, seal.ExitFailed},
+		{"no time", []string{q.store, "--trust", q.trust, "--as-of", "yesterday"}, seal.ExitFailed},
+	} {
+		cmd := exec.CommandContext(t.Context(), "node", append([]string{"verify.mjs"}, c.args...)...)
+		out, err := cmd.CombinedOutput()
+		if cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		if got := cmd.ProcessState.ExitCode(); got != c.want {
+			t.Errorf("%s: exit %d, want %d\n%s", c.name, got, c.want, out)
+		}
+	}
+}
