@@ -1,0 +1,239 @@
+package seal
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// readPublished reads the checkpoint file.
+func (v *verification) readPublished() error {
+	b, err := readFile(v.fs, filepath.Join(v.dir, checkpointFile), maxHeaderBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	bad := func(what string) {
+		v.foundAt(checkpointFile, 0, 0, Tampering, Integrity, nextIsolate, what)
+	}
+	c, err := openCheckpoint(b, nil)
+	if err != nil {
+		bad(fmt.Sprintf("the published checkpoint is malformed: %v", err))
+		return nil
+	}
+	if c.Origin != v.report.Origin {
+		bad("the published checkpoint is of another log: " + c.Origin)
+		return nil
+	}
+	if k := v.opts.Trust.key(v.report.Origin, c.Size); k != nil {
+		if _, err := openCheckpoint(b, k.verifier); err != nil {
+			bad("the published checkpoint is not signed by the trusted log key")
+			return nil
+		}
+	}
+	v.published = &c
+	return nil
+}
+
+// compareTiles compares the tiles that the tree has completed with the stored
+// ones.
+func (v *verification) compareTiles() {
+	for _, t := range v.tree.full {
+		for len(v.tiles) <= t.level {
+			v.tiles = append(v.tiles, 0)
+		}
+		v.tiles[t.level]++
+		b, err := readFile(v.fs, filepath.Join(v.dir, filepath.FromSlash(t.path())), tileWidth*sha256.Size)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			if v.published != nil && v.published.Size >= v.tree.size {
+				v.foundAt(t.path(), 0, v.walk.entry, Incomplete, Completeness, "start the writer once: it writes the tiles anew", "this tile is missing; it is derived from the segments, which are here")
+			}
+		case err != nil || !bytes.Equal(b, t.bytes()):
+			v.foundAt(t.path(), 0, v.walk.entry, Tampering, Integrity, nextIsolate, "this tile is not the one that the entries give")
+		}
+	}
+	v.tree.full = nil
+}
+
+// tornFiles compares what recoveries kept aside with what the opens say.
+func (v *verification) tornFiles() error {
+	names, err := v.fs.ReadDir(filepath.Join(v.dir, tornDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, n := range names {
+		if strings.HasSuffix(n.Name(), tmpSuffix) {
+			continue
+		}
+		b, err := readFile(v.fs, filepath.Join(v.dir, tornDir, n.Name()), 1<<31)
+		if err != nil {
+			return err
+		}
+		t := Torn{uint64(len(b)), sha256.Sum256(b)}
+		entry, ok := v.torn[t]
+		if !ok {
+			if strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", v.tree.size)) {
+				continue // of a recovery whose open is not written yet
+			}
+			v.foundAt(tornDir+"/"+n.Name(), 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "no open names this file")
+			continue
+		}
+		delete(v.torn, t)
+		f := strings.SplitN(n.Name(), "-", 3)
+		kept, _ := strconv.ParseInt(f[len(f)-1], 10, 64)
+		if !v.tornBytes(b, kept) {
+			v.foundAt(tornDir+"/"+n.Name(), 0, entry, Incomplete, Integrity, "read what is in it; it may hold records that were acknowledged", "what was cut off before this open was damaged in a way that a crash does not explain")
+		}
+	}
+	for t, entry := range v.torn {
+		v.foundAt(tornDir, 0, entry, Incomplete, Completeness, "restore it from a copy, if there is one", fmt.Sprintf("the %d bytes that entry %d cut off were not kept", t.Bytes, entry))
+	}
+	return nil
+}
+
+// tornBytes reports whether a file from torn/ is a torn tail.
+func (v *verification) tornBytes(b []byte, at int64) bool {
+	fr := newFrameReader(bytes.NewReader(b), 0)
+	for {
+		if _, err := fr.next(); err != nil {
+			return torn(err, b, at)
+		}
+	}
+}
+
+// storedTiles checks the tiles that compareTiles did not come by: partial
+// ones, and any that are ahead of the log.
+func (v *verification) storedTiles() error {
+	root := filepath.Join(v.dir, tileDir)
+	return walkFiles(v.fs, root, func(name string) error {
+		rel, err := filepath.Rel(v.dir, name)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		if strings.HasSuffix(rel, tmpSuffix) {
+			return nil
+		}
+		t, ok := parseTilePath(rel)
+		if !ok {
+			v.foundAt(rel, 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
+			return nil
+		}
+		compared := uint64(0)
+		if t.level < len(v.tiles) {
+			compared = v.tiles[t.level]
+		}
+		var want []byte
+		switch {
+		case t.index < compared && len(t.hashes) == tileWidth:
+			return nil
+		case t.index < compared:
+			full := tile{t.level, t.index, make([]Hash, tileWidth)}
+			if want, err = readFile(v.fs, filepath.Join(v.dir, filepath.FromSlash(full.path())), tileWidth*sha256.Size); err != nil {
+				return nil // its absence is reported already
+			}
+		case t.index == compared && t.level < len(v.tree.levels):
+			want = tile{hashes: v.tree.levels[t.level].hashes}.bytes()
+		}
+		b, err := readFile(v.fs, name, tileWidth*sha256.Size)
+		whole := len(b) == len(t.hashes)*sha256.Size
+		if len(b) > len(want) && v.grown() {
+			b = b[:len(want)] // the log went on while it was read
+		}
+		if err != nil || !whole || !bytes.HasPrefix(want, b) {
+			v.foundAt(rel, 0, v.walk.entry, Tampering, Integrity, nextIsolate, "this tile is not the one that the entries give")
+		}
+		return nil
+	})
+}
+
+// grown reports whether the log was written to since the walk began.
+func (v *verification) grown() bool {
+	firsts, _, err := segments(v.fs, v.dir)
+	if err != nil {
+		return false
+	}
+	var total int64
+	for _, first := range firsts {
+		if fi, err := v.fs.Stat(filepath.Join(v.dir, segmentDir, segmentName(first))); err == nil {
+			total += fi.Size()
+		}
+	}
+	return total > v.total
+}
+
+func parseTilePath(rel string) (t tile, ok bool) {
+	f := strings.Split(rel, "/")
+	if len(f) < 3 {
+		return t, false
+	}
+	level, err := strconv.Atoi(f[1])
+	if err != nil || level < 0 || level > 7 {
+		return t, false
+	}
+	width := tileWidth
+	rest := f[2:]
+	if n := len(rest); n >= 2 && strings.HasSuffix(rest[n-2], ".p") {
+		if width, err = strconv.Atoi(rest[n-1]); err != nil || width < 1 || width >= tileWidth {
+			return t, false
+		}
+		rest = append(slices.Clone(rest[:n-2]), strings.TrimSuffix(rest[n-2], ".p"))
+	}
+	var index uint64
+	for _, d := range rest {
+		n, err := strconv.ParseUint(strings.TrimPrefix(d, "x"), 10, 16)
+		if err != nil {
+			return t, false
+		}
+		index = index*1000 + n
+	}
+	t = tile{level, index, make([]Hash, width)}
+	return t, t.path() == rel // only the one canonical path
+}
+
+// strangeInLog reports names in the log's own directory that do not belong.
+func (v *verification) strangeInLog() error {
+	names, err := v.fs.ReadDir(v.dir)
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		switch n.Name() {
+		case segmentDir, tornDir, tileDir, checkpointFile, checkpointFile + tmpSuffix, lockName:
+		default:
+			v.foundAt(n.Name(), 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
+		}
+	}
+	return nil
+}
+
+func walkFiles(fsys FS, dir string, fn func(name string) error) error {
+	names, err := fsys.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		name := filepath.Join(dir, n.Name())
+		if n.IsDir() {
+			err = walkFiles(fsys, name, fn)
+		} else {
+			err = fn(name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
