@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 	"go.opentelemetry.io/collector/consumer/consumererror"
@@ -20,8 +21,11 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 
 	"github.com/meshaudit/meshaudit/exporter/sealedlogexporter/internal/metadata"
+	"github.com/meshaudit/meshaudit/exporter/sealedlogexporter/internal/metadatatest"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -268,4 +272,58 @@ func TestOversizedRecordIsPermanent(t *testing.T) {
 	}
 	assert.False(t, consumererror.IsPermanent(l.ConsumeLogs(context.Background(), logs(1))), "after the close another try may reach a new writer")
 	assert.EqualValues(t, 24, verify(t, cfg).Logs[0].Records)
+}
+
+// host keeps the status that is reported to it.
+type host struct {
+	component.Host
+	mu     sync.Mutex
+	events []*componentstatus.Event
+}
+
+func (h *host) Report(e *componentstatus.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.events = append(h.events, e)
+}
+
+func (h *host) last() componentstatus.Status {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.events) == 0 {
+		return componentstatus.StatusNone
+	}
+	return h.events[len(h.events)-1].Status()
+}
+
+// A store that cannot be written makes senders try again, says so as component
+// status, and is taken up again as soon as it can; nothing acknowledged is lost.
+func TestFaultIsRetryableAndReported(t *testing.T) {
+	cfg, ctx := testConfig(t), context.Background()
+	cfg.SegmentMaxBytes = 1 // every commit makes a file
+	tel := componenttest.NewTelemetry()
+	l, err := NewFactory().CreateLogs(ctx, metadatatest.NewSettings(tel), cfg)
+	must(t, err)
+	h := &host{Host: componenttest.NewNopHost()}
+	must(t, l.Start(ctx, h))
+	must(t, l.ConsumeLogs(ctx, logs(2)))
+
+	segments := filepath.Join(seal.LogDir(cfg.Directory, cfg.Origin), "segment")
+	must(t, os.Rename(segments, segments+"-away"))
+	err = l.ConsumeLogs(ctx, logs(3))
+	require.Error(t, err)
+	assert.False(t, consumererror.IsPermanent(err), "%v", err)
+	assert.Equal(t, componentstatus.StatusRecoverableError, h.last())
+	assert.Error(t, l.ConsumeLogs(ctx, logs(3)), "nothing is accepted until it has recovered")
+
+	must(t, os.Rename(segments+"-away", segments))
+	require.Eventually(t, func() bool { return l.ConsumeLogs(ctx, logs(5)) == nil }, 20*time.Second, 10*time.Millisecond)
+	assert.Equal(t, componentstatus.StatusOK, h.last())
+	must(t, l.Shutdown(ctx))
+
+	r := verify(t, cfg)
+	assert.EqualValues(t, 7, r.Logs[0].Records)
+	assert.Equal(t, seal.ExitIncomplete, r.ExitCode(), "an epoch ended by a fault: %v", r.Logs[0].Findings)
+	metadatatest.AssertEqualSealedLogRecords(t, tel, []metricdata.DataPoint[int64]{{Value: 7}}, metricdatatest.IgnoreTimestamp())
+	must(t, tel.Shutdown(ctx))
 }
