@@ -231,8 +231,9 @@ class LogVerifier {
           if (at + h.size > r.size) throw new Short()
         } catch (e) {
           if (!(e instanceof Bad || e instanceof Short)) throw e
-          this.judge(r, file, isLast && !this.group.sealed)
-          this.damage(r, file, isLast, at, at, e instanceof Short ? null : e.message)
+          const from = this.hurt[0]?.from ?? at // the damage may have begun in the frames before
+          this.judge(r, file, isLast)
+          this.damage(r, file, isLast, at, from, e instanceof Short ? null : e.message)
           return false
         }
         this.frame(r, file, at, h)
