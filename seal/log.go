@@ -97,6 +97,9 @@ func (l *Log) Entries(ctx context.Context, skip func(*Header) bool, fn func(*Ent
 func (l *Log) segment(ctx context.Context, first uint64, last bool, skip func(*Header) bool, fn func(*Entry) error) error {
 	name := segmentName(first)
 	f, err := openRead(l.fs, filepath.Join(l.dir, segmentDir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // pruned since the segments were listed
+	}
 	if err != nil {
 		return err
 	}
