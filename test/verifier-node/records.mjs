@@ -99,7 +99,7 @@ class Fields {
       v += (c & 0x7f) * scale
       scale *= 128
       if (c < 0x80) {
-        if (false) throw new Bad('otlp: varint is not minimal')
+        if (c === 0 && i > 0) throw new Bad('otlp: varint is not minimal')
         return v
       }
     }
@@ -235,10 +235,11 @@ export class Index {
 
   // filter returns the bits of the filter over all keys.
   filter() {
-    const m = 64n * ((10n * BigInt(this.keys.size) + 63n) / 64n)
+    const hashes = new Set([...this.keys].map(fnv1a)) // two keys with one hash count as one
+    const m = 64n * ((10n * BigInt(hashes.size) + 63n) / 64n)
     const bits = Buffer.alloc(Number(m / 8n))
-    for (const key of this.keys) {
-      const h1 = finalize(fnv1a(key))
+    for (const hash of hashes) {
+      const h1 = finalize(hash)
       const h2 = finalize(h1) | 1n
       for (let i = 0n, h = h1; i < 7n; i++, h += h2) {
         const bit = Number(BigInt.asUintN(64, h) % m)
