@@ -17,23 +17,34 @@ import (
 
 const recipientIDBytes = 8
 
-// suites are the HPKE KEMs of format v1; KDF and AEAD are HKDF-SHA256 and
-// AES-256-GCM in both.
-var suites = []struct {
-	name string
-	kem  func() hpke.KEM
-}{
-	{"x25519", func() hpke.KEM { return hpke.DHKEM(ecdh.X25519()) }},
-	{"mlkem768x25519", hpke.MLKEM768X25519}, // also safe against a quantum computer
+// suite is an HPKE KEM of format v1; KDF and AEAD are HKDF-SHA256 and
+// AES-256-GCM in all of them.
+type suite struct {
+	name        string
+	kem         func() hpke.KEM
+	escrowBytes int // encapsulated key, chain key and AEAD tag
 }
 
-func suiteByName(name string) (hpke.KEM, error) {
-	for _, s := range suites {
-		if s.name == name {
-			return s.kem(), nil
+var suites = []suite{
+	{"x25519", func() hpke.KEM { return hpke.DHKEM(ecdh.X25519()) }, 32 + 32 + 16},
+	{"mlkem768x25519", hpke.MLKEM768X25519, 1120 + 32 + 16}, // also safe against a quantum computer
+}
+
+func suiteNamed(name string) (*suite, error) {
+	for i := range suites {
+		if suites[i].name == name {
+			return &suites[i], nil
 		}
 	}
 	return nil, fmt.Errorf("unknown escrow suite %q (known: x25519, mlkem768x25519)", clip(name))
+}
+
+func suiteByName(name string) (hpke.KEM, error) {
+	s, err := suiteNamed(name)
+	if err != nil {
+		return nil, err
+	}
+	return s.kem(), nil
 }
 
 // Recipient is an auditor's public key, to which chain keys are escrowed.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode"
 )
 
 // frame is an entry or a checkpoint as stored.
@@ -168,9 +169,33 @@ func beginsALine(l string, first bool) bool {
 		return false
 	}
 	for _, k := range keysOfLines {
-		if k += " "; strings.HasPrefix(l, k) || strings.HasPrefix(k, l) {
+		if k += " "; strings.HasPrefix(k, l) {
 			return true
+		}
+		if v, ok := strings.CutPrefix(l, k); ok {
+			switch k {
+			case "by ", "reason ", "policy ": // free text, maybe cut within a character
+				return !strings.ContainsFunc(v, unicode.IsControl)
+			}
+			return strings.Trim(v, valueChars(k[:len(k)-1])) == ""
 		}
 	}
 	return false
+}
+
+// valueChars are the characters that may stand in the value of a line, loosely
+// so for lines that have several values.
+func valueChars(key string) string {
+	const digits, letters = "0123456789", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	switch key {
+	case "entry", "epoch", "records", "sealed", "time", "heartbeat", "target", "first":
+		return digits + " "
+	case "prev", "root", "tag":
+		return digits + letters + "+/="
+	case "sum":
+		return digits + "abcdef"
+	case "erased":
+		return digits + " -"
+	}
+	return digits + letters + "+/= ._-:"
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 	"unicode"
@@ -217,6 +218,9 @@ func (p *parser) entryLines(h *Header) error {
 	if (h.Kind == KindBatch) != (h.Records > 0) {
 		return grammarf("%s entry with %d records", h.Kind, h.Records)
 	}
+	if h.Sealed > math.MaxInt64 {
+		return grammarf("sealed at %d, after the year 2262", h.Sealed)
+	}
 	if h.Records > maxEntryRecords {
 		return grammarf("%d records in an entry, at most %d are allowed", h.Records, maxEntryRecords)
 	}
@@ -262,7 +266,8 @@ func (p *parser) open(o *OpenLines) error {
 		if len(f) != 3 {
 			return grammarf("line \"escrow\" has %d values, expected 3", len(f))
 		}
-		if _, err := suiteByName(f[0]); err != nil {
+		suite, err := suiteNamed(f[0])
+		if err != nil {
 			return grammarf("%v", err)
 		}
 		if b, err := hex.DecodeString(f[1]); err != nil || len(b) != recipientIDBytes || f[1] != strings.ToLower(f[1]) {
@@ -271,6 +276,9 @@ func (p *parser) open(o *OpenLines) error {
 		ct, err := decodeBase64(f[2])
 		if err != nil {
 			return err
+		}
+		if len(ct) != suite.escrowBytes {
+			return grammarf("escrow of %d bytes, %s has %d", len(ct), f[0], suite.escrowBytes)
 		}
 		o.Escrows = append(o.Escrows, Escrow{f[0], f[1], ct})
 	}

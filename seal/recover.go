@@ -304,8 +304,9 @@ func torn(damage error, rest []byte, at int64) bool {
 	if damage == io.EOF || damage == errCut {
 		return true
 	}
-	for i := (tornBlock - at%tornBlock) % tornBlock; i+tornBlock <= int64(len(rest)); i += tornBlock {
-		if bytes.Equal(rest[i:i+tornBlock], zeroBlock[:]) {
+	for i := (tornBlock - at%tornBlock) % tornBlock; i < int64(len(rest)); i += tornBlock {
+		block := rest[i:min(i+tornBlock, int64(len(rest)))] // the last one is cut short by the file's end
+		if bytes.Equal(block, zeroBlock[:len(block)]) {
 			return true
 		}
 	}

@@ -107,7 +107,7 @@ func anyHeader(r *rapid.T) *Header {
 		h.Sections = []Section{section(SectionNote, EncodingRaw)}
 		return h
 	}
-	h.Entry, h.Epoch, h.FirstRecord, h.Sealed, h.Tag = u64.Draw(r, "entry"), u64.Draw(r, "epoch"), u64.Draw(r, "first"), u64.Draw(r, "sealed"), hash.Draw(r, "tag")
+	h.Entry, h.Epoch, h.FirstRecord, h.Sealed, h.Tag = u64.Draw(r, "entry"), u64.Draw(r, "epoch"), u64.Draw(r, "first"), rapid.Uint64Max(math.MaxInt64).Draw(r, "sealed"), hash.Draw(r, "tag")
 	switch h.Kind {
 	case KindBatch:
 		h.Records, h.Root = rapid.Uint64Range(1, maxEntryRecords).Draw(r, "records"), hash.Draw(r, "root")
@@ -118,7 +118,7 @@ func anyHeader(r *rapid.T) *Header {
 		h.Sections = []Section{section(SectionFilter, EncodingBloom), body}
 	case KindOpen:
 		h.Open = &OpenLines{Signer: "example.org+abc+def", Chain: hash.Draw(r, "chain"), Fresh: rapid.Bool().Draw(r, "fresh"),
-			Escrows:          []Escrow{{"x25519", "0123456789abcdef", []byte("ct")}, {"mlkem768x25519", "0123456789abcdee", []byte("ct2")}},
+			Escrows:          []Escrow{{"x25519", "0123456789abcdef", make([]byte, 80)}, {"mlkem768x25519", "0123456789abcdee", make([]byte, 1168)}},
 			HeartbeatSeconds: rapid.Uint64Range(1, 1<<31).Draw(r, "heartbeat"), After: AfterCrash,
 			Torn: []Torn{{u64.Draw(r, "torn"), hash.Draw(r, "torn")}}}
 		if rapid.Bool().Draw(r, "svid") {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"golang.org/x/mod/sumdb/note"
@@ -99,6 +100,12 @@ func (t *Trust) key(origin string, size uint64) *TrustedKey {
 		}
 	}
 	return nil
+}
+
+// knows reports whether some key is trusted for the log of origin, whatever its
+// bound.
+func (t *Trust) knows(origin string) bool {
+	return t != nil && slices.ContainsFunc(t.Keys, func(k TrustedKey) bool { return k.Origin() == origin })
 }
 
 // Origins are the logs that the trust file expects to find.

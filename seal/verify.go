@@ -110,11 +110,27 @@ func strangeFiles(fsys FS, root string, origins []string) (strange []string, err
 		return nil, nil
 	}
 	for _, n := range names {
-		if !slices.Contains(origins, strings.ReplaceAll(n.Name(), "%2F", "/")) {
+		switch {
+		case slices.Contains(origins, strings.ReplaceAll(n.Name(), "%2F", "/")):
+		case n.Name() == "lost+found", strings.HasSuffix(n.Name(), tmpSuffix):
+		case n.IsDir() && unbegun(fsys, filepath.Join(root, n.Name())):
+		default:
 			strange = append(strange, n.Name())
 		}
 	}
 	return strange, err
+}
+
+// unbegun reports whether a directory is a log whose first start a crash cut
+// short: nothing is in it but what comes before the first segment.
+func unbegun(fsys FS, dir string) bool {
+	names, err := fsys.ReadDir(dir)
+	for _, n := range names {
+		if n.Name() != lockName && n.Name() != tornDir {
+			return false
+		}
+	}
+	return err == nil
 }
 
 // verification is the state of checking one log.
@@ -148,6 +164,9 @@ type verification struct {
 	last      *Header
 	torn      map[Torn]uint64 // announced by opens: the entry that did
 	pruned    uint64          // the first entry kept, as ordered
+	zeroed    []zeroedBatch
+	erased    map[uint64]bool // targets of erase entries
+	halted    bool            // the walk could not begin
 	entries   uint64          // walked, whether a checkpoint follows or not
 	records   uint64
 	covered   uint64      // size of the tree at the last checkpoint
@@ -155,6 +174,25 @@ type verification struct {
 	published *Checkpoint // in the checkpoint file
 	since     *Checkpoint // kept elsewhere
 	sinceSeen bool        // the log has the root that it states
+}
+
+// zeroedBatch is a batch whose sections are all zeros: erased, if an erase
+// ordered that.
+type zeroedBatch struct {
+	entry   uint64
+	segment string
+	offset  int64
+}
+
+func allZero(sections [][]byte) bool {
+	for _, s := range sections {
+		for _, b := range s {
+			if b != 0 {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // provenTo is what a good checkpoint covers.
@@ -200,7 +238,7 @@ func (v *verification) run(ctx context.Context) error {
 		return err
 	}
 	v.report.Segments = len(firsts)
-	v.torn = map[Torn]uint64{}
+	v.torn, v.erased = map[Torn]uint64{}, map[uint64]bool{}
 	if err := v.readPublished(); err != nil {
 		return err
 	}
@@ -253,12 +291,14 @@ func (v *verification) segments(ctx context.Context, firsts []uint64) error {
 	}
 	if first := firsts[0]; first > 0 {
 		v.walk.entry = first
-		var err error
-		if v.tree, err = treeFromTiles(first, func(t tile) ([]byte, error) { return readTile(v.fs, v.dir, t) }); err != nil {
-			v.foundAt(segmentDir+"/"+segmentName(first), 0, 0, Tampering, Completeness, nextIsolate,
-				fmt.Sprintf("the entries before %d are gone, and so are the tiles that a prune leaves (%v)", first, err))
+		t, err := treeFromTiles(first, func(t tile) ([]byte, error) { return readTile(v.fs, v.dir, t) })
+		if err != nil {
+			v.foundAt(segmentDir+"/"+segmentName(first), 0, 0, Incomplete, Completeness, "restore the tiles from a copy: of what was pruned nothing else is left",
+				fmt.Sprintf("the entries before %d are gone, and so are the tiles that a prune leaves (%v): nothing after them can be checked", first, err))
+			v.halted = true
 			return nil
 		}
+		v.tree = t
 		for level := range v.tree.levels {
 			v.tiles = append(v.tiles, first>>(8*uint(level+1)))
 		}
@@ -313,7 +353,11 @@ func (v *verification) segment(ctx context.Context, first uint64, isLast bool) (
 					return false, tailErr
 				}
 			}
-			v.found(Tampering, Integrity, nextIsolate, "%v", err)
+			if fm.Kind == KindBatch && allZero(fm.sections) {
+				v.zeroed = append(v.zeroed, zeroedBatch{fm.Entry, v.where.segment, v.where.offset})
+			} else {
+				v.found(Tampering, Integrity, nextIsolate, "%v", err)
+			}
 			v.frameHeader(fm)
 			continue
 		}
@@ -340,8 +384,15 @@ func (v *verification) frameHeader(f *frame) {
 	case KindOpen:
 		v.openEntry(f)
 	case KindErase:
+		if f.Erase.Target >= f.Entry {
+			v.found(Tampering, Erasures, nextIsolate, "%s erases entry %d, which is yet to come", f.name(), f.Erase.Target)
+		}
+		v.erased[f.Erase.Target] = true
 		v.found(Incomplete, Erasures, "verify with a version of meshaudit that knows erasures", "entry %d erases records; this version cannot check that", f.Entry)
 	case KindPrune:
+		if f.Prune.First > f.Entry {
+			v.found(Tampering, Completeness, nextIsolate, "%s keeps entries from %d on, which is yet to come", f.name(), f.Prune.First)
+		}
 		v.pruned = max(v.pruned, f.Prune.First)
 		v.found(Note, Completeness, "", "entries before %d were pruned on %s, by the policy %q", f.Prune.First, at(f.Sealed), f.Prune.Policy)
 	}
@@ -473,6 +524,9 @@ func (v *verification) checkpoint(f *frame) {
 	}
 	key := v.opts.Trust.key(v.report.Origin, c.Size)
 	if key == nil {
+		if v.opts.Trust.knows(v.report.Origin) {
+			v.found(Tampering, Integrity, nextIsolate, "the checkpoint for %d entries is beyond the bound of every trusted log key", c.Size)
+		}
 		return
 	}
 	segment, offset, entry := v.where.segment, v.where.offset, v.where.entry-1 // the last one that it covers
@@ -538,13 +592,21 @@ const maxSegmentTail = 2 * (groupMaxBytes + maxSectionBytes)
 func (v *verification) conclude() error {
 	r := v.report
 	v.where.segment, v.where.offset, v.where.entry = "", 0, v.walk.entry
-	if v.opts.Trust == nil || v.opts.Trust.key(r.Origin, 0) == nil {
+	if v.halted {
+		return nil
+	}
+	if !v.opts.Trust.knows(r.Origin) {
 		v.found(Incomplete, Integrity, "give the trust file of this writer with --trust", "nobody vouches for this log: no trusted key for %s was given", r.Origin)
 	} else if !r.Pinned && v.pruned == 0 {
 		v.found(Incomplete, Completeness, "add the line that `meshaudit keygen writer` printed: chain "+r.Origin+" …", "the first chain key is not pinned in the trust file")
 	}
 	if v.last == nil {
 		v.found(Incomplete, Completeness, "", "the log holds no whole commit")
+	}
+	for _, z := range v.zeroed {
+		if !v.erased[z.entry] {
+			v.foundAt(z.segment, z.offset, z.entry, Tampering, Integrity, nextIsolate, fmt.Sprintf("entry %d is overwritten with zeros, and no erase ordered that", z.entry))
+		}
 	}
 	if v.published == nil && v.last != nil && v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed))) > publishGrace {
 		v.foundAt(checkpointFile, 0, v.walk.entry, Incomplete, Completeness, "restore it from a copy; without it a cut tail is not seen", "the published checkpoint is missing")

@@ -80,7 +80,7 @@ func (v *verification) tornFiles() error {
 		}
 		t := Torn{uint64(len(b)), sha256.Sum256(b)}
 		entry, ok := v.torn[t]
-		if !ok {
+		if !ok || !strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", entry)) {
 			if strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", v.tree.size)) {
 				continue // of a recovery whose open is not written yet
 			}
@@ -208,8 +208,11 @@ func (v *verification) strangeInLog() error {
 	}
 	for _, n := range names {
 		switch n.Name() {
-		case segmentDir, tornDir, tileDir, checkpointFile, checkpointFile + tmpSuffix, lockName:
+		case segmentDir, tornDir, tileDir, checkpointFile, lockName:
 		default:
+			if strings.HasSuffix(n.Name(), tmpSuffix) {
+				continue
+			}
 			v.foundAt(n.Name(), 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
 		}
 	}

@@ -144,6 +144,7 @@ function parse(c) {
   h.prev = field('prev', hash32)
   if (h.kind !== 'checkpoint') {
     h.sealed = field('sealed', num)
+    if (h.sealed >= 1n << 63n) throw new Bad(`sealed at ${h.sealed}`)
     LINES[h.kind]?.(c, h, field)
   }
   for (const [name, enc] of SECTIONS[h.kind]) {
@@ -201,6 +202,8 @@ const LINES = {
       const e = { suite: c.oneOf(['x25519', 'mlkem768x25519'], ' ') }
       e.recipient = c.hex(16); c.lit(' ')
       e.sealed = c.b64(); c.lit('\n')
+      const want = { x25519: 80, mlkem768x25519: 1168 }[e.suite]
+      if (e.sealed.length !== want) throw new Bad(`escrow of ${e.sealed.length} bytes, ${e.suite} has ${want}`)
       h.escrows.push(e)
     } while (peek(c, 'escrow '))
     h.heartbeat = field('heartbeat', () => c.num())
