@@ -381,13 +381,13 @@ func (k *walker) step(f *frame) error {
 // from the tiles up to the segment, its leaves from the segment. If the tiles
 // do not lead to the signed root, it is computed from all segments' headers.
 func (w *Writer) restoreTree(before []uint64, seg *segmentTail) (*tree, error) {
-	t, err := treeFromTiles(seg.first, func(t tile) ([]byte, error) { return readTile(w.cfg.FS, w.dir, t) })
+	t, err := storedTree(w.cfg.FS, w.dir, seg.first)
 	if err == nil && seg.extend(t) {
 		return t, nil
 	}
 	t = new(tree)
 	if len(before) > 0 && before[0] > 0 { // pruned: what was before is in the tiles only
-		if t, err = treeFromTiles(before[0], func(t tile) ([]byte, error) { return readTile(w.cfg.FS, w.dir, t) }); err != nil {
+		if t, err = storedTree(w.cfg.FS, w.dir, before[0]); err != nil {
 			return nil, fmt.Errorf("the tiles of what was pruned are gone: %w", err)
 		}
 	}

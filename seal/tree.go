@@ -153,6 +153,11 @@ func treeFromTiles(size uint64, read func(tile) ([]byte, error)) (*tree, error) 
 	return t, nil
 }
 
+// storedTree restores a tree from the tiles in a log's directory.
+func storedTree(fsys FS, dir string, size uint64) (*tree, error) {
+	return treeFromTiles(size, func(t tile) ([]byte, error) { return readTile(fsys, dir, t) })
+}
+
 // readTile reads a tile from a log's directory: from its own file, from the
 // full tile's, or from a wider partial one's.
 func readTile(fsys FS, dir string, t tile) ([]byte, error) {

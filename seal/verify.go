@@ -291,7 +291,7 @@ func (v *verification) segments(ctx context.Context, firsts []uint64) error {
 	}
 	if first := firsts[0]; first > 0 {
 		v.walk.entry = first
-		t, err := treeFromTiles(first, func(t tile) ([]byte, error) { return readTile(v.fs, v.dir, t) })
+		t, err := storedTree(v.fs, v.dir, first)
 		if err != nil {
 			v.foundAt(segmentDir+"/"+segmentName(first), 0, 0, Incomplete, Completeness, "restore the tiles from a copy: of what was pruned nothing else is left",
 				fmt.Sprintf("the entries before %d are gone, and so are the tiles that a prune leaves (%v): nothing after them can be checked", first, err))
