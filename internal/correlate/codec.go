@@ -81,6 +81,8 @@ const (
 	flagVerdict
 	flagEnforced
 	flagDefaultDeny
+	flagActor
+	flagAct
 )
 
 // pack appends e to b. Ids, times and span kind stand on the piece itself
@@ -100,12 +102,15 @@ func pack(b []byte, e *evidence.Evidence) []byte {
 		{e.Verdict != nil, flagVerdict},
 		{e.Verdict != nil && e.Verdict.Enforced, flagEnforced},
 		{e.Verdict != nil && e.Verdict.DefaultDeny, flagDefaultDeny},
+		{e.Actor != nil, flagActor},
+		{e.Act != nil, flagAct},
 	} {
 		if f.set {
 			flags |= f.bit
 		}
 	}
 	b = binary.AppendUvarint(b, flags)
+	b = append(b, byte(e.Event))
 	b = binary.AppendVarint(b, int64(e.Status))
 	b = binary.AppendVarint(b, int64(e.ResendCount))
 	b = binary.AppendVarint(b, e.TLS.ClientNotAfter)
@@ -143,7 +148,74 @@ func pack(b []byte, e *evidence.Evidence) []byte {
 			b = appendString(b, clip(*s, n))
 		}
 	}
+	if e.Actor != nil {
+		b = appendActor(b, e.Actor)
+	}
+	if e.Act != nil {
+		for _, s := range actFields(e.Act) {
+			b = appendString(b, clip(*s, maxString))
+		}
+	}
 	return b
+}
+
+// actFields lists the strings of a that are packed, in a fixed order.
+func actFields(a *evidence.Act) [11]*string {
+	return [11]*string{
+		&a.Action, &a.Outcome, &a.TargetID, &a.TargetType,
+		&a.Change.Group, &a.Change.Resource, &a.Change.Namespace, &a.Change.Name,
+		&a.Change.Verb, &a.Change.DiffSHA256, &a.Change.Revision,
+	}
+}
+
+// actorFields lists the strings of a that are packed, lists aside.
+func actorFields(a *evidence.Actor) [7]*string {
+	return [7]*string{
+		&a.Type, &a.Impersonator,
+		&a.Token.Issuer, &a.Token.Audience, &a.Token.JKT, &a.Token.IDHash, &a.Token.Bound,
+	}
+}
+
+func appendActor(b []byte, a *evidence.Actor) []byte {
+	for _, s := range actorFields(a) {
+		b = appendString(b, clip(*s, maxString))
+	}
+	roles := a.Roles[:min(len(a.Roles), evidence.MaxRoles)]
+	b = binary.AppendUvarint(b, uint64(len(roles)))
+	for _, r := range roles {
+		b = appendString(b, clip(r, maxString))
+	}
+	chain := a.Delegation[:min(len(a.Delegation), evidence.MaxDelegates)]
+	b = binary.AppendUvarint(b, uint64(len(chain)))
+	for _, d := range chain {
+		b = appendString(b, clip(d.Issuer, maxString))
+		b = appendString(b, clip(d.Subject, maxString))
+	}
+	return b
+}
+
+func (u *unpacker) actor() *evidence.Actor {
+	a := new(evidence.Actor)
+	for _, s := range actorFields(a) {
+		*s = u.str()
+	}
+	for range u.count(evidence.MaxRoles) {
+		a.Roles = append(a.Roles, u.str())
+	}
+	for range u.count(evidence.MaxDelegates) {
+		a.Delegation = append(a.Delegation, evidence.Delegate{Issuer: u.str(), Subject: u.str()})
+	}
+	return a
+}
+
+// count reads the length of a list of at most limit.
+func (u *unpacker) count(limit uint64) uint64 {
+	n := u.uvarint()
+	if n > limit {
+		u.bad = true
+		return 0
+	}
+	return n
 }
 
 func appendIdentities(b []byte, ids []evidence.Identity) []byte {
@@ -235,6 +307,9 @@ func (u *unpacker) identities() []evidence.Identity {
 func unpack(packed string, e *evidence.Evidence) error {
 	u := &unpacker{s: packed}
 	flags := u.uvarint()
+	if event := u.take(1); event != "" {
+		e.Event = evidence.Event(event[0])
+	}
 	e.Final = flags&flagFinal != 0
 	e.Failed = flags&flagFailed != 0
 	status, resends := u.varint(), u.varint()
@@ -268,6 +343,15 @@ func unpack(packed string, e *evidence.Evidence) error {
 			DefaultDeny: flags&flagDefaultDeny != 0,
 		}
 		for _, s := range verdictFields(e.Verdict) {
+			*s = u.str()
+		}
+	}
+	if flags&flagActor != 0 {
+		e.Actor = u.actor()
+	}
+	if flags&flagAct != 0 {
+		e.Act = new(evidence.Act)
+		for _, s := range actFields(e.Act) {
 			*s = u.str()
 		}
 	}

@@ -305,6 +305,9 @@ func (c *Correlator) forget() {
 
 // met says whether all that is expected is there.
 func (c *Correlator) met(j *joined) bool {
+	if p := j.slots[observed]; p != nil {
+		return p.final
+	}
 	callee := j.calleeLead()
 	if c.cfg.ExpectCallee && callee == nil {
 		return false
@@ -332,9 +335,16 @@ func (c *Correlator) actionOf(j *joined) *action {
 		}
 	}
 	callee := j.calleeLead() != nil
-	for _, at := range [...]place{callerLog, callerProxy, callerApp, decision} {
+	for _, at := range [...]place{callerLog, callerProxy, callerApp, decision, observed} {
 		if p := j.slots[at]; p != nil && p.action != nil && !(callee && p.action.callee) {
 			return p.action
+		}
+	}
+	if j.slots[observed] != nil {
+		for _, m := range j.more { // an earlier stage may have left as the record
+			if m.action != nil {
+				return m.action
+			}
 		}
 	}
 	return nil
@@ -384,10 +394,7 @@ func (c *Correlator) leave(j *joined, reason string) {
 		}
 	}
 	if a == nil {
-		r.EventName = semconv.EventRequest
-		if all[0].place == decision {
-			r.EventName = semconv.EventAuthz
-		}
+		r.EventName = eventName(all)
 		r.ID = recordID(all[0].ID)
 		a = &action{id: r.ID}
 	} else {
@@ -399,6 +406,20 @@ func (c *Correlator) leave(j *joined, reason string) {
 	c.adopt(a, j)
 	c.ready.PushBack(r)
 	c.readyBytes += r.bytes()
+}
+
+// eventName is what the strongest statement that says more than "a request"
+// is about.
+func eventName(all []statement) string {
+	if all[0].place == decision {
+		return semconv.EventAuthz
+	}
+	for _, s := range all {
+		if s.Event != evidence.EventRequest {
+			return s.Event.String()
+		}
+	}
+	return semconv.EventRequest
 }
 
 // note keeps of a record what late evidence is compared with.

@@ -36,6 +36,10 @@
 // parties, method, path and overlapping time. Where more than one piece fits,
 // the nearest in time is taken and the record is ambiguous.
 //
+// What an observer reports (a configuration change, an operator's action, an
+// issued identity) is no call: it joins only with other stages of the same
+// event, which share its stream id, and waits for nothing else.
+//
 // # The life of a piece
 //
 //	Add ──▶ waiting ──settle──▶ complete? ──▶ left ──late window──▶ forgotten

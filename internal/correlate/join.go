@@ -83,7 +83,7 @@ func (j *joined) all(f func(member)) {
 
 // anchorOrder ranks the places: an access log is a report, a span is
 // weaker, and a decision tells of an action that may not have happened.
-var anchorOrder = [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp, decision}
+var anchorOrder = [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp, decision, observed}
 
 // at appends to dst the pieces that stand on a node of a trace.
 func (c *Correlator) at(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
@@ -607,6 +607,14 @@ func (c *Correlator) gather(lead *piece) *joined {
 		if c.contended(lead) {
 			j.doubt = true
 		}
+	case lead.place == observed:
+		j.set(lead, TierNone)
+		for _, q := range c.stages(lead) {
+			if q != lead {
+				j.more = append(j.more, member{q, TierStream})
+			}
+		}
+		return j
 	default:
 		j.set(lead, TierNone)
 		j.doubt = c.contended(lead)
@@ -711,8 +719,28 @@ func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
 		if len(dst) == 0 {
 			add(p)
 		}
+
+	case p.place == observed:
+		add(c.stages(p)[0])
 	}
 	return dst
+}
+
+// stages gives the reports of one observed event, which share a stream id: those
+// that stand for it first, then in order.
+func (c *Correlator) stages(p *piece) []*piece {
+	var buf [8]*piece
+	all := append(slices.DeleteFunc(c.sharing(buf[:0], byStream, p), func(q *piece) bool { return q.place != observed }), p)
+	slices.SortFunc(all, func(a, b *piece) int {
+		if a.final != b.final {
+			if a.final {
+				return -1
+			}
+			return 1
+		}
+		return compare(a, b)
+	})
+	return all[:min(len(all), maxMore)]
 }
 
 // near gives the pieces that a decision, which no log names, may be about.

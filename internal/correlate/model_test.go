@@ -297,7 +297,7 @@ func TestFoldedRecordsDoNotDependOnTime(t *testing.T) {
 func FuzzUnpack(f *testing.F) {
 	for _, e := range []evidence.Evidence{
 		calleeALS("log", mtls("a", "b"), claims("nonsense", "header.x-spiffe-id"), verdict(evidence.Deny, "envoy_rbac")),
-		opa("decision"), {},
+		opa("decision"), change("change", "audit-1"), {},
 	} {
 		f.Add(string(pack(nil, &e)))
 	}
@@ -324,6 +324,15 @@ func TestPackKeepsAll(t *testing.T) {
 		if s != nil && *s == "" {
 			*s = "x"
 		}
+	}
+	e.Event = evidence.EventAuthn
+	e.Actor = &evidence.Actor{Roles: []string{"a", "b"}, Delegation: []evidence.Delegate{{Issuer: "i", Subject: "s"}, {Subject: "t"}}}
+	for i, s := range actorFields(e.Actor) {
+		*s = "actor" + itoa(i+1)
+	}
+	e.Act = new(evidence.Act)
+	for i, s := range actFields(e.Act) {
+		*s = "act" + itoa(i+1)
 	}
 	var got evidence.Evidence
 	require.NoError(t, unpack(string(pack(nil, &e)), &got))

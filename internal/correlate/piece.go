@@ -19,7 +19,8 @@ const (
 	callerProxy
 	callerApp
 	decision
-	places // number of places
+	observed // an event that is no call
+	places   // number of places
 )
 
 func (p place) callee() bool { return p >= calleeLog && p <= calleeApp }
@@ -29,6 +30,8 @@ func (p place) role() evidence.Role {
 		return evidence.RoleCallee
 	case p.caller():
 		return evidence.RoleCaller
+	case p == observed:
+		return evidence.RoleObserver
 	}
 	return evidence.RoleDecision
 }
@@ -43,6 +46,8 @@ func placeOf(e *evidence.Evidence) place {
 	switch e.Role {
 	case evidence.RoleDecision:
 		return decision
+	case evidence.RoleObserver:
+		return observed
 	case evidence.RoleCallee:
 		switch {
 		case proxySpan:

@@ -100,6 +100,8 @@ type Record struct {
 
 	Source, Destination Party
 	User                string
+	Actor               *evidence.Actor
+	Act                 *evidence.Act
 	Cluster             string
 
 	Method, Path, Route, Host        string
@@ -162,6 +164,8 @@ func merge(r *Record, all []statement, kept *action) {
 		keep(&r.GRPCStatus, e.GRPCStatus)
 		keep(&r.ResendCount, e.ResendCount)
 		keep(&r.User, e.User)
+		keep(&r.Actor, e.Actor)
+		keep(&r.Act, e.Act)
 		keep(&r.Cluster, e.Cluster)
 		keep(&r.Join.RequestID, e.RequestID)
 		if s.place != decision {
@@ -376,6 +380,14 @@ func (r *Record) hops(all []statement) {
 }
 
 func outcome(r *Record, all []statement) Outcome {
+	if r.Act != nil {
+		switch r.Act.Outcome {
+		case Success.String():
+			return Success
+		case Failure.String():
+			return Failure
+		}
+	}
 	if v := r.Verdict; v != nil && v.Enforced && v.Decision == evidence.Deny {
 		return Failure
 	}

@@ -29,7 +29,29 @@ const (
 	SourceOPA       Source = "opa_decision" // OPA's decision log
 	SourceSpan      Source = "span"         // an OpenTelemetry span of an application
 	SourceProxySpan Source = "envoy_span"   // an Envoy or Istio proxy's span
+	SourceEnvoyText Source = "envoy_text"   // Envoy's or Istio's access log lines, text or JSON
+	SourceZtunnel   Source = "ztunnel"      // Istio ambient's node proxy, its log lines
+	SourceLinkerd   Source = "linkerd"      // the Linkerd proxy's access log lines
+	SourceHubble    Source = "hubble"       // Cilium Hubble's exported flows
+	SourceK8sAudit  Source = "k8s_audit"    // the Kubernetes API server's audit events
+	SourceSPIRE     Source = "spire_audit"  // SPIRE server's and agent's audit log
+	SourceOPAStatus Source = "opa_status"   // OPA's status reports: bundles activated
+	SourceMapped    Source = "mapped"       // a source that the configuration describes
 	SourceOpaque    Source = "opaque"       // sealed, not understood
+)
+
+// Event says what a statement is about. The zero value is a request.
+type Event uint8
+
+const (
+	EventRequest        Event = iota
+	EventConnection           // one connection, without requests seen in it
+	EventHandshake            // a TLS handshake that failed or was refused
+	EventAuthn                // who somebody is was decided: a token refused, a login failed
+	EventAuthz                // a decision with no request to hang it on
+	EventConfigChange         // of what decides: policy, routes, trust, rights
+	EventOperatorAction       // an operator acts on a workload: exec, port-forward, a token request
+	EventIdentityIssue        // an identity was given to a workload
 )
 
 // Role is the reporter's part in the action.
@@ -40,6 +62,7 @@ const (
 	RoleCallee               // the called side: inbound proxy, server span
 	RoleCaller               // the calling side: outbound proxy, client span
 	RoleDecision             // the policy engine
+	RoleObserver             // reports an event that is no call: a change, an issued identity
 )
 
 // Proof says how well an identity is proven; stronger is greater.
@@ -103,6 +126,41 @@ type Verdict struct {
 	DecisionID      string
 }
 
+// Actor is what a source states of who acts, beyond Evidence.User.
+type Actor struct {
+	Type         string     // user, service, system; "": a user, if there is one
+	Roles        []string   // the user's roles or groups
+	Impersonator string     // who acts under the user's name
+	Delegation   []Delegate // RFC 8693 act claims, outermost (who acts now) first
+	Token        Token
+}
+
+// Delegate is one party of a delegation chain.
+type Delegate struct{ Issuer, Subject string }
+
+// Token is what is kept of the token by which the actor was authenticated.
+type Token struct {
+	Issuer, Audience string
+	JKT              string // RFC 9449 thumbprint of the key that the token is bound to
+	IDHash           string // hex SHA-256 of the token's jti
+	Bound            string // dpop, mtls, none; "": not stated
+}
+
+// Act is what was done to what, where it is no call between two parties.
+type Act struct {
+	Action               string // in the source's own words, e.g. "patch authorizationpolicies"
+	Outcome              string // success, failure; "": unknown
+	TargetID, TargetType string
+	Change               Change
+}
+
+// Change names the object that was changed.
+type Change struct {
+	Group, Resource, Namespace, Name, Verb string
+	DiffSHA256                             string // hex, of what the source shows of the change
+	Revision                               string // of the policy that is in force from now on
+}
+
 // TLS is what the reporter saw of the downstream connection.
 type TLS struct {
 	Known          bool // the reporter states whether TLS was there
@@ -148,6 +206,7 @@ type Evidence struct {
 	ID       ID
 	Digest   [32]byte // SHA-256 of the redacted content; zero until the processor has it
 	Source   Source
+	Event    Event
 	Role     Role
 	Final    bool   // false: an interim report (a started or periodic access log entry)
 	Position string // the source's own unique position, e.g. decision id, stream id and entry
@@ -184,4 +243,12 @@ type Evidence struct {
 	Cluster string
 	TLS     TLS
 	Verdict *Verdict
+	Actor   *Actor // nil: nothing beyond User is stated
+	Act     *Act   // nil for calls
 }
+
+// Bounds of lists in a piece of evidence.
+const (
+	MaxRoles     = 32
+	MaxDelegates = 16
+)

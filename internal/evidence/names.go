@@ -1,10 +1,16 @@
 package evidence
 
+import "github.com/meshaudit/meshaudit/internal/semconv"
+
 // The names by which levels and kinds are written on records. Each list is
 // indexed by the constant it names.
 var (
-	proofNames    = [...]string{"none", "claimed", "ip", "jwt_svid", "xfcc", "mtls_san", "svid"}
-	roleNames     = [...]string{"none", "callee", "caller", "decision"}
+	proofNames = [...]string{"none", "claimed", "ip", "jwt_svid", "xfcc", "mtls_san", "svid"}
+	roleNames  = [...]string{"none", "callee", "caller", "decision", "observer"}
+	eventNames = [...]string{
+		semconv.EventRequest, semconv.EventConnection, semconv.EventHandshake, semconv.EventAuthn,
+		semconv.EventAuthz, semconv.EventConfigChange, semconv.EventOperatorAction, semconv.EventIdentityIssue,
+	}
 	spanKindNames = [...]string{"", "internal", "server", "client", "producer", "consumer"}
 )
 
@@ -40,6 +46,15 @@ func ParseRole(s string) (Role, bool) {
 	return Role(i), ok
 }
 
+// String is the event name of a record of this event.
+func (e Event) String() string { return name(eventNames[:], int(e)) }
+
+// ParseEvent is the inverse of Event.String.
+func ParseEvent(s string) (Event, bool) {
+	i, ok := parseName(eventNames[:], s)
+	return Event(i), ok
+}
+
 // String returns the kind in lower case, "" for SpanUnset.
 func (k SpanKind) String() string { return name(spanKindNames[:], int(k)) }
 
@@ -53,7 +68,8 @@ func ParseSpanKind(s string) (SpanKind, bool) {
 // SourceOpaque is not.
 func (s Source) Known() bool {
 	switch s {
-	case SourceEnvoyALS, SourceEnvoyOTLP, SourceOPA, SourceSpan, SourceProxySpan:
+	case SourceEnvoyALS, SourceEnvoyOTLP, SourceEnvoyText, SourceZtunnel, SourceLinkerd, SourceHubble,
+		SourceOPA, SourceOPAStatus, SourceSpan, SourceProxySpan, SourceK8sAudit, SourceSPIRE, SourceMapped:
 		return true
 	}
 	return false

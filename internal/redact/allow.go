@@ -37,7 +37,7 @@ var allowed = func() map[string]rule {
 		"downstream_peer_uri_san", "downstream_local_uri_san", "upstream_peer_uri_san", "upstream_local_uri_san",
 		semconv.SourceSPIFFEID, semconv.DestinationSPIFFEID, semconv.EvidenceReporterSPIFFEID)
 	add(ownMaps, semconv.EvidenceClaims, semconv.MeshHops, semconv.MeshAttestations, semconv.MeshConflicts,
-		"mesh.actor.delegation")
+		semconv.ActorDelegation)
 
 	// OpenTelemetry conventions, now and as they were.
 	add(plain,
@@ -108,13 +108,16 @@ var allowed = func() map[string]rule {
 	add(plain,
 		semconv.AuditRecordID, semconv.AuditSchemaVersion, semconv.AuditActorID, semconv.AuditActorType,
 		semconv.AuditAction, semconv.AuditOutcome, semconv.AuditTargetID, semconv.AuditTargetType,
+		semconv.ActorTokenIssuer, semconv.ActorTokenAud, semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound,
+		semconv.ChangeGroup, semconv.ChangeResource, semconv.ChangeNamespace, semconv.ChangeName, semconv.ChangeVerb,
+		semconv.ChangeDiffSHA256, semconv.ChangeRevision, semconv.ChangeImpersonator,
 		semconv.MTLSOutcome, semconv.MTLSFailureReason, semconv.MTLSPeerPresented,
 		semconv.MeshCluster, semconv.MeshDuration, semconv.MeshAmends,
 		semconv.MeshEvidenceState, semconv.MeshEvidenceStateReason, semconv.MeshFindingKind,
 		semconv.AuthzEngine, semconv.AuthzDecision, semconv.AuthzEnforced, semconv.AuthzDefaultDeny, semconv.AuthzReason,
 		semconv.AuthzPolicyID, semconv.AuthzPolicyNamespace, semconv.AuthzPolicyRevision, semconv.AuthzDecisionID,
 		semconv.JoinMethod, semconv.JoinConfidence, semconv.JoinRequestID, semconv.JoinStreamID, semconv.JoinDecisionID,
-		semconv.EvidenceID, semconv.EvidenceSource, semconv.EvidenceRole, semconv.EvidencePosition, semconv.EvidenceFinal,
+		semconv.EvidenceID, semconv.EvidenceSource, semconv.EvidenceEvent, semconv.EvidenceRole, semconv.EvidencePosition, semconv.EvidenceFinal,
 		semconv.EvidenceRedacted, semconv.EvidenceRaw, semconv.EvidenceError, semconv.EvidenceBodySHA256,
 		semconv.EvidenceReporterAuthenticated, semconv.EvidenceReporterAddress, semconv.EvidenceReporterCertSHA256,
 		semconv.EvidenceReporterNode, semconv.EvidenceParentSpanID, semconv.EvidenceSpanKind, semconv.EvidenceFailed,
@@ -136,6 +139,7 @@ var allowed = func() map[string]rule {
 
 // mapKeys are the keys of the maps in our own lists.
 var mapKeys = map[string]bool{
+	semconv.DelegateIssuer: true, semconv.DelegateSubject: true,
 	semconv.ClaimID: true, semconv.ClaimInvalid: true, semconv.ClaimProof: true, semconv.ClaimParty: true, semconv.ClaimFrom: true,
 	"digest": true, "source": true, "role": true, "time": true, "final": true, "join": true,
 	"reporter.spiffe.id": true, "reporter.authenticated": true, "reporter.address": true,

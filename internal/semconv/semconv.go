@@ -76,6 +76,29 @@ const (
 	MeshFindingKind         = "mesh.finding.kind"
 )
 
+// Who acts, beyond user.id, and what was changed.
+const (
+	ActorDelegation   = "mesh.actor.delegation" // maps iss, sub; outermost first
+	ActorTokenIssuer  = "mesh.actor.token.iss"
+	ActorTokenAud     = "mesh.actor.token.aud"
+	ActorTokenJKT     = "mesh.actor.token.jkt"
+	ActorTokenJTIHash = "mesh.actor.token.jti_hash"
+	ActorTokenBound   = "mesh.actor.token.bound" // dpop, mtls, none
+
+	ChangeGroup        = "mesh.change.group"
+	ChangeResource     = "mesh.change.resource"
+	ChangeNamespace    = "mesh.change.namespace"
+	ChangeName         = "mesh.change.name"
+	ChangeVerb         = "mesh.change.verb"
+	ChangeDiffSHA256   = "mesh.change.diff_sha256"
+	ChangeRevision     = "mesh.change.revision" // of the policy that is in force from now on
+	ChangeImpersonator = "mesh.change.impersonator"
+
+	// Keys of the maps in ActorDelegation.
+	DelegateIssuer  = "iss"
+	DelegateSubject = "sub"
+)
+
 // Values of MTLSOutcome.
 const (
 	MTLSMutual     = "mutual"      // both sides presented a certificate
@@ -141,7 +164,8 @@ const (
 	EvidencePrefix                = "mesh.evidence."
 	EvidenceID                    = "mesh.evidence.id"       // 64 hex digits
 	EvidenceSource                = "mesh.evidence.source"   // the source kind, e.g. envoy_als
-	EvidenceRole                  = "mesh.evidence.role"     // callee, caller, decision, none
+	EvidenceEvent                 = "mesh.evidence.event"    // what it is about, as a record's event name; absent: mesh.request
+	EvidenceRole                  = "mesh.evidence.role"     // callee, caller, decision, observer, none
 	EvidencePosition              = "mesh.evidence.position" // the source's own unique position
 	EvidenceFinal                 = "mesh.evidence.final"    // false: not the last word on this request
 	EvidenceRedacted              = "mesh.evidence.redacted" // number of values dropped or hashed by the allow-list

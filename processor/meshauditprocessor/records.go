@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/correlate"
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
@@ -66,6 +67,12 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 		w.PutStr(semconv.MeshAmends, r.Amends.String())
 	}
 	writeActor(w, r)
+	if r.Actor != nil {
+		otlp.EncodeActor(r.Actor, w.Map)
+	}
+	if r.Act != nil {
+		otlp.EncodeAct(r.Act, w.Map)
+	}
 	w.PutStr(semconv.AuditOutcome, r.Outcome.String())
 	w.num(semconv.MeshDuration, r.End-r.Start)
 
@@ -85,8 +92,13 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 		w.str(semconv.NetworkProtocolVersion, version)
 	}
 
-	writeParty(w, &r.Source, semconv.SourcePrefix)
-	writeParty(w, &r.Destination, semconv.DestinationPrefix)
+	if r.Act == nil { // else there are no two parties and no hop between them
+		writeParty(w, &r.Source, semconv.SourcePrefix)
+		writeParty(w, &r.Destination, semconv.DestinationPrefix)
+		writeHops(w, r.Hops)
+	} else if !r.Source.ID.IsZero() || r.Source.Workload != (evidence.Workload{}) {
+		writeParty(w, &r.Source, semconv.SourcePrefix)
+	}
 	w.str(semconv.ClientAddress, r.Source.Address)
 	w.num(semconv.ClientPort, int64(r.Source.Port))
 	w.str(semconv.ServerAddress, first(r.Destination.Address, r.Host))
@@ -107,7 +119,6 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	w.str(semconv.JoinDecisionID, r.Join.DecisionID)
 	w.PutStr(semconv.MeshEvidenceState, r.State.String())
 	w.str(semconv.MeshEvidenceStateReason, r.Reason)
-	writeHops(w, r.Hops)
 	writeAttestations(w, r.Attestations)
 	writeConflicts(w, r.Conflicts)
 }

@@ -85,6 +85,9 @@ func Encode(e *evidence.Evidence, lr plog.LogRecord) {
 		m.PutStr(semconv.EvidenceID, e.ID.String())
 	}
 	m.PutStr(semconv.EvidenceSource, string(e.Source))
+	if e.Event != evidence.EventRequest {
+		m.PutStr(semconv.EvidenceEvent, e.Event.String())
+	}
 	m.PutStr(semconv.EvidenceRole, e.Role.String())
 	m.PutBool(semconv.EvidenceFinal, e.Final)
 	w.str(semconv.EvidencePosition, e.Position)
@@ -128,6 +131,12 @@ func Encode(e *evidence.Evidence, lr plog.LogRecord) {
 	encodeTLS(w, &e.TLS)
 	if e.Verdict != nil {
 		encodeVerdict(w, e.Verdict)
+	}
+	if e.Actor != nil {
+		EncodeActor(e.Actor, m)
+	}
+	if e.Act != nil {
+		EncodeAct(e.Act, m)
 	}
 }
 
@@ -319,6 +328,8 @@ func (d *decoder) attribute(name string, v pcommon.Value) {
 		decodeHex(e.ID[:], v.Str())
 	case semconv.EvidenceSource:
 		e.Source = evidence.Source(v.Str())
+	case semconv.EvidenceEvent:
+		e.Event, _ = evidence.ParseEvent(v.Str())
 	case semconv.EvidenceRole:
 		e.Role, _ = evidence.ParseRole(v.Str())
 	case semconv.EvidenceFinal:
@@ -410,8 +421,10 @@ func (d *decoder) group(name string, v pcommon.Value) {
 		decodeParty(&d.e.To.Workload, &d.destination, name[len(semconv.DestinationPrefix):], v.Str())
 	case strings.HasPrefix(name, "mesh.authz."):
 		d.authz(name, v)
-	default:
+	case strings.HasPrefix(name, "tls."), strings.HasPrefix(name, "mesh.mtls."):
 		decodeTLS(&d.e.TLS, name, v)
+	default:
+		d.act(name, v)
 	}
 }
 

@@ -47,8 +47,9 @@ var (
 		e := evidence.Evidence{
 			ID: evidence.ID(bytesOf(t, 32)),
 			Source: rapid.SampledFrom([]evidence.Source{evidence.SourceEnvoyALS, evidence.SourceEnvoyOTLP,
-				evidence.SourceOPA, evidence.SourceSpan, evidence.SourceProxySpan}).Draw(t, "source"),
-			Role:     evidence.Role(rapid.IntRange(0, int(evidence.RoleDecision)).Draw(t, "role")),
+				evidence.SourceOPA, evidence.SourceSpan, evidence.SourceProxySpan, evidence.SourceK8sAudit}).Draw(t, "source"),
+			Event:    evidence.Event(rapid.IntRange(0, int(evidence.EventIdentityIssue)).Draw(t, "event")),
+			Role:     evidence.Role(rapid.IntRange(0, int(evidence.RoleObserver)).Draw(t, "role")),
 			Final:    rapid.Bool().Draw(t, "final"),
 			Position: texts.Draw(t, "position"),
 			Reporter: evidence.Reporter{
@@ -75,6 +76,27 @@ var (
 			},
 		}
 		e.TLS.Established = e.TLS.Known && rapid.Bool().Draw(t, "established")
+		if rapid.Bool().Draw(t, "actor") {
+			e.Actor = &evidence.Actor{
+				Type: "user", Impersonator: texts.Draw(t, "impersonator"),
+				Roles: rapid.SliceOfN(rapid.StringN(1, 10, -1), 0, 3).Draw(t, "roles"),
+				Token: evidence.Token{Issuer: texts.Draw(t, "iss"), Audience: texts.Draw(t, "aud"), JKT: texts.Draw(t, "jkt"),
+					IDHash: texts.Draw(t, "jti"), Bound: texts.Draw(t, "bound")},
+			}
+			for range rapid.IntRange(0, 3).Draw(t, "chain") {
+				e.Actor.Delegation = append(e.Actor.Delegation, evidence.Delegate{Issuer: texts.Draw(t, "link iss"), Subject: texts.Draw(t, "link sub")})
+			}
+			if len(e.Actor.Roles) == 0 {
+				e.Actor.Roles = nil
+			}
+		}
+		if rapid.Bool().Draw(t, "act") {
+			e.Act = &evidence.Act{
+				Action: "patch", Outcome: texts.Draw(t, "outcome"), TargetID: texts.Draw(t, "target"), TargetType: texts.Draw(t, "target type"),
+				Change: evidence.Change{Group: texts.Draw(t, "group"), Resource: texts.Draw(t, "resource"), Namespace: texts.Draw(t, "ns"),
+					Name: texts.Draw(t, "object"), Verb: texts.Draw(t, "verb"), DiffSHA256: texts.Draw(t, "diff"), Revision: texts.Draw(t, "revision")},
+			}
+		}
 		if rapid.Bool().Draw(t, "reporter id") {
 			e.Reporter.SPIFFEID = spiffes.Draw(t, "reporter")
 		}
