@@ -58,7 +58,7 @@ func (b *batchHasher) run(sig Signal, seed [seedBytes]byte, msg []byte) error {
 	b.index = index{keys: b.index.keys[:0]}
 	salts := newSaltStream(seed, b.salts)
 	b.salts = salts.buf
-	return scanScopes(msg, func(r *reported, scope []byte) error {
+	err := scanScopes(msg, func(r *reported, scope []byte) error {
 		context := r.context()
 		return scanRecords(scope, func(rec []byte) error {
 			if len(b.leaves) == maxEntryRecords {
@@ -68,6 +68,8 @@ func (b *batchHasher) run(sig Signal, seed [seedBytes]byte, msg []byte) error {
 			return b.index.add(sig, rec)
 		})
 	})
+	b.index.finish()
+	return err
 }
 
 func (b *batchHasher) leafHash(salt []byte, context Hash, rec []byte) Hash {

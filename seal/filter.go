@@ -20,6 +20,25 @@ func fnv1a[T string | []byte](h uint64, s T) uint64 {
 	return h
 }
 
+// fnvLanes is how many hashes are computed at once.
+const fnvLanes = 4
+
+// fnv1aLanes is fnv1a of several values, each from the state h.
+func fnv1aLanes(h uint64, s *[fnvLanes][]byte) [fnvLanes]uint64 {
+	const prime = 0x100000001b3
+	n := min(len(s[0]), len(s[1]), len(s[2]), len(s[3]))
+	s0 := s[0][:n]
+	s1, s2, s3 := s[1][:len(s0)], s[2][:len(s0)], s[3][:len(s0)]
+	h0, h1, h2, h3 := h, h, h, h
+	for i := range s0 {
+		h0 = (h0 ^ uint64(s0[i])) * prime
+		h1 = (h1 ^ uint64(s1[i])) * prime
+		h2 = (h2 ^ uint64(s2[i])) * prime
+		h3 = (h3 ^ uint64(s3[i])) * prime
+	}
+	return [fnvLanes]uint64{fnv1a(h0, s[0][n:]), fnv1a(h1, s[1][n:]), fnv1a(h2, s[2][n:]), fnv1a(h3, s[3][n:])}
+}
+
 // FilterKey is the key of one name and value, e.g. "trace_id" and 32 hex
 // digits, for Filter.MayContain.
 func FilterKey(name, value string) uint64 { return fnv1a(fnv1a(fnvBasis, name+"="), value) }

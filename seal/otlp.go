@@ -74,10 +74,17 @@ type field struct {
 
 // nextField reads the field at the start of b.
 func nextField(b []byte) (f field, err error) {
-	// Nearly all: a short payload in a field of a low number.
-	if len(b) >= 2 && b[0] < 0x80 && b[0]&7 == wireBytes && b[0]>>3 != 0 && b[1] < 0x80 {
-		if n := 2 + int(b[1]); n <= len(b) {
-			return field{uint64(b[0] >> 3), wireBytes, b[2:n], n}, nil
+	// Nearly all: a short payload, or a time, in a field of a low number.
+	if len(b) >= 2 && b[0] < 0x80 && b[0]>>3 != 0 {
+		switch b[0] & 7 {
+		case wireBytes:
+			if n := 2 + int(b[1]); b[1] < 0x80 && n <= len(b) {
+				return field{uint64(b[0] >> 3), wireBytes, b[2:n], n}, nil
+			}
+		case wire64:
+			if len(b) >= 9 {
+				return field{uint64(b[0] >> 3), wire64, b[1:9], 9}, nil
+			}
 		}
 	}
 	return nextAnyField(b)
@@ -239,6 +246,50 @@ func scanRecords(scope []byte, fn func(record []byte) error) error {
 type index struct {
 	min, max uint64
 	keys     []uint64 // FNV-1a 64 of "name=value"
+	waiting  [keyNames]struct {
+		n      int
+		values [fnvLanes][]byte // trace ids as they are, not yet as digits
+	}
+}
+
+// key notes a value for the filter. Each byte of an FNV hash waits for the one
+// before it, so values are hashed several at once, those of one name together
+// because they are about as long.
+func (x *index) key(name keyName, value []byte) {
+	w := &x.waiting[name]
+	w.values[w.n] = value
+	if w.n++; w.n == fnvLanes {
+		x.hash(name)
+	}
+}
+
+// hash makes keys of the values that wait under a name.
+func (x *index) hash(name keyName) {
+	w := &x.waiting[name]
+	values, n := w.values, w.n
+	w.n = 0
+	if name == traceIDKey {
+		var digits [fnvLanes][32]byte
+		for i := range n {
+			hex.Encode(digits[i][:], values[i])
+			values[i] = digits[i][:]
+		}
+	}
+	if n == fnvLanes {
+		keys := fnv1aLanes(nameStates[name], &values)
+		x.keys = append(x.keys, keys[:]...)
+		return
+	}
+	for _, v := range values[:n] {
+		x.keys = append(x.keys, fnv1a(nameStates[name], v))
+	}
+}
+
+// finish makes keys of all values that wait.
+func (x *index) finish() {
+	for name := range keyNames {
+		x.hash(name)
+	}
 }
 
 func (x *index) time(t uint64) {
@@ -259,36 +310,49 @@ var fieldsOf = [...]recordFields{
 	SignalTraces: {time: 7, end: 8, traceID: 1, attributes: 9},
 }
 
-// The states of the filter's key hash after "name=".
-var (
-	traceKey    = fnv1a(fnvBasis, "trace_id=")
-	recordKey   = fnv1a(fnvBasis, "record_id=")
-	requestKey  = fnv1a(fnvBasis, "request_id=")
-	decisionKey = fnv1a(fnvBasis, "decision_id=")
-	spiffeKey   = fnv1a(fnvBasis, "spiffe_id=")
-	userKey     = fnv1a(fnvBasis, "user_id=")
-	evidenceKey = fnv1a(fnvBasis, "evidence_id=")
+// keyName is a name that the filter has keys under.
+type keyName uint8
+
+const (
+	traceIDKey keyName = iota
+	recordIDKey
+	requestIDKey
+	decisionIDKey
+	spiffeIDKey
+	userIDKey
+	evidenceIDKey
+	keyNames
 )
 
-// attributeKey is the name that an attribute has in a batch's filter, as a
-// state of the hash; its string values are keys there. Zero for an attribute
-// that is not indexed.
-func attributeKey(attribute []byte) uint64 {
+// nameStates are the states of the key hash after "name=".
+var nameStates = [keyNames]uint64{
+	traceIDKey:    fnv1a(fnvBasis, "trace_id="),
+	recordIDKey:   fnv1a(fnvBasis, "record_id="),
+	requestIDKey:  fnv1a(fnvBasis, "request_id="),
+	decisionIDKey: fnv1a(fnvBasis, "decision_id="),
+	spiffeIDKey:   fnv1a(fnvBasis, "spiffe_id="),
+	userIDKey:     fnv1a(fnvBasis, "user_id="),
+	evidenceIDKey: fnv1a(fnvBasis, "evidence_id="),
+}
+
+// attributeKey is the name that an attribute has in a batch's filter; its
+// string values are keys there.
+func attributeKey(attribute []byte) (name keyName, indexed bool) {
 	switch string(attribute) {
 	case "audit.record.id", "mesh.amends":
-		return recordKey
+		return recordIDKey, true
 	case "mesh.join.request_id":
-		return requestKey
+		return requestIDKey, true
 	case "mesh.join.decision_id", "mesh.authz.decision.id":
-		return decisionKey
+		return decisionIDKey, true
 	case "mesh.source.spiffe.id", "mesh.destination.spiffe.id":
-		return spiffeKey
+		return spiffeIDKey, true
 	case "user.id":
-		return userKey
+		return userIDKey, true
 	case "mesh.evidence.id":
-		return evidenceKey
+		return evidenceIDKey, true
 	}
-	return 0
+	return 0, false
 }
 
 func (x *index) add(sig Signal, rec []byte) error {
@@ -297,7 +361,17 @@ func (x *index) add(sig Signal, rec []byte) error {
 	}
 	fields := &fieldsOf[sig]
 	var at, fallback uint64
+	attribute := byte(fields.attributes<<3 | wireBytes)
 	for len(rec) > 0 {
+		if len(rec) >= 2 && rec[0] == attribute && rec[1] < 0x80 { // most fields are such
+			if n := 2 + int(rec[1]); n <= len(rec) {
+				if err := x.attribute(rec[2:n]); err != nil {
+					return err
+				}
+				rec = rec[n:]
+				continue
+			}
+		}
 		f, err := nextField(rec)
 		if err != nil {
 			return err
@@ -317,9 +391,7 @@ func (x *index) add(sig Signal, rec []byte) error {
 		case f.wire != wireBytes:
 		case f.tag == fields.traceID:
 			if len(f.val) == 16 && !bytes.Equal(f.val, zero16[:]) {
-				var hexID [32]byte
-				hex.Encode(hexID[:], f.val)
-				x.keys = append(x.keys, fnv1a(traceKey, hexID[:]))
+				x.key(traceIDKey, f.val)
 			}
 		case f.tag == fields.attributes:
 			if err := x.attribute(f.val); err != nil {
@@ -337,6 +409,13 @@ func (x *index) add(sig Signal, rec []byte) error {
 var zero16 [16]byte
 
 func (x *index) attribute(kv []byte) error {
+	// Nearly all: a short key and a short value, the value first or last.
+	if a, b, ok := twoShort(kv, 1, 2); ok {
+		return x.keyValue(a, b)
+	}
+	if b, a, ok := twoShort(kv, 2, 1); ok {
+		return x.keyValue(a, b)
+	}
 	var key, val []byte
 	for len(kv) > 0 {
 		f, err := nextField(kv)
@@ -352,8 +431,26 @@ func (x *index) attribute(kv []byte) error {
 			val = f.val
 		}
 	}
-	name := attributeKey(key)
-	if name == 0 {
+	return x.keyValue(key, val)
+}
+
+// twoShort takes a message of exactly two fields apart, if both have a payload
+// of less than 128 bytes.
+func twoShort(b []byte, first, second byte) (x, y []byte, ok bool) {
+	if len(b) < 4 || b[0] != first<<3|wireBytes || b[1] >= 0x80 {
+		return nil, nil, false
+	}
+	n := 2 + int(b[1])
+	if n+2 > len(b) || b[n] != second<<3|wireBytes || b[n+1] >= 0x80 || n+2+int(b[n+1]) != len(b) {
+		return nil, nil, false
+	}
+	return b[2:n], b[n+2:], true
+}
+
+// keyValue notes an attribute, if it is one for the filter.
+func (x *index) keyValue(key, val []byte) error {
+	name, indexed := attributeKey(key)
+	if !indexed {
 		return nil
 	}
 	for len(val) > 0 {
@@ -363,7 +460,7 @@ func (x *index) attribute(kv []byte) error {
 		}
 		val = val[f.size:]
 		if f.tag == 1 && f.wire == wireBytes && len(f.val) > 0 {
-			x.keys = append(x.keys, fnv1a(name, f.val))
+			x.key(name, f.val)
 		}
 	}
 	return nil
