@@ -169,10 +169,10 @@ func actFields(a *evidence.Act) [11]*string {
 }
 
 // actorFields lists the strings of a that are packed, lists aside.
-func actorFields(a *evidence.Actor) [7]*string {
-	return [7]*string{
+func actorFields(a *evidence.Actor) [8]*string {
+	return [8]*string{
 		&a.Type, &a.Impersonator,
-		&a.Token.Issuer, &a.Token.Audience, &a.Token.JKT, &a.Token.IDHash, &a.Token.Bound,
+		&a.Token.Issuer, &a.Token.Audience, &a.Token.JKT, &a.Token.IDHash, &a.Token.Bound, &a.Token.Proof,
 	}
 }
 

@@ -108,7 +108,7 @@ var allowed = func() map[string]rule {
 	add(plain,
 		semconv.AuditRecordID, semconv.AuditSchemaVersion, semconv.AuditActorID, semconv.AuditActorType,
 		semconv.AuditAction, semconv.AuditOutcome, semconv.AuditTargetID, semconv.AuditTargetType,
-		semconv.ActorTokenIssuer, semconv.ActorTokenAud, semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound,
+		semconv.ActorTokenIssuer, semconv.ActorTokenAud, semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound, semconv.ActorTokenProof,
 		semconv.ChangeGroup, semconv.ChangeResource, semconv.ChangeNamespace, semconv.ChangeName, semconv.ChangeVerb,
 		semconv.ChangeDiffSHA256, semconv.ChangeRevision, semconv.ChangeImpersonator,
 		semconv.MTLSOutcome, semconv.MTLSFailureReason, semconv.MTLSPeerPresented,

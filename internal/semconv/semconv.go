@@ -84,6 +84,7 @@ const (
 	ActorTokenJKT     = "mesh.actor.token.jkt"
 	ActorTokenJTIHash = "mesh.actor.token.jti_hash"
 	ActorTokenBound   = "mesh.actor.token.bound" // dpop, mtls, none
+	ActorTokenProof   = "mesh.actor.token.proof" // of a DPoP proof in the evidence: verified, failed: WHY
 
 	ChangeGroup        = "mesh.change.group"
 	ChangeResource     = "mesh.change.resource"

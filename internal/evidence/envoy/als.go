@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/token"
 )
 
 // Where an identity was stated.
@@ -51,13 +52,14 @@ func HTTP(node *Node, entry *als.HTTPAccessLogEntry) evidence.Evidence {
 	if e.Role == evidence.RoleCallee && h.AttemptCount > 1 {
 		e.ResendCount = h.AttemptCount - 1
 	}
+	h.Proof(&e)
 	return e
 }
 
 // TCP reads one TCP entry of the node's stream: who spoke with whom, and
 // whether that was allowed, without method and path.
 func TCP(node *Node, entry *als.TCPAccessLogEntry) evidence.Evidence {
-	var e evidence.Evidence
+	e := evidence.Evidence{Event: evidence.EventConnection}
 	c := entry.GetCommonProperties()
 	e.Protocol = "tcp"
 	e.StatusDetail = evidence.Text(c.GetConnectionTerminationDetails(), evidence.MaxDetail)
@@ -100,6 +102,18 @@ func common(node *Node, c *als.AccessLogCommon, e *evidence.Evidence) {
 	}
 	peers(c, e)
 	tags.apply(e)
+	setEvent(e)
+}
+
+// setEvent tells a refused token and a failed handshake from a request and a
+// connection.
+func setEvent(e *evidence.Evidence) {
+	switch {
+	case e.TLS.FailureReason != "":
+		e.Event = evidence.EventHandshake
+	case e.Verdict != nil && e.Verdict.Engine == engineJWT:
+		e.Event = evidence.EventAuthn
+	}
 }
 
 // callee reads the parties of a report from the called side: everything is said
@@ -225,11 +239,26 @@ func filterMetadata(md map[string]*structpb.Struct, e *evidence.Evidence) {
 		}
 	}
 	if s := md[filterJWT]; s != nil {
-		set(&e.User, subject(s))
+		claims(payload(s), e)
 	}
 	if s := md[filterIstioAuthn]; s != nil {
 		e.From.AddIdentity(evidence.ParseIdentity(text(s, "source.principal"), evidence.ProofMTLSSAN, fromIstioAuthn))
-		set(&e.User, first(text(s.GetFields()["request.auth.claims"].GetStructValue(), "sub"), text(s, "request.auth.principal")))
+		claims(s.GetFields()["request.auth.claims"].GetStructValue(), e)
+		set(&e.User, text(s, "request.auth.principal"))
+	}
+}
+
+// claims states what a verified token's payload says of who acts.
+func claims(s *structpb.Struct, e *evidence.Evidence) {
+	if s == nil {
+		return
+	}
+	b, err := s.MarshalJSON()
+	if err != nil {
+		return // a number that JSON does not have
+	}
+	if c, err := token.Parse(b); err == nil {
+		c.Apply(e)
 	}
 }
 
@@ -304,19 +333,21 @@ func shadow(result, policy string) *evidence.Verdict {
 	return v
 }
 
-// subject reads the sub claim of the verified token's payload, which the filter
-// stores below a configured key; the token itself is never read.
-func subject(s *structpb.Struct) string {
-	if sub := text(s, "sub"); sub != "" {
-		return sub
+// payload finds the verified token's payload, which the filter stores below a
+// configured key. Of several it is that of the least subject: a resend must read
+// the same.
+func payload(s *structpb.Struct) *structpb.Struct {
+	if text(s, "sub") != "" {
+		return s
 	}
+	var found *structpb.Struct
 	least := ""
 	for _, v := range s.GetFields() {
 		if sub := text(v.GetStructValue(), "sub"); sub != "" && (least == "" || sub < least) {
-			least = sub
+			found, least = v.GetStructValue(), sub
 		}
 	}
-	return least
+	return found
 }
 
 // peers reads the workloads that Istio proxies tell each other, where filter

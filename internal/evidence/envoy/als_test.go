@@ -510,3 +510,32 @@ func BenchmarkHTTP(b *testing.B) {
 		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
 	})
 }
+
+// TestEvents: what an entry is about.
+func TestEvents(t *testing.T) {
+	denied := deniedEntry(t)
+	denied.Response.ResponseCodeDetails = "jwt_authn_access_denied{Jwt_is_expired}"
+	upstream := deniedEntry(t)
+	upstream.CommonProperties.UpstreamCluster = "outbound|8080||orders.shop.svc.cluster.local"
+	upstream.CommonProperties.UpstreamTransportFailureReason = "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:TLS_error_end"
+	for name, tc := range map[string]struct {
+		got  evidence.Evidence
+		want evidence.Event
+	}{
+		"a request":         {HTTP(sidecar(), deniedEntry(t)), evidence.EventRequest},
+		"a refused token":   {HTTP(sidecar(), denied), evidence.EventAuthn},
+		"a failed upstream": {HTTP(sidecar(), upstream), evidence.EventHandshake},
+		"a connection":      {TCP(sidecar(), &als.TCPAccessLogEntry{CommonProperties: deniedEntry(t).CommonProperties}), evidence.EventConnection},
+		"a refused client": {TCP(sidecar(), &als.TCPAccessLogEntry{CommonProperties: &als.AccessLogCommon{
+			DownstreamTransportFailureReason: "TLS_error:|268436502:SSL routines:OPENSSL_internal:SSLV3_ALERT_CERTIFICATE_EXPIRED:TLS_error_end",
+			DownstreamRemoteAddress:          address("192.0.2.1", 4711), DownstreamLocalAddress: address("10.0.0.1", 8443),
+		}}), evidence.EventHandshake},
+	} {
+		if tc.got.Event != tc.want {
+			t.Errorf("%s: event %s, want %s", name, tc.got.Event, tc.want)
+		}
+		if tc.got.Role == evidence.RoleNone {
+			t.Errorf("%s: has no role and would give no record", name)
+		}
+	}
+}

@@ -34,11 +34,11 @@ func verdictOf(details, flags string) *evidence.Verdict {
 		return rbacVerdict(details)
 	case strings.HasPrefix(details, detailExtAuthzError):
 		return &evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Error, Enforced: true, Reason: details}
-	case strings.HasPrefix(details, detailExtAuthzDenied), hasFlag(flags, flagExtAuthz):
-		return &evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Deny, Enforced: true}
 	case strings.HasPrefix(details, detailJWT):
 		reason := strings.TrimSuffix(strings.TrimPrefix(details[len(detailJWT):], "{"), "}")
 		return &evidence.Verdict{Engine: engineJWT, Decision: evidence.Deny, Enforced: true, Reason: reason}
+	case strings.HasPrefix(details, detailExtAuthzDenied), hasFlag(flags, flagExtAuthz):
+		return &evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Deny, Enforced: true}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/token"
 	"github.com/meshaudit/meshaudit/internal/evidence/xfcc"
 )
 
@@ -28,6 +29,9 @@ type Headers struct {
 	GRPC         bool
 	xfcc         string
 	spiffeID     string
+
+	// Read for the proof of possession alone; neither is kept.
+	dpop, authorization string
 }
 
 // Add takes one header; its name may be in any case.
@@ -56,8 +60,16 @@ func (h *Headers) Add(name, value string) {
 		h.xfcc = value
 	case HeaderSPIFFEID:
 		h.spiffeID = value
+	case "dpop":
+		h.dpop = value
+	case "authorization":
+		h.authorization = value
 	}
 }
+
+// Proof verifies the DPoP proof among the headers, if there is one, for e's
+// request.
+func (h *Headers) Proof(e *evidence.Evidence) { token.ApplyProof(e, h.dpop, h.authorization) }
 
 // Trace returns the trace context: traceparent, else b3, else x-b3-*. Zero if
 // there is none.

@@ -14,7 +14,7 @@ import (
 var (
 	actorNames = [...]string{
 		semconv.AuditActorType, semconv.ChangeImpersonator, semconv.ActorTokenIssuer, semconv.ActorTokenAud,
-		semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound,
+		semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound, semconv.ActorTokenProof,
 	}
 	actNames = [...]string{
 		semconv.AuditAction, semconv.AuditOutcome, semconv.AuditTargetID, semconv.AuditTargetType,
@@ -39,6 +39,8 @@ func actorField(a *evidence.Actor, name string) *string {
 		return &a.Token.IDHash
 	case semconv.ActorTokenBound:
 		return &a.Token.Bound
+	case semconv.ActorTokenProof:
+		return &a.Token.Proof
 	}
 	return nil
 }

@@ -1,0 +1,179 @@
+package token
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/stretchr/testify/require"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+func TestParseAndApply(t *testing.T) {
+	for name, tc := range map[string]struct {
+		payload string
+		user    string
+		actor   *evidence.Actor
+	}{
+		"plain": {`{"iss":"https://idp","sub":"alice","aud":"orders","jti":"secret-id"}`, "alice",
+			&evidence.Actor{Token: evidence.Token{Issuer: "https://idp", Audience: "orders",
+				IDHash: "fb57d0e225297bc70b53f62dc24e4bc1f48de5d10ab1db6ebb26e8e8ad1d5eb6", Bound: BoundNone}}},
+		"client credentials, several audiences": {`{"iss":"i","azp":"cli","aud":["a","b"]}`, "cli",
+			&evidence.Actor{Token: evidence.Token{Issuer: "i", Audience: "a", Bound: BoundNone}}},
+		"delegated": {`{"sub":"alice","act":{"sub":"svc-b","iss":"x","act":{"sub":"svc-a"}},"roles":["r"],"groups":"g"}`, "alice",
+			&evidence.Actor{Roles: []string{"r", "g"}, Token: evidence.Token{Bound: BoundNone},
+				Delegation: []evidence.Delegate{{Issuer: "x", Subject: "svc-b"}, {Subject: "svc-a"}}}},
+		"bound by DPoP":                     {`{"sub":"a","cnf":{"jkt":"k"}}`, "a", &evidence.Actor{Token: evidence.Token{JKT: "k", Bound: BoundDPoP}}},
+		"bound to a certificate":            {`{"sub":"a","cnf":{"x5t#S256":"t"}}`, "a", &evidence.Actor{Token: evidence.Token{Bound: BoundMTLS}}},
+		"wrong types are nothing":           {`{"sub":7,"iss":["x","y"],"act":3,"aud":{},"roles":[1,"r"],"azp":"c"}`, "c", &evidence.Actor{Roles: []string{"r"}, Token: evidence.Token{Bound: BoundNone}}},
+		"lists of one, as Istio gives them": {`{"sub":["alice"],"iss":["i"],"aud":["a"]}`, "alice", &evidence.Actor{Token: evidence.Token{Issuer: "i", Audience: "a", Bound: BoundNone}}},
+		"nobody":                            {`{"scope":"x"}`, "", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, err := Parse([]byte(tc.payload))
+			require.NoError(t, err)
+			var e evidence.Evidence
+			c.Apply(&e)
+			if e.Actor != nil && e.Actor.Token.IDHash != "" {
+				sum := sha256.Sum256([]byte("secret-id"))
+				require.Equal(t, evidence.ID(sum).String(), e.Actor.Token.IDHash)
+				tc.actor.Token.IDHash = e.Actor.Token.IDHash
+			}
+			require.Equal(t, tc.user, e.User)
+			if tc.actor != nil && len(tc.actor.Roles) == 0 {
+				require.Empty(t, e.Actor.Roles)
+				tc.actor.Roles = e.Actor.Roles
+			}
+			require.Equal(t, tc.actor, e.Actor)
+		})
+	}
+	for _, bad := range []string{``, `[]`, `{"sub":"a"`, strings.Repeat(" ", MaxPayload) + `{}`, strings.Repeat(`{"act":`, 100) + `{}` + strings.Repeat(`}`, 100)} {
+		_, err := Parse([]byte(bad))
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), "sub", "an error must not quote a token")
+	}
+}
+
+// The example of RFC 9449, section 4.2 (figure 2).
+const (
+	rfcProof = "eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkVTMjU2IiwiandrIjp7Imt0eSI6IkVDIiwieCI6Imw4dEZyaHgtMzR0VjNoUklDUkRZOXpDa0RscEJoRjQyVVFVZldWQVdCRnMiLCJ5IjoiOVZFNGpmX09rX282NHpiVFRsY3VOSmFqSG10NnY5VERWclUwQ2R2R1JEQSIsImNydiI6IlAtMjU2In19" +
+		".eyJqdGkiOiItQndDM0VTYzZhY2MybFRjIiwiaHRtIjoiUE9TVCIsImh0dSI6Imh0dHBzOi8vc2VydmVyLmV4YW1wbGUuY29tL3Rva2VuIiwiaWF0IjoxNTYyMjYyNjE2fQ" +
+		".2-GxA6T8lP4vfrg8v-FdWP0A0zdrj8igiMLvqRMUvwnQg4PtFLbdLXiOSsX0x7NVY-FNyJK70nfbV37xRZT3Lg"
+	rfcThumbprint = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
+)
+
+func TestProofOfTheRFC(t *testing.T) {
+	at := time.Unix(1562262616, 0)
+	jkt, err := VerifyProof(rfcProof, Request{Method: "POST", Host: "server.example.com", Path: "/token", Time: at})
+	require.NoError(t, err)
+	require.Equal(t, rfcThumbprint, jkt)
+}
+
+// prove makes a proof with the given header type and claims.
+func prove(t testing.TB, typ string, claims map[string]any) string {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: key},
+		(&jose.SignerOptions{EmbedJWK: true}).WithType(jose.ContentType(typ)))
+	require.NoError(t, err)
+	payload, err := json.Marshal(claims)
+	require.NoError(t, err)
+	jws, err := signer.Sign(payload)
+	require.NoError(t, err)
+	s, err := jws.CompactSerialize()
+	require.NoError(t, err)
+	return s
+}
+
+func TestVerifyProof(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	sum := sha256.Sum256([]byte("the-token"))
+	claims := func(change ...any) map[string]any {
+		m := map[string]any{"jti": "1", "htm": "GET", "htu": "https://Shop.example:443/orders?x=1", "iat": now.Unix(),
+			"ath": base64.RawURLEncoding.EncodeToString(sum[:])}
+		for i := 0; i < len(change); i += 2 {
+			m[change[i].(string)] = change[i+1]
+		}
+		return m
+	}
+	req := Request{Method: "GET", Host: "shop.example", Path: "/orders", Time: now, AccessToken: "the-token"}
+	good := prove(t, "dpop+jwt", claims())
+	flipped := good[:len(good)-2] + string(rune(good[len(good)-2]^1)) + good[len(good)-1:]
+	for name, tc := range map[string]struct {
+		proof string
+		req   func(*Request)
+		want  error
+	}{
+		"good":                 {good, nil, nil},
+		"without the token":    {good, func(r *Request) { r.AccessToken = "" }, nil},
+		"another token":        {good, func(r *Request) { r.AccessToken = "stolen" }, ErrProofToken},
+		"another key":          {good, func(r *Request) { r.JKT = rfcThumbprint }, ErrProofKey},
+		"another method":       {good, func(r *Request) { r.Method = "POST" }, ErrProofMethod},
+		"another path":         {good, func(r *Request) { r.Path = "/refunds" }, ErrProofURI},
+		"another host":         {good, func(r *Request) { r.Host = "evil.example" }, ErrProofURI},
+		"replayed later":       {good, func(r *Request) { r.Time = now.Add(6 * time.Minute) }, ErrProofTime},
+		"from the future":      {prove(t, "dpop+jwt", claims("iat", now.Unix()+301)), nil, ErrProofTime},
+		"another type":         {prove(t, "jwt", claims()), nil, ErrProofMalformed},
+		"no jti":               {prove(t, "dpop+jwt", claims("jti", "")), nil, ErrProofMalformed},
+		"htu is no URL":        {prove(t, "dpop+jwt", claims("htu", "::")), nil, ErrProofURI},
+		"signature of another": {flipped, nil, ErrProofSignature},
+		"no JWS":               {"a.b.c", nil, ErrProofMalformed},
+		"too long":             {strings.Repeat("a", maxProof+1), nil, ErrProofMalformed},
+		"symmetric algorithm":  {"eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6IkhTMjU2In0.e30.AAAA", nil, ErrProofMalformed},
+		"algorithm none":       {"eyJ0eXAiOiJkcG9wK2p3dCIsImFsZyI6Im5vbmUifQ.e30.", nil, ErrProofMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := req
+			if tc.req != nil {
+				tc.req(&r)
+			}
+			jkt, err := VerifyProof(tc.proof, r)
+			require.ErrorIs(t, err, tc.want)
+			if tc.want == nil {
+				require.NotEmpty(t, jkt)
+			}
+		})
+	}
+
+	e := evidence.Evidence{Method: "GET", Host: "shop.example", Path: "/orders", Start: now.UnixNano()}
+	ApplyProof(&e, good, "DPoP the-token")
+	require.Equal(t, ProofVerified, e.Actor.Token.Proof)
+	require.Equal(t, BoundDPoP, e.Actor.Token.Bound)
+	ApplyProof(&e, good, "DPoP other-token")
+	require.Equal(t, "failed: ath", e.Actor.Token.Proof)
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(`{"iss":"i","sub":"alice","aud":["a"],"act":{"sub":"b","act":{"sub":"c"}},"cnf":{"jkt":"k"}}`))
+	f.Add([]byte(`{"act":` + strings.Repeat(`{"act":`, 200) + `{}` + strings.Repeat(`}`, 201)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := Parse(b)
+		if err != nil {
+			return
+		}
+		var e evidence.Evidence
+		c.Apply(&e)
+		if e.Actor != nil && (len(e.Actor.Roles) > evidence.MaxRoles || len(e.Actor.Delegation) > evidence.MaxDelegates) {
+			t.Fatal("unbounded")
+		}
+	})
+}
+
+func FuzzVerifyProof(f *testing.F) {
+	f.Add(rfcProof)
+	f.Add("a.b.c")
+	f.Fuzz(func(t *testing.T, proof string) {
+		jkt, err := VerifyProof(proof, Request{Method: "POST", Host: "server.example.com", Path: "/token", Time: time.Unix(1562262616, 0)})
+		if err == nil && jkt != rfcThumbprint {
+			t.Fatal("a proof that nobody made")
+		}
+	})
+}
