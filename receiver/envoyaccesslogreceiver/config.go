@@ -1,10 +1,15 @@
 package envoyaccesslogreceiver
 
 import (
+	"errors"
+
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/config/configgrpc"
 	"go.opentelemetry.io/collector/config/confignet"
 	"go.opentelemetry.io/collector/config/configretry"
+	"go.opentelemetry.io/collector/confmap"
+
+	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 )
 
 // Config of the receiver. README.md describes every field.
@@ -17,9 +22,21 @@ type Config struct {
 	// While a message is retried its stream is not read, which pushes back on
 	// Envoy: its own buffer fills, and then Envoy drops.
 	RetryOnFailure configretry.BackOffConfig `mapstructure:"retry_on_failure"`
+
+	// SPIFFE takes mTLS with an identity from a Workload API, in place of
+	// `tls`. Default: none.
+	SPIFFE *spiffemtls.Config `mapstructure:"spiffe"`
 }
 
-var _ component.Config = (*Config)(nil)
+var _ confmap.Validator = (*Config)(nil)
+
+// Validate reports every fault that the parts do not report themselves.
+func (c *Config) Validate() error {
+	if c.SPIFFE != nil && c.TLS.HasValue() {
+		return errors.New("`tls` and `spiffe` exclude each other: `spiffe` takes the certificate from the Workload API")
+	}
+	return nil
+}
 
 // defaultEndpoint is the port that Istio's examples give an access log service.
 const defaultEndpoint = "localhost:9001"

@@ -18,7 +18,9 @@ import (
 	"go.opentelemetry.io/collector/receiver/receiverhelper"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
+	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/receiver/envoyaccesslogreceiver/internal/metadata"
 )
 
@@ -47,6 +49,7 @@ type alsReceiver struct {
 	now       func() time.Time
 
 	host     component.Host
+	identity *spiffemtls.Source // nil without `spiffe`
 	server   *grpc.Server
 	serving  sync.WaitGroup
 	stopping chan struct{}      // closed when Shutdown begins
@@ -80,8 +83,16 @@ func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*alsRe
 // Start listens; the port is taken when it returns.
 func (r *alsReceiver) Start(ctx context.Context, host component.Host) error {
 	r.host = host
-	server, err := r.cfg.ToServer(ctx, host.GetExtensions(), r.set.TelemetrySettings,
-		configgrpc.WithGrpcServerOption(grpc.WaitForHandlers(true)))
+	options := []configgrpc.ToServerOption{configgrpc.WithGrpcServerOption(grpc.WaitForHandlers(true))}
+	if r.cfg.SPIFFE != nil {
+		source, err := spiffemtls.Open(ctx, *r.cfg.SPIFFE)
+		if err != nil {
+			return fmt.Errorf("`spiffe`: %w", err)
+		}
+		r.identity = source
+		options = append(options, configgrpc.WithGrpcServerOption(grpc.Creds(credentials.NewTLS(source.ServerConfig()))))
+	}
+	server, err := r.cfg.ToServer(ctx, host.GetExtensions(), r.set.TelemetrySettings, options...)
 	if err != nil {
 		return err
 	}
@@ -91,8 +102,8 @@ func (r *alsReceiver) Start(ctx context.Context, host component.Host) error {
 		return fmt.Errorf("listen for access logs: %w", err)
 	}
 	r.server = server
-	if !r.cfg.TLS.HasValue() && !loopback(listener.Addr()) {
-		r.set.Logger.Warn("access logs are taken without TLS: reporters are not authenticated; set `tls` with `client_ca_file`",
+	if r.cfg.SPIFFE == nil && !r.cfg.TLS.HasValue() && !loopback(listener.Addr()) {
+		r.set.Logger.Warn("access logs are taken without TLS: reporters are not authenticated; set `spiffe`, or `tls` with `client_ca_file`",
 			zap.Stringer("endpoint", listener.Addr()))
 	}
 	r.gaps.start()
@@ -112,6 +123,9 @@ func (r *alsReceiver) Shutdown(ctx context.Context) error {
 	r.stopOnce.Do(func() { close(r.stopping) })
 	defer r.telemetry.Shutdown()
 	defer r.end()
+	if r.identity != nil {
+		defer r.identity.Close() // its error is the connection's to a local agent
+	}
 	if r.server == nil {
 		return nil
 	}

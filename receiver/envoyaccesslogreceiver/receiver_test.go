@@ -38,6 +38,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/receiver/envoyaccesslogreceiver/internal/metadata"
 	"github.com/meshaudit/meshaudit/receiver/envoyaccesslogreceiver/internal/metadatatest"
 )
@@ -234,17 +235,34 @@ func TestNodeIsKeptForTheStream(t *testing.T) {
 	require.Equal(t, []string{"a", "a", "b", "b", "b"}, pods)
 }
 
-func TestReporterIsTheVerifiedPeer(t *testing.T) {
-	const id = "spiffe://example.org/ns/shop/sa/orders"
-	ca := evidencetest.NewCA(t)
+// byFiles and bySPIFFE are the two ways to take mTLS.
+func byFiles(t *testing.T, ca *evidencetest.CA) func(*Config) {
 	certFile, keyFile := ca.Files(t, ca.Issue(t, "spiffe://example.org/collector"))
-	next := newSink()
-	_, c := serve(t, next, func(cfg *Config) {
+	return func(cfg *Config) {
 		cfg.TLS = configoptional.Some(configtls.ServerConfig{
 			Config:       configtls.Config{CertFile: certFile, KeyFile: keyFile},
 			ClientCAFile: ca.File(t),
 		})
-	}, credentials.NewTLS(&tls.Config{
+	}
+}
+
+func bySPIFFE(t *testing.T, ca *evidencetest.CA) func(*Config) {
+	api := evidencetest.NewWorkloadAPI(t, ca, "spiffe://example.org/collector", nil)
+	return func(cfg *Config) {
+		cfg.SPIFFE = &spiffemtls.Config{WorkloadAPI: api.Addr, IDs: []string{"spiffe://example.org/ns/*/sa/orders"}}
+	}
+}
+
+func TestReporterIsTheVerifiedPeer(t *testing.T) {
+	t.Run("by files", func(t *testing.T) { testVerifiedPeer(t, byFiles) })
+	t.Run("by SPIFFE", func(t *testing.T) { testVerifiedPeer(t, bySPIFFE) })
+}
+
+func testVerifiedPeer(t *testing.T, by func(*testing.T, *evidencetest.CA) func(*Config)) {
+	const id = "spiffe://example.org/ns/shop/sa/orders"
+	ca := evidencetest.NewCA(t)
+	next := newSink()
+	_, c := serve(t, next, by(t, ca), credentials.NewTLS(&tls.Config{
 		RootCAs: ca.Pool(), ServerName: "localhost", Certificates: []tls.Certificate{ca.Issue(t, id)},
 	}))
 	s := open(t, c)
@@ -264,14 +282,14 @@ func TestReporterIsTheVerifiedPeer(t *testing.T) {
 }
 
 func TestForeignCertificateIsRefused(t *testing.T) {
+	t.Run("by files", func(t *testing.T) { testForeignCertificate(t, byFiles) })
+	t.Run("by SPIFFE", func(t *testing.T) { testForeignCertificate(t, bySPIFFE) })
+}
+
+func testForeignCertificate(t *testing.T, by func(*testing.T, *evidencetest.CA) func(*Config)) {
 	ca, foreign := evidencetest.NewCA(t), evidencetest.NewCA(t)
-	certFile, keyFile := ca.Files(t, ca.Issue(t, "spiffe://example.org/collector"))
 	next := newSink()
-	_, c := serve(t, next, func(cfg *Config) {
-		cfg.TLS = configoptional.Some(configtls.ServerConfig{
-			Config: configtls.Config{CertFile: certFile, KeyFile: keyFile}, ClientCAFile: ca.File(t),
-		})
-	}, credentials.NewTLS(&tls.Config{
+	_, c := serve(t, next, by(t, ca), credentials.NewTLS(&tls.Config{
 		RootCAs: ca.Pool(), ServerName: "localhost", Certificates: []tls.Certificate{foreign.Issue(t, "spiffe://example.org/orders")},
 	}))
 	s, err := c.StreamAccessLogs(context.Background())

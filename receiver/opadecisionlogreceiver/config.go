@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/meshaudit/meshaudit/internal/evidence/opa"
+	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 )
 
 // Config of the receiver. README.md describes every field.
@@ -38,6 +39,10 @@ type Config struct {
 	// what follows is lost, and sealed as a gap. max_request_body_size bounds
 	// the same before decompression.
 	MaxUploadBytes int64 `mapstructure:"max_upload_bytes"`
+
+	// SPIFFE takes mTLS with an identity from a Workload API, in place of
+	// `tls`. Default: none.
+	SPIFFE *spiffemtls.Config `mapstructure:"spiffe"`
 }
 
 var _ confmap.Validator = (*Config)(nil)
@@ -77,6 +82,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxUploadBytes < 1 {
 		errs = append(errs, fmt.Errorf("`max_upload_bytes` must be positive, got %d", c.MaxUploadBytes))
+	}
+	if c.SPIFFE != nil && c.TLS.HasValue() {
+		errs = append(errs, errors.New("`tls` and `spiffe` exclude each other: `spiffe` takes the certificate from the Workload API"))
 	}
 	if len(c.CompressionAlgorithms) > 0 {
 		errs = append(errs, errors.New("`compression_algorithms` is not used: uploads are gzip, which is what OPA sends, or not compressed; remove it"))

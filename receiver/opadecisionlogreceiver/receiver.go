@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
+	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver/internal/metadata"
 )
 
@@ -43,6 +45,7 @@ type opaReceiver struct {
 	token     [sha256.Size]byte
 
 	host     component.Host
+	identity *spiffemtls.Source // nil without `spiffe`
 	server   *http.Server
 	serving  sync.WaitGroup
 	refusing atomic.Bool // the last offer was refused; for the component's status
@@ -50,7 +53,7 @@ type opaReceiver struct {
 
 func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*opaReceiver, error) {
 	transport := "http"
-	if cfg.TLS.HasValue() {
+	if cfg.TLS.HasValue() || cfg.SPIFFE != nil {
 		transport = "https"
 	}
 	report, err := receiverhelper.NewObsReport(receiverhelper.ObsReportSettings{
@@ -81,12 +84,20 @@ func (r *opaReceiver) Start(ctx context.Context, host component.Host) error {
 	if err != nil {
 		return err
 	}
+	if r.cfg.SPIFFE != nil {
+		if r.identity, err = spiffemtls.Open(ctx, *r.cfg.SPIFFE); err != nil {
+			return fmt.Errorf("`spiffe`: %w", err)
+		}
+	}
 	listener, err := server.ToListener(ctx)
 	if err != nil {
 		return fmt.Errorf("listen for decision logs: %w", err)
 	}
+	if r.identity != nil {
+		listener = tls.NewListener(listener, r.identity.ServerConfig())
+	}
 	r.server = srv
-	if r.cfg.Token != "" && !r.cfg.TLS.HasValue() && !loopback(listener.Addr()) {
+	if r.cfg.Token != "" && r.identity == nil && !r.cfg.TLS.HasValue() && !loopback(listener.Addr()) {
 		r.set.Logger.Warn("the bearer token crosses the network in the clear; set `tls`", zap.Stringer("endpoint", listener.Addr()))
 	}
 	r.serving.Add(1)
@@ -103,6 +114,9 @@ func (r *opaReceiver) Start(ctx context.Context, host component.Host) error {
 // allows; OPA repeats what was cut off.
 func (r *opaReceiver) Shutdown(ctx context.Context) error {
 	defer r.telemetry.Shutdown()
+	if r.identity != nil {
+		defer r.identity.Close() // its error is the connection's to a local agent
+	}
 	if r.server == nil {
 		return nil
 	}

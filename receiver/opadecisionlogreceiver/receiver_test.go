@@ -30,6 +30,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver/internal/metadata"
 )
 
@@ -377,12 +378,24 @@ func TestReporterIsTheVerifiedPeer(t *testing.T) {
 	const id = "spiffe://example.org/ns/opa/sa/opa"
 	ca := evidencetest.NewCA(t)
 	certFile, keyFile := ca.Files(t, ca.Issue(t, "spiffe://example.org/collector"))
+	api := evidencetest.NewWorkloadAPI(t, ca, "spiffe://example.org/collector", nil)
+	for name, configure := range map[string]func(*Config){
+		"by files": func(c *Config) {
+			c.TLS = configoptional.Some(configtls.ServerConfig{
+				Config: configtls.Config{CertFile: certFile, KeyFile: keyFile}, ClientCAFile: ca.File(t),
+			})
+		},
+		"by SPIFFE": func(c *Config) {
+			c.SPIFFE = &spiffemtls.Config{WorkloadAPI: api.Addr, TrustDomains: []string{"example.org"}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testVerifiedPeer(t, ca, id, configure) })
+	}
+}
+
+func testVerifiedPeer(t *testing.T, ca *evidencetest.CA, id string, configure func(*Config)) {
 	next := &sink{}
-	url := serve(t, next, func(c *Config) {
-		c.TLS = configoptional.Some(configtls.ServerConfig{
-			Config: configtls.Config{CertFile: certFile, KeyFile: keyFile}, ClientCAFile: ca.File(t),
-		})
-	})
+	url := serve(t, next, configure)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{
 		RootCAs: ca.Pool(), ServerName: "localhost", Certificates: []tls.Certificate{ca.Issue(t, id)},
 	}}
