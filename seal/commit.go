@@ -21,9 +21,10 @@ type logState struct {
 	began                time.Time // this epoch
 	checkpoint           []byte    // the last one, signed
 
-	segment File   // nil: the next group starts a new one
-	first   uint64 // first entry of the segment
-	synced  int64  // bytes of it that are durable
+	segment File      // nil: the next group starts a new one
+	first   uint64    // first entry of the segment
+	started time.Time // when the segment was
+	synced  int64     // bytes of it that are durable
 	buf     []byte
 }
 
@@ -82,7 +83,7 @@ func (s *logState) write(first uint64) error {
 	s.buf = append(s.buf, '\n')
 	s.buf = append(s.buf, s.checkpoint...)
 
-	if s.segment != nil && s.synced >= s.cfg.SegmentMaxBytes {
+	if s.segment != nil && (s.synced >= s.cfg.SegmentMaxBytes || s.segmentIsOld()) {
 		if err := s.segment.Close(); err != nil {
 			return err
 		}
@@ -91,7 +92,7 @@ func (s *logState) write(first uint64) error {
 	created := s.segment == nil
 	if created {
 		name := filepath.Join(s.dir, segmentDir, segmentName(first))
-		s.first, s.synced = first, 0
+		s.first, s.synced, s.started = first, 0, time.Unix(0, int64(s.sealed))
 		if s.segment, err = s.cfg.FS.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644); err != nil {
 			s.segment = nil
 			return err
@@ -103,7 +104,9 @@ func (s *logState) write(first uint64) error {
 	if err := s.segment.Sync(); err != nil {
 		return err
 	}
-	if created {
+	if direct(s.cfg.FS) {
+		s.abandon() // an object is one group
+	} else if created {
 		// Without this a power cut could take the file's name, and with it
 		// everything acknowledged in it.
 		if err := s.cfg.FS.SyncDir(filepath.Join(s.dir, segmentDir)); err != nil {
@@ -112,6 +115,20 @@ func (s *logState) write(first uint64) error {
 	}
 	s.synced += int64(len(s.buf))
 	return nil
+}
+
+// segmentIsOld reports whether the segment was started long enough ago.
+func (s *logState) segmentIsOld() bool {
+	age := s.cfg.SegmentMaxAge
+	return age > 0 && s.segment != nil && s.cfg.Now().Sub(s.started) >= age
+}
+
+// closed is the entry before which all segments are complete.
+func (s *logState) closed() uint64 {
+	if s.segment != nil {
+		return s.first
+	}
+	return s.entry
 }
 
 // abandon closes the segment without any claim about it.

@@ -17,6 +17,16 @@ type ledger struct {
 	acked []string
 	seq   int
 	what  string // is done to the writer
+
+	objects bool // the store is one of objects
+}
+
+// fs is the store's file system over m.
+func (l *ledger) fs(m *memFS) FS {
+	if l.objects {
+		return memObjects{m}
+	}
+	return m
 }
 
 const rounds = 2
@@ -25,6 +35,7 @@ const rounds = 2
 // signals, segments that rotate, a clean close, a second start. It gives up at
 // the first error of Open.
 func (l *ledger) scenario(cfg Config) error {
+	cfg.FS = l.fs(cfg.FS.(*memFS))
 	for range 2 {
 		w, err := Open(cfg)
 		if err != nil {
@@ -86,7 +97,9 @@ func (k *testKeys) memConfig(m *memFS) Config {
 // compares the log with the ledger.
 func (l *ledger) check(t *testing.T, k *testKeys, m *memFS) {
 	t.Helper()
-	w, err := Open(k.memConfig(m))
+	cfg := k.memConfig(m)
+	cfg.FS = l.fs(m)
+	w, err := Open(cfg)
 	if err != nil {
 		t.Fatalf("%s: the log does not open: %v", l.what, err)
 	}
@@ -97,7 +110,7 @@ func (l *ledger) check(t *testing.T, k *testKeys, m *memFS) {
 		t.Fatal(err)
 	}
 	have := map[string]int{}
-	log := &Log{testOrigin, LogDir("/store", testOrigin), m}
+	log := &Log{testOrigin, LogDir("/store", testOrigin), l.fs(m)}
 	for _, id := range recordIDsOf(t, log) {
 		have[id]++
 	}
@@ -106,7 +119,7 @@ func (l *ledger) check(t *testing.T, k *testKeys, m *memFS) {
 			t.Fatalf("%s: record %s was acknowledged and is not in the log", l.what, id)
 		}
 	}
-	r, err := verifyStore(context.Background(), m, "/store", VerifyOptions{Trust: k.trust, Auditor: &k.auditor})
+	r, err := verifyStore(context.Background(), l.fs(m), "/store", VerifyOptions{Trust: k.trust, Auditor: &k.auditor})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,21 +139,29 @@ func (l *ledger) check(t *testing.T, k *testKeys, m *memFS) {
 func TestCrashAtEveryOperation(t *testing.T) {
 	t.Parallel()
 	k := newTestKeys(t)
-	total := countOps(t, k)
+	total := countOps(t, k, false)
 	for _, mode := range []afterCrash{loseAll, keepAll, loseSome} {
 		t.Run(fmt.Sprint("mode", mode), func(t *testing.T) {
 			t.Parallel()
-			k.crashSweep(t, mode, total)
+			k.crashSweep(t, mode, total, false)
 		})
 	}
 }
 
-func (k *testKeys) crashSweep(t *testing.T, mode afterCrash, total int) {
+// The same where every group is an object: the process dies at every request,
+// before or after it took effect.
+func TestCrashAtEveryRequest(t *testing.T) {
+	t.Parallel()
+	k := newTestKeys(t)
+	k.crashSweep(t, loseAll, countOps(t, k, true), true)
+}
+
+func (k *testKeys) crashSweep(t *testing.T, mode afterCrash, total int, objects bool) {
 	for at := 1; at <= total; at += sweepStep {
 		for _, persist := range []bool{false, true} {
 			m := newMemFS()
 			m.at, m.persist, m.crash = at, persist, true
-			l := &ledger{what: fmt.Sprintf("mode %d, operation %d of %d, persisted %v", mode, at, total, persist)}
+			l := &ledger{objects: objects, what: fmt.Sprintf("mode %d, operation %d of %d, persisted %v", mode, at, total, persist)}
 			_ = l.scenario(k.crashConfig(m)) // the power goes somewhere in it
 			l.check(t, k, m.restart(mode, rand.New(rand.NewPCG(uint64(at), uint64(mode)))))
 		}
@@ -149,15 +170,20 @@ func (k *testKeys) crashSweep(t *testing.T, mode afterCrash, total int) {
 
 // One operation fails and the process lives on: it recovers by itself, goes on
 // acknowledging, and what it acknowledged is there.
-func TestFaultAtEveryOperation(t *testing.T) {
+func TestFaultAtEveryOperation(t *testing.T) { testFaults(t, false) }
+
+// A request fails for good, whether it took effect or not.
+func TestFaultAtEveryRequest(t *testing.T) { testFaults(t, true) }
+
+func testFaults(t *testing.T, objects bool) {
 	t.Parallel()
 	k := newTestKeys(t)
-	total := countOps(t, k)
+	total := countOps(t, k, objects)
 	for at := 1; at <= total; at += sweepStep {
 		for _, persist := range []bool{false, true} {
 			m := newMemFS()
 			m.at, m.persist = at, persist
-			l := &ledger{what: fmt.Sprintf("operation %d of %d, persisted %v", at, total, persist)}
+			l := &ledger{objects: objects, what: fmt.Sprintf("operation %d of %d, persisted %v", at, total, persist)}
 			err := l.scenario(k.crashConfig(m))
 			if err != nil && !strings.Contains(err.Error(), errInjected.Error()) {
 				t.Fatalf("%s: %v", l.what, err)
@@ -172,9 +198,9 @@ func TestFaultAtEveryOperation(t *testing.T) {
 
 // countOps is how many operations the scenario takes, about: the publisher
 // works beside the commits.
-func countOps(t *testing.T, k *testKeys) int {
+func countOps(t *testing.T, k *testKeys, objects bool) int {
 	m := newMemFS()
-	l := &ledger{what: "no fault"}
+	l := &ledger{objects: objects, what: "no fault"}
 	if err := l.scenario(k.crashConfig(m)); err != nil {
 		t.Fatal(err)
 	}

@@ -7,10 +7,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
-// FS is what a writer needs of a file system. OS is the real one; tests
-// replace it with one that fails and crashes.
+// FS is what a log needs of a file system. OS is the machine's; tests replace
+// it with one that fails and crashes. One over an object store is an ObjectFS.
 type FS interface {
 	OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 	Rename(oldName, newName string) error
@@ -31,6 +32,74 @@ type File interface {
 	io.ReaderAt
 	Stat() (fs.FileInfo, error)
 	Sync() error
+}
+
+// ObjectFS is an FS whose files are objects of an object store, or get there.
+//
+// A file made with OpenFile is sent by Sync, once, and only if no object of its
+// name exists: it is whole or absent, and durable when Sync has returned.
+// If another object has that name, and not the same content, Sync
+// returns a *ForkError. Nothing is renamed, directories are what the names say,
+// and the lock of an object store is none: a fork is what keeps two writers
+// apart. Remove removes every version, or returns a *LockedError.
+type ObjectFS interface {
+	FS
+	// Direct reports whether files are written as objects. If not, they
+	// are written to a local file system, which is where recovery does its
+	// work, and sent later.
+	Direct() bool
+	// Tail lists the last names of a directory, sorted, without listing all
+	// of them: at least one, if there is any.
+	Tail(dir string) ([]fs.DirEntry, error)
+	// Overwrite puts b in the place of an object and removes what was
+	// there before: the end of an erasure, and nothing else. It returns a
+	// *LockedError if a lock keeps the old version. It may be repeated.
+	Overwrite(name string, b []byte) error
+	// LockedUntil is until when an object cannot be removed or overwritten,
+	// zero if it can be now.
+	LockedUntil(name string) (time.Time, error)
+	// Strays calls fn for what Overwrite and Remove never leave: every
+	// older version of an object, and every delete marker, below a
+	// directory.
+	Strays(dir string, fn func(name, what string)) error
+}
+
+// ForkError: the store holds another object where this writer was about to
+// put one: two writers share an origin and its keys, or one of them was
+// restored from a copy. The writer stops for good.
+type ForkError struct{ Name string }
+
+func (e *ForkError) Error() string {
+	return fmt.Sprintf("fork: the store holds another %s than the one this writer made: two writers share this origin and its keys, or one was restored from a copy; stop both, run `meshaudit verify`, and give one of them an origin and keys of its own", e.Name)
+}
+
+// LockedError: the store keeps an object, by its lock, until some time.
+type LockedError struct {
+	Name  string
+	Until time.Time
+}
+
+func (e *LockedError) Error() string {
+	return fmt.Sprintf("%s is locked until %s: it cannot be removed or overwritten before", e.Name, e.Until.UTC().Format(time.RFC3339))
+}
+
+// direct reports whether files of fsys are objects, see ObjectFS.
+func direct(fsys FS) bool {
+	o, ok := fsys.(ObjectFS)
+	return ok && o.Direct()
+}
+
+// createObject puts b at name, where nothing is, or the same.
+func createObject(fsys FS, name string, b []byte) error {
+	f, err := fsys.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
 }
 
 // OS is the machine's file system.
@@ -92,7 +161,11 @@ func readFile(fsys FS, name string, limit int64) ([]byte, error) {
 
 // replaceFile puts b at name so that after a crash either the old or the new
 // content is there, whole: a new file, fsync, rename, fsync of the directory.
+// An object is created, and never replaced by another.
 func replaceFile(fsys FS, name string, b []byte, perm fs.FileMode) error {
+	if direct(fsys) {
+		return createObject(fsys, name, b)
+	}
 	tmp := name + tmpSuffix
 	f, err := fsys.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, perm)
 	if err != nil {

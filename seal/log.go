@@ -20,12 +20,15 @@ type Log struct {
 	fs     FS
 }
 
-// OpenLog opens the log of origin below a store's root for reading.
-func OpenLog(root, origin string) (*Log, error) {
+// OpenLog opens the log of origin in a directory's store for reading.
+func OpenLog(root, origin string) (*Log, error) { return Dir(root).OpenLog(origin) }
+
+// OpenLog opens the log of origin for reading.
+func (s Store) OpenLog(origin string) (*Log, error) {
 	if err := ValidOrigin(origin); err != nil {
 		return nil, err
 	}
-	l := &Log{origin, LogDir(root, origin), OS}
+	l := &Log{origin, LogDir(s.Root, origin), s.FS}
 	if _, err := l.fs.Stat(filepath.Join(l.dir, segmentDir)); err != nil {
 		return nil, fmt.Errorf("no log of %s in this store: %w", origin, err)
 	}
@@ -134,8 +137,8 @@ func (l *Log) segment(ctx context.Context, first uint64, last bool, skip func(*H
 // Replay calls fn with the OTLP request of each batch that was sealed within
 // window before the newest batch of a log, oldest first. It reads without the
 // lock, up to the last checkpoint. A log that does not exist holds nothing.
-func Replay(ctx context.Context, root, origin string, window time.Duration, fn func(sig Signal, sealedAt time.Time, message []byte) error) error {
-	l, err := OpenLog(root, origin)
+func (s Store) Replay(ctx context.Context, origin string, window time.Duration, fn func(sig Signal, sealedAt time.Time, message []byte) error) error {
+	l, err := s.OpenLog(origin)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

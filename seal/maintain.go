@@ -1,8 +1,12 @@
 package seal
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
+	"slices"
+	"sort"
 	"strings"
 	"time"
 )
@@ -95,58 +99,124 @@ func (w *Writer) refused() error {
 // pruneUpTo finds the first entry to keep, and the segments before it.
 func (w *Writer) pruneUpTo() (first uint64, gone []uint64, err error) {
 	r := w.cfg.Retention
-	if r == (Retention{}) {
+	objects, remote := w.cfg.FS.(ObjectFS)
+	now := w.cfg.Now()
+	if r == (Retention{}) || remote && now.Before(w.pruned.Add(pruneObjectsEvery)) {
 		return 0, nil, nil
 	}
+	w.pruned = now
 	firsts, _, err := segments(w.cfg.FS, w.dir)
+	if err != nil || len(firsts) == 0 {
+		return 0, nil, err
+	}
+	kept, err := segmentBytes(w.cfg.FS, w.dir) // if it were cut in front of segment i
 	if err != nil {
 		return 0, nil, err
 	}
-	kept := int64(0) // bytes, if it were cut in front of segment cut
-	sizes := make([]int64, len(firsts))
-	for i, s := range firsts {
-		fi, err := w.cfg.FS.Stat(filepath.Join(w.dir, segmentDir, segmentName(s)))
-		if err != nil {
-			return 0, nil, err
-		}
-		sizes[i] = fi.Size()
-		kept += sizes[i]
-	}
-	cut := 0
-	for i := 1; i < len(firsts); i++ {
-		open, err := w.segmentOpen(firsts[i])
+	var cuts []int // in front of these segments, which begin epochs
+	for i := 0; ; {
+		next, open, err := w.nextEpoch(firsts, i)
 		if err != nil {
 			return 0, nil, err
 		}
 		if open == nil {
-			continue
+			break
 		}
-		tooOld := r.MaxAge > 0 && w.cfg.Now().Sub(time.Unix(0, int64(open.Sealed))) >= r.MaxAge
+		tooOld := r.MaxAge > 0 && now.Sub(time.Unix(0, int64(open.Sealed))) >= r.MaxAge
 		tooLarge := r.MaxBytes > 0 && kept > r.MaxBytes
 		if !tooOld && !tooLarge {
 			break
 		}
-		for ; cut < i; cut++ { // all before this epoch goes
-			kept -= sizes[cut]
+		for ; i < next; i++ { // all before this epoch goes
+			if r.MaxBytes == 0 {
+				continue
+			}
+			fi, err := w.cfg.FS.Stat(filepath.Join(w.dir, segmentDir, segmentName(firsts[i])))
+			if err != nil {
+				return 0, nil, err
+			}
+			kept -= fi.Size()
 		}
+		cuts = append(cuts, next)
 	}
-	return firsts[cut], firsts[:cut], nil
+	for _, cut := range slices.Backward(cuts) {
+		if remote {
+			if may, err := w.mayPrune(objects, firsts[cut-1], firsts[cut]); err != nil {
+				return 0, nil, err
+			} else if !may {
+				continue
+			}
+		}
+		return firsts[cut], firsts[:cut], nil
+	}
+	return 0, nil, nil
 }
 
-// segmentOpen is the open that a segment starts with, nil if it continues an
-// epoch.
-func (w *Writer) segmentOpen(first uint64) (*Header, error) {
+// pruneObjectsEvery is how often the segments in an object store are looked
+// through: a listing takes a request for every thousand.
+const pruneObjectsEvery = time.Hour
+
+// mayPrune reports whether the segments through last may go from an object
+// store, so that the log begins with entry first: no lock keeps them, and the
+// tree up to there can be restored from full tiles alone.
+func (w *Writer) mayPrune(objects ObjectFS, last, first uint64) (bool, error) {
+	name := filepath.Join(w.dir, segmentDir, segmentName(last))
+	until, err := objects.LockedUntil(name)
+	if err != nil {
+		return false, err
+	}
+	if until.After(w.cfg.Now()) {
+		w.fault(&LockedError{name, until})
+		return false, nil
+	}
+	if first%tileWidth == 0 {
+		return true, nil
+	}
+	full := tile{0, first / tileWidth, make([]Hash, tileWidth)}
+	_, err = objects.Stat(filepath.Join(w.dir, filepath.FromSlash(full.path())))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // a few entries more, and it is there
+	}
+	return err == nil, err
+}
+
+// nextEpoch finds the first segment after segment i that begins another epoch,
+// and its open; nil if there is none. It reads few segments of many.
+func (w *Writer) nextEpoch(firsts []uint64, i int) (next int, open *Header, err error) {
+	here, err := w.firstHeader(firsts[i])
+	if err != nil {
+		return 0, nil, err
+	}
+	n := sort.Search(len(firsts)-i-1, func(n int) bool {
+		h, e := w.firstHeader(firsts[i+1+n])
+		if e != nil {
+			err = e
+			return true
+		}
+		return h.Epoch > here.Epoch
+	})
+	next = i + 1 + n
+	if err != nil || next == len(firsts) {
+		return next, nil, err
+	}
+	if open, err = w.firstHeader(firsts[next]); err == nil && open.Kind != KindOpen {
+		err = fmt.Errorf("segment %s begins epoch %d without an open; run: meshaudit verify", segmentName(firsts[next]), open.Epoch)
+	}
+	return next, open, err
+}
+
+// firstHeader is the header that a segment starts with.
+func (w *Writer) firstHeader(first uint64) (*Header, error) {
 	f, err := openRead(w.cfg.FS, filepath.Join(w.dir, segmentDir, segmentName(first)))
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	fm, err := newFrameReader(f, 0).next()
+	fr := newFrameReader(f, 0)
+	fr.skip = func(*Header) bool { return true }
+	fm, err := fr.next()
 	if err != nil {
-		return nil, err
-	}
-	if fm.Kind != KindOpen {
-		return nil, nil
+		return nil, fmt.Errorf("segment %s: %w", segmentName(first), err)
 	}
 	return fm.Header, nil
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,7 +23,7 @@ func (w *Writer) begin(before *logState) (*logState, error) {
 		return nil, err
 	}
 	limit := segmentLimit{}
-	if before != nil {
+	if before != nil && !direct(cfg.FS) { // an object is there, durably, or not
 		limit = segmentLimit{true, before.first, before.synced}
 	}
 	end, err := w.findEnd(limit)
@@ -85,6 +86,9 @@ func (w *Writer) openEpoch(at *logState, key ChainKey, after After, torn []Torn)
 }
 
 func removeTemporary(fsys FS, dir string) error {
+	if direct(fsys) {
+		return nil // there is none
+	}
 	names, err := fsys.ReadDir(dir)
 	if err != nil {
 		return err
@@ -129,7 +133,7 @@ func (w *Writer) chainKey(end *logEnd) (ChainKey, error) {
 // checkAgainstCheckpointFile refuses a log that is shorter than what it once
 // published.
 func (w *Writer) checkAgainstCheckpointFile(end *logEnd) error {
-	b, err := readFile(w.cfg.FS, filepath.Join(w.dir, checkpointFile), maxHeaderBytes)
+	b, name, err := newestCheckpoint(w.cfg.FS, w.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -138,7 +142,7 @@ func (w *Writer) checkAgainstCheckpointFile(end *logEnd) error {
 	}
 	c, err := openCheckpoint(b, w.verifier)
 	if err != nil {
-		return fmt.Errorf("%s: %w: not signed by this log key; the log was written under another key or altered; run: meshaudit verify", filepath.Join(w.dir, checkpointFile), err)
+		return fmt.Errorf("%s: %w: not signed by this log key; the log was written under another key or altered; run: meshaudit verify", filepath.Join(w.dir, name), err)
 	}
 	if c.Size > end.tree.size {
 		return fmt.Errorf("the log has %d entries, but %d were published in its checkpoint file: it was cut or rolled back; run `meshaudit verify`, restore the missing segments, or start a log with a new origin", end.tree.size, c.Size)
@@ -172,7 +176,7 @@ type segmentLimit struct {
 
 // findEnd reads the last segment that has a checkpoint, strictly.
 func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
-	firsts, strange, err := segments(w.cfg.FS, w.dir)
+	firsts, strange, all, err := lastSegments(w.cfg.FS, w.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -180,10 +184,22 @@ func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
 		return nil, fmt.Errorf("%s does not belong into a log: run `meshaudit verify`, then move it away", strange[0])
 	}
 	end := &logEnd{tree: new(tree)}
-	for i := len(firsts) - 1; i >= 0; i-- {
+	for i := len(firsts) - 1; i >= 0 || !all; i-- {
+		if i < 0 { // none of the last segments has a whole commit
+			before := firsts[0]
+			if firsts, _, err = segments(w.cfg.FS, w.dir); err != nil {
+				return nil, err
+			}
+			i, _ = slices.BinarySearch(firsts, before)
+			all = true
+			continue
+		}
 		seg, err := w.readTail(firsts[i], limit)
 		if err != nil {
 			return nil, err
+		}
+		if seg.damage != nil && direct(w.cfg.FS) {
+			return nil, fmt.Errorf("segment %s, offset %d: %w: an object is whole or absent, so no crash left this; run `meshaudit verify`, and start a log with a new origin", segmentName(firsts[i]), seg.kept, seg.damage)
 		}
 		if seg.damage != nil && len(end.cuts) > 0 {
 			return nil, fmt.Errorf("segment %s, offset %d: %w, and a segment follows it: not a torn tail; run: meshaudit verify", segmentName(firsts[i]), seg.kept, seg.damage)
@@ -195,7 +211,7 @@ func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
 			continue // a crash came before its first commit was whole
 		}
 		end.prev, end.last, end.record = seg.prev, seg.last, seg.last.FirstRecord+seg.last.Records
-		end.tree, err = w.restoreTree(firsts[:i], seg)
+		end.tree, err = w.restoreTree(seg)
 		return end, err
 	}
 	return end, nil
@@ -378,29 +394,55 @@ func (k *walker) step(f *frame) error {
 }
 
 // restoreTree gives the tree at the end of the last segment: its right edge
-// from the tiles up to the segment, its leaves from the segment. If the tiles
-// do not lead to the signed root, it is computed from all segments' headers.
-func (w *Writer) restoreTree(before []uint64, seg *segmentTail) (*tree, error) {
+// from the tiles up to the segment, its leaves from the segment. Tiles that
+// were not written, the last ones, are made up for by the headers of the
+// entries under them. If the tiles do not lead to the signed root, it is
+// computed from all segments' headers.
+func (w *Writer) restoreTree(seg *segmentTail) (*tree, error) {
 	t, err := storedTree(w.cfg.FS, w.dir, seg.first)
 	if err == nil && seg.extend(t) {
 		return t, nil
 	}
+	before, _, err := segments(w.cfg.FS, w.dir)
+	if err != nil {
+		return nil, err
+	}
+	i, _ := slices.BinarySearch(before, seg.first)
+	before = before[:i]
+	first := seg.first // that is kept
+	if len(before) > 0 {
+		first = before[0]
+	}
+	for n, size := 0, seg.first&^(tileWidth-1); n < maxTilesMissing && size > first; n, size = n+1, size-tileWidth {
+		if t, err = storedTree(w.cfg.FS, w.dir, size); err != nil {
+			continue
+		}
+		if err := w.pushLeaves(t, before, seg.first); err != nil {
+			return nil, err
+		}
+		if t.size == seg.first && seg.extend(t) {
+			return t, nil
+		}
+		break
+	}
 	t = new(tree)
-	if len(before) > 0 && before[0] > 0 { // pruned: what was before is in the tiles only
-		if t, err = storedTree(w.cfg.FS, w.dir, before[0]); err != nil {
+	if first > 0 { // pruned: what was before is in the tiles only
+		if t, err = storedTree(w.cfg.FS, w.dir, first); err != nil {
 			return nil, fmt.Errorf("the tiles of what was pruned are gone: %w", err)
 		}
 	}
-	for _, first := range before {
-		if err := w.pushLeaves(t, first); err != nil {
-			return nil, err
-		}
+	if err := w.pushLeaves(t, before, seg.first); err != nil {
+		return nil, err
 	}
 	if t.size == seg.first && seg.extend(t) {
 		return t, nil
 	}
 	return nil, errors.New("the entries do not lead to the root in the last checkpoint: the log was altered; run: meshaudit verify")
 }
+
+// maxTilesMissing is how many of the last tiles may be missing before a start
+// reads the whole log: what is not yet published when a writer is killed.
+const maxTilesMissing = 64
 
 // extend adds the segment's leaves and compares the last root.
 func (s *segmentTail) extend(t *tree) bool {
@@ -410,7 +452,25 @@ func (s *segmentTail) extend(t *tree) bool {
 	return t.size == s.checkpoint.Size && t.root() == s.checkpoint.Root
 }
 
-func (w *Writer) pushLeaves(t *tree, first uint64) error {
+// pushLeaves adds to a tree the entries that follow, up to an entry, from the
+// headers in segments.
+func (w *Writer) pushLeaves(t *tree, firsts []uint64, until uint64) error {
+	from, found := slices.BinarySearch(firsts, t.size)
+	if !found && from > 0 {
+		from--
+	}
+	for _, first := range firsts[from:] {
+		if first >= until {
+			break
+		}
+		if err := w.pushSegment(t, first); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *Writer) pushSegment(t *tree, first uint64) error {
 	f, err := openRead(w.cfg.FS, filepath.Join(w.dir, segmentDir, segmentName(first)))
 	if err != nil {
 		return err
@@ -426,7 +486,7 @@ func (w *Writer) pushLeaves(t *tree, first uint64) error {
 		if err != nil {
 			return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", segmentName(first), fr.offset, err)
 		}
-		if fm.Kind != KindCheckpoint {
+		if fm.Kind != KindCheckpoint && fm.Entry == t.size {
 			t.push(leafHash(fm.text))
 		}
 	}
@@ -437,6 +497,9 @@ func (w *Writer) pushLeaves(t *tree, first uint64) error {
 // short.
 func (w *Writer) cut(end *logEnd) ([]Torn, error) {
 	fsys := w.cfg.FS
+	if direct(fsys) {
+		return nil, nil // what is there is whole and durable
+	}
 	for _, c := range end.cuts {
 		name := filepath.Join(w.dir, segmentDir, segmentName(c.first))
 		f, err := openRead(fsys, name)

@@ -18,6 +18,10 @@ const (
 	tileDir        = "tile"
 	checkpointFile = "checkpoint"
 	lockName       = "lock"
+
+	// ProbeDir, in the root of a store of objects, holds what writers put
+	// there to find out at their start whether its locks hold.
+	ProbeDir = "probe"
 )
 
 // LogDir is the directory of the log of origin below a store's root.
@@ -25,8 +29,29 @@ func LogDir(root, origin string) string {
 	return filepath.Join(root, strings.ReplaceAll(origin, "/", "%2F"))
 }
 
+// Store is a place that holds logs: a directory of a file system, or a prefix
+// of a bucket.
+type Store struct {
+	FS   FS
+	Root string
+}
+
+// String is where the store is, as a reader of messages knows it.
+func (s Store) String() string {
+	if n, ok := s.FS.(fmt.Stringer); ok {
+		return n.String()
+	}
+	return s.Root
+}
+
+// Dir is the store in a directory of this machine.
+func Dir(root string) Store { return Store{OS, root} }
+
 // Origins lists the logs of a store, sorted.
-func Origins(root string) ([]string, error) { return origins(OS, root) }
+func (s Store) Origins() ([]string, error) { return origins(s.FS, s.Root) }
+
+// Origins lists the logs of the store in a directory, sorted.
+func Origins(root string) ([]string, error) { return Dir(root).Origins() }
 
 func origins(fsys FS, root string) ([]string, error) {
 	names, err := fsys.ReadDir(root)
@@ -47,6 +72,25 @@ func origins(fsys FS, root string) ([]string, error) {
 	return os, nil
 }
 
+// lastSegments is segments, without what comes before the last few where
+// listing all would take long. It reports whether it listed all.
+func lastSegments(fsys FS, dir string) (firsts []uint64, strange []string, all bool, err error) {
+	o, ok := fsys.(ObjectFS)
+	if !ok {
+		firsts, strange, err = segments(fsys, dir)
+		return firsts, strange, true, err
+	}
+	names, err := o.Tail(filepath.Join(dir, segmentDir))
+	if err != nil {
+		return nil, nil, false, err
+	}
+	firsts, strange = segmentsOf(names)
+	return firsts, strange, len(names) == 0, nil
+}
+
+// SegmentName is the file name of the segment that begins with an entry.
+func SegmentName(first uint64) string { return segmentName(first) }
+
 func segmentName(first uint64) string { return fmt.Sprintf("%020d%s", first, segmentSuffix) }
 
 // segments lists a log's segments by their first entry, ascending. A file
@@ -59,6 +103,11 @@ func segments(fsys FS, dir string) (firsts []uint64, strange []string, err error
 	if err != nil {
 		return nil, nil, err
 	}
+	firsts, strange = segmentsOf(names)
+	return firsts, strange, nil
+}
+
+func segmentsOf(names []fs.DirEntry) (firsts []uint64, strange []string) {
 	for _, n := range names {
 		digits, ok := strings.CutSuffix(n.Name(), segmentSuffix)
 		var first uint64
@@ -66,6 +115,7 @@ func segments(fsys FS, dir string) (firsts []uint64, strange []string, err error
 			if digits = strings.TrimLeft(digits, "0"); digits == "" {
 				digits = "0"
 			}
+			var err error
 			first, err = number(digits)
 			ok = err == nil
 		}
@@ -78,7 +128,51 @@ func segments(fsys FS, dir string) (firsts []uint64, strange []string, err error
 		}
 	}
 	slices.Sort(firsts)
-	return firsts, strange, nil
+	return firsts, strange
 }
+
+// segmentBytes is the size of all segments.
+func segmentBytes(fsys FS, dir string) (total int64, err error) {
+	names, err := fsys.ReadDir(filepath.Join(dir, segmentDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	for _, n := range names {
+		fi, err := n.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // pruned since
+		}
+		if err != nil {
+			return 0, err
+		}
+		if strings.HasSuffix(n.Name(), segmentSuffix) {
+			total += fi.Size()
+		}
+	}
+	return total, err
+}
+
+// newestCheckpoint is the log's newest published checkpoint and its name
+// below dir: the file that is replaced by each, or, where nothing is ever
+// replaced, the last of those that witnesses cosigned. fs.ErrNotExist: none.
+func newestCheckpoint(fsys FS, dir string) (b []byte, name string, err error) {
+	name = checkpointFile
+	if direct(fsys) {
+		names, err := fsys.(ObjectFS).Tail(filepath.Join(dir, checkpointFile))
+		if err != nil {
+			return nil, name, err
+		}
+		if len(names) == 0 {
+			return nil, name, fs.ErrNotExist
+		}
+		name += "/" + names[len(names)-1].Name()
+	}
+	b, err = readFile(fsys, filepath.Join(dir, filepath.FromSlash(name)), maxHeaderBytes)
+	return b, name, err
+}
+
+// checkpointName is the name of a cosigned checkpoint in a store where nothing
+// is ever replaced.
+func checkpointName(size uint64) string { return fmt.Sprintf("%s/%020d", checkpointFile, size) }
 
 func openRead(fsys FS, name string) (File, error) { return fsys.OpenFile(name, os.O_RDONLY, 0) }

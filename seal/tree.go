@@ -158,16 +158,17 @@ func storedTree(fsys FS, dir string, size uint64) (*tree, error) {
 	return treeFromTiles(size, func(t tile) ([]byte, error) { return readTile(fsys, dir, t) })
 }
 
-// readTile reads a tile from a log's directory: from its own file, from the
-// full tile's, or from a wider partial one's.
+// readTile reads a tile from a log's directory: from its own file, from a
+// wider partial one's, from the full tile's, or from the tiles below.
 func readTile(fsys FS, dir string, t tile) ([]byte, error) {
 	want := len(t.hashes) * sha256.Size
 	full := filepath.Join(dir, filepath.FromSlash(tile{t.level, t.index, make([]Hash, tileWidth)}.path()))
-	candidates := []string{filepath.Join(dir, filepath.FromSlash(t.path())), full}
+	candidates := []string{filepath.Join(dir, filepath.FromSlash(t.path()))}
 	names, _ := fsys.ReadDir(full + ".p") // absent: no partial ones
 	for _, n := range names {
 		candidates = append(candidates, filepath.Join(full+".p", n.Name()))
 	}
+	candidates = append(candidates, full)
 	for _, name := range candidates {
 		b, err := readFile(fsys, name, tileWidth*sha256.Size)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -180,5 +181,21 @@ func readTile(fsys FS, dir string, t tile) ([]byte, error) {
 			return b[:want], nil
 		}
 	}
-	return nil, fmt.Errorf("tile %s: %w", t.path(), fs.ErrNotExist)
+	if t.level == 0 {
+		return nil, fmt.Errorf("tile %s: %w", t.path(), fs.ErrNotExist)
+	}
+	// The hashes in it are the roots of the full tiles below.
+	derived := make([]byte, 0, want)
+	for i := range t.hashes {
+		below, err := readTile(fsys, dir, tile{t.level - 1, t.index*tileWidth + uint64(i), make([]Hash, tileWidth)})
+		if err != nil {
+			return nil, err
+		}
+		var l treeLevel
+		for ; len(below) > 0; below = below[sha256.Size:] {
+			l.push(Hash(below))
+		}
+		derived = append(derived, l.peaks[0].hash[:]...)
+	}
+	return derived, nil
 }

@@ -29,11 +29,16 @@ type VerifyOptions struct {
 	Progress func(done, total int64)
 }
 
+// Verify checks all logs of the store in a directory, see [Store.Verify].
+func Verify(ctx context.Context, root string, opts VerifyOptions) (*Report, error) {
+	return Dir(root).Verify(ctx, opts)
+}
+
 // Verify checks all logs of a store. An error means that the verifier itself
 // failed; everything it found is in the report. Memory does not grow with the
 // log.
-func Verify(ctx context.Context, root string, opts VerifyOptions) (*Report, error) {
-	return verifyStore(ctx, OS, root, opts)
+func (s Store) Verify(ctx context.Context, opts VerifyOptions) (*Report, error) {
+	return verifyStore(ctx, s.FS, s.Root, opts)
 }
 
 func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) (*Report, error) {
@@ -54,11 +59,14 @@ func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) 
 	if err != nil {
 		return nil, err
 	}
+	if err := r.strays(fsys, root); err != nil {
+		return nil, err
+	}
 	for _, s := range strange {
 		r.Findings = append(r.Findings, Finding{Class: Tampering, Axis: Integrity, What: fmt.Sprintf("%s is no log; a store holds nothing else", s)})
 	}
 	if len(origins) == 0 {
-		r.Findings = append(r.Findings, Finding{Class: Incomplete, Axis: Completeness, What: "no log was found in " + root, Next: "check the path; if a log was here, it is gone: restore it, then verify again"})
+		r.Findings = append(r.Findings, Finding{Class: Incomplete, Axis: Completeness, What: "no log was found in " + Store{fsys, root}.String(), Next: "check the path; if a log was here, it is gone: restore it, then verify again"})
 	}
 	if opts.Trust != nil {
 		for _, o := range opts.Trust.Origins() {
@@ -112,6 +120,7 @@ func strangeFiles(fsys FS, root string, origins []string) (strange []string, err
 	for _, n := range names {
 		switch {
 		case slices.Contains(origins, strings.ReplaceAll(n.Name(), "%2F", "/")):
+		case n.Name() == ProbeDir && direct(fsys):
 		case n.Name() == "lost+found", strings.HasSuffix(n.Name(), tmpSuffix):
 		case n.IsDir() && unbegun(fsys, filepath.Join(root, n.Name())):
 		default:
@@ -153,27 +162,28 @@ type verification struct {
 		set   bool
 	}
 
-	walk      walker
-	tree      *tree
-	tiles     []uint64 // per level: full tiles compared
-	keys      *ratchet // of the epoch, with the auditor's key
-	chain     ChainKey // of the epoch
-	haveChain bool
-	tagsLost  bool // some epoch could not be checked
-	heartbeat uint64
-	last      *Header
-	torn      map[Torn]uint64 // announced by opens: the entry that did
-	pruned    uint64          // the first entry kept, as ordered
-	zeroed    []zeroedBatch
-	erased    map[uint64]bool // targets of erase entries
-	halted    bool            // the walk could not begin
-	entries   uint64          // walked, whether a checkpoint follows or not
-	records   uint64
-	covered   uint64      // size of the tree at the last checkpoint
-	proven    []provenTo  // the last few checkpoints before the first bad object
-	published *Checkpoint // in the checkpoint file
-	since     *Checkpoint // kept elsewhere
-	sinceSeen bool        // the log has the root that it states
+	walk        walker
+	tree        *tree
+	tiles       []uint64 // per level: full tiles compared
+	keys        *ratchet // of the epoch, with the auditor's key
+	chain       ChainKey // of the epoch
+	haveChain   bool
+	tagsLost    bool // some epoch could not be checked
+	heartbeat   uint64
+	last        *Header
+	torn        map[Torn]uint64 // announced by opens: the entry that did
+	pruned      uint64          // the first entry kept, as ordered
+	zeroed      []zeroedBatch
+	erased      map[uint64]bool // targets of erase entries
+	halted      bool            // the walk could not begin
+	entries     uint64          // walked, whether a checkpoint follows or not
+	records     uint64
+	covered     uint64      // size of the tree at the last checkpoint
+	proven      []provenTo  // the last few checkpoints before the first bad object
+	published   *Checkpoint // in the checkpoint file
+	publishedAs string      // its name
+	since       *Checkpoint // kept elsewhere
+	sinceSeen   bool        // the log has the root that it states
 }
 
 // zeroedBatch is a batch whose sections are all zeros: erased, if an erase
@@ -245,14 +255,9 @@ func (v *verification) run(ctx context.Context) error {
 	for _, s := range strange {
 		v.foundAt(s, 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
 	}
-	for _, first := range firsts {
-		fi, err := v.fs.Stat(filepath.Join(v.dir, segmentDir, segmentName(first)))
-		if err != nil {
-			return err
-		}
-		v.total += fi.Size()
+	if v.total, err = segmentBytes(v.fs, v.dir); err != nil {
+		return err
 	}
-
 	stop := v.startWorkers()
 	err = v.segments(ctx, firsts)
 	stop()
@@ -608,11 +613,11 @@ func (v *verification) conclude() error {
 			v.foundAt(z.segment, z.offset, z.entry, Tampering, Integrity, nextIsolate, fmt.Sprintf("entry %d is overwritten with zeros, and no erase ordered that", z.entry))
 		}
 	}
-	if v.published == nil && v.last != nil && v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed))) > publishGrace {
+	if v.published == nil && v.last != nil && !direct(v.fs) && v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed))) > publishGrace {
 		v.foundAt(checkpointFile, 0, v.walk.entry, Incomplete, Completeness, "restore it from a copy; without it a cut tail is not seen", "the published checkpoint is missing")
 	}
 	if p := v.published; p != nil && p.Size > v.covered {
-		v.foundAt(checkpointFile, 0, v.covered, Tampering, Completeness, nextIsolate, fmt.Sprintf("%d entries were published, the log has %d: it was cut", p.Size, v.covered))
+		v.foundAt(v.publishedAs, 0, v.covered, Tampering, Completeness, nextIsolate, fmt.Sprintf("%d entries were published, the log has %d: it was cut", p.Size, v.covered))
 	}
 	if p := v.since; p != nil && p.Size > v.covered {
 		v.found(Tampering, Completeness, nextIsolate, "the older checkpoint states %d entries, the log has %d: it was cut or rolled back", p.Size, v.covered)

@@ -14,7 +14,7 @@ import (
 
 // readPublished reads the checkpoint file.
 func (v *verification) readPublished() error {
-	b, err := readFile(v.fs, filepath.Join(v.dir, checkpointFile), maxHeaderBytes)
+	b, name, err := newestCheckpoint(v.fs, v.dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -22,7 +22,7 @@ func (v *verification) readPublished() error {
 		return err
 	}
 	bad := func(what string) {
-		v.foundAt(checkpointFile, 0, 0, Tampering, Integrity, nextIsolate, what)
+		v.foundAt(name, 0, 0, Tampering, Integrity, nextIsolate, what)
 	}
 	c, err := openCheckpoint(b, nil)
 	if err != nil {
@@ -39,7 +39,34 @@ func (v *verification) readPublished() error {
 			return nil
 		}
 	}
-	v.published = &c
+	if name != checkpointFile && name != checkpointName(c.Size) {
+		bad(fmt.Sprintf("the published checkpoint is for %d entries, which its name does not say", c.Size))
+		return nil
+	}
+	v.published, v.publishedAs = &c, name
+	return nil
+}
+
+// strays reports what nobody who only adds objects leaves in a store: older
+// versions and delete markers. A lock keeps versions, but does not prevent that
+// others are put on top.
+func (r *Report) strays(fsys FS, root string) error {
+	o, ok := fsys.(ObjectFS)
+	if !ok {
+		return nil
+	}
+	err := o.Strays(root, func(name, what string) {
+		if rel, err := filepath.Rel(root, name); err == nil {
+			name = filepath.ToSlash(rel)
+		}
+		if strings.HasPrefix(name, ProbeDir+"/") || len(r.Findings) >= 2*maxFindings {
+			return
+		}
+		r.Findings = append(r.Findings, Finding{Class: Tampering, Axis: Integrity, Segment: name, What: what, Next: "read the first version of it: that is what the writer sealed; find out who wrote to the bucket"})
+	})
+	if err != nil {
+		return fmt.Errorf("list all versions: %w", err)
+	}
 	return nil
 }
 
@@ -158,17 +185,8 @@ func (v *verification) storedTiles() error {
 
 // grown reports whether the log was written to since the walk began.
 func (v *verification) grown() bool {
-	firsts, _, err := segments(v.fs, v.dir)
-	if err != nil {
-		return false
-	}
-	var total int64
-	for _, first := range firsts {
-		if fi, err := v.fs.Stat(filepath.Join(v.dir, segmentDir, segmentName(first))); err == nil {
-			total += fi.Size()
-		}
-	}
-	return total > v.total
+	total, err := segmentBytes(v.fs, v.dir)
+	return err == nil && total > v.total
 }
 
 func parseTilePath(rel string) (t tile, ok bool) {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -25,6 +26,15 @@ type Config struct {
 	Heartbeat       time.Duration // 0: 60 s; whole seconds
 	SegmentMaxBytes int64         // 0: 64 MiB; a segment ends at the group that passes it
 	MaxPendingBytes int64         // 0: 64 MiB of requests that wait; more wait outside
+
+	// SegmentMaxAge ends a segment file so long after it was begun, whether
+	// anything follows or not. 0: never.
+	SegmentMaxAge time.Duration
+
+	// Linger is the least time from one commit of requests to the next: each
+	// gathers what arrives meanwhile. 0: none. It bounds how many objects
+	// a writer makes whose files are objects.
+	Linger time.Duration
 
 	// EpochMaxAge ends an epoch and begins the next, under the next chain
 	// key. Pruning cuts between epochs. 0: only at a start.
@@ -92,6 +102,11 @@ type Writer struct {
 	// Owned by the committer.
 	log       *logState
 	publisher publisher
+	pruned    time.Time // when the retention was last applied
+	committed time.Time // when the last group of requests was begun
+
+	stopped  chan error    // why to stop for good
+	closedTo atomic.Uint64 // see Closed
 }
 
 // pending is a batch that waits to be committed.
@@ -119,6 +134,7 @@ func Open(cfg Config) (*Writer, error) {
 		kick:    make(chan struct{}, 1),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
+		stopped: make(chan error, 1),
 	}
 	var err error
 	if w.verifier, err = note.NewVerifier(cfg.LogKey.VerifierKey()); err != nil {
@@ -133,7 +149,8 @@ func Open(cfg Config) (*Writer, error) {
 	if w.log, err = w.begin(nil); err != nil {
 		return nil, errors.Join(err, w.lock.Close())
 	}
-	w.publisher.start(cfg.FS, w.dir, w.fault)
+	w.closedTo.Store(w.log.closed())
+	w.publisher.start(cfg.FS, w.dir, w.publishFault)
 	go w.run()
 	return w, nil
 }
@@ -181,6 +198,9 @@ func (c *Config) complete() error {
 
 // prepareDir makes the log's directories, durably.
 func (w *Writer) prepareDir() error {
+	if direct(w.cfg.FS) {
+		return nil
+	}
 	for _, d := range []string{segmentDir, tornDir} {
 		if err := mkdirAll(w.cfg.FS, filepath.Join(w.dir, d)); err != nil {
 			return err
@@ -406,16 +426,24 @@ func (w *Writer) run() {
 	w.publisher.scheduled = true
 	maintain := time.NewTicker(w.cfg.maintainEvery)
 	defer maintain.Stop()
+	aged := time.NewTimer(0)
+	defer aged.Stop()
 	committed := func() {
 		beat.Reset(w.cfg.Heartbeat)
+		if w.log == nil {
+			return
+		}
+		w.closedTo.Store(w.log.closed())
+		if w.cfg.SegmentMaxAge > 0 && w.log.segment != nil {
+			aged.Reset(w.cfg.SegmentMaxAge - w.cfg.Now().Sub(w.log.started))
+		}
 		if !w.publisher.scheduled {
 			w.publisher.scheduled = true
 			publish.Reset(w.cfg.publishEvery)
 		}
 	}
-	if w.maintain() {
-		committed()
-	}
+	w.maintain()
+	committed()
 	// Without a log, the writer was closed while it tried to recover.
 	for closing := false; !closing && w.log != nil; {
 		select {
@@ -431,10 +459,22 @@ func (w *Writer) run() {
 			if w.maintain() {
 				committed()
 			}
+		case <-aged.C:
+			if w.log.segmentIsOld() {
+				w.log.abandon() // all of it is durable
+				w.closedTo.Store(w.log.closed())
+			}
+		case cause := <-w.stopped:
+			w.stop(cause)
+			continue
 		case <-w.closing:
 			closing = true
 		}
-		for group := w.take(); len(group) > 0; group = w.take() {
+		for w.linger(); w.log != nil; w.linger() {
+			group := w.take()
+			if len(group) == 0 {
+				break
+			}
 			w.commit(group, nil)
 			committed()
 		}
@@ -472,6 +512,68 @@ func (w *Writer) commit(group []*pending, other *Header) {
 	}
 }
 
+// linger waits until the next group of requests may be begun. What is waiting
+// then goes into it.
+func (w *Writer) linger() {
+	wait := w.cfg.Linger - time.Since(w.committed)
+	if w.cfg.Linger > 0 && wait > 0 && w.waiting() {
+		t := time.NewTimer(wait)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-w.closing:
+		}
+	}
+	w.committed = time.Now()
+}
+
+// waiting reports whether requests wait, and fewer than fill a group.
+func (w *Writer) waiting() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	size, any := 0, false
+	for _, g := range w.filled {
+		for _, p := range g {
+			size, any = size+p.bytes, true
+		}
+	}
+	for _, p := range w.shared {
+		any = any || p != nil
+	}
+	return any && size < groupMaxBytes
+}
+
+// Stop makes the writer refuse everything from now on, with cause, and write
+// nothing more: two writers are at this log.
+func (w *Writer) Stop(cause error) {
+	select {
+	case w.stopped <- cause:
+	default: // it is stopped already
+	}
+}
+
+// stop is Stop, in the committer.
+func (w *Writer) stop(cause error) {
+	w.setRefuse(cause)
+	w.log.abandon()
+	w.log = nil
+	w.fault(cause)
+}
+
+// Closed is the entry before which all segments are complete: they are not
+// written to again.
+func (w *Writer) Closed() uint64 { return w.closedTo.Load() }
+
+// publishFault is told of what the publisher could not write.
+func (w *Writer) publishFault(err error) {
+	var fork *ForkError
+	if errors.As(err, &fork) {
+		w.Stop(err)
+		return
+	}
+	w.fault(err)
+}
+
 func (w *Writer) setRefuse(err error) {
 	w.mu.Lock()
 	w.refuse = err
@@ -503,6 +605,11 @@ func (w *Writer) fault(err error) {
 // recover rebuilds the log's state from what is known to be durable and opens
 // a new epoch, as often as it takes.
 func (w *Writer) recover(cause error) {
+	var fork *ForkError
+	if errors.As(cause, &fork) {
+		w.stop(cause)
+		return
+	}
 	w.fault(cause)
 	w.log.abandon()
 	for wait := w.cfg.retryAfter; ; wait = min(2*wait, 10*time.Second) {
@@ -526,7 +633,10 @@ func (w *Writer) recover(cause error) {
 
 // finish ends the epoch and publishes what is left.
 func (w *Writer) finish() error {
-	w.setRefuse(ErrClosed)
+	var fork *ForkError
+	if !errors.As(w.refused(), &fork) { // which is what to say, for ever
+		w.setRefuse(ErrClosed)
+	}
 	var err error
 	if w.log != nil {
 		_, err = w.log.commit(nil, &Header{Kind: KindClose}, uint64(w.cfg.Now().UnixNano()))

@@ -39,11 +39,15 @@ hexadecimal digits.`,
 		if err != nil {
 			return usage(c, err)
 		}
-		at, err := locate(c, args[0], id)
+		store, err := openStore(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
-		log, err := seal.OpenLog(args[0], at.origin)
+		at, err := locate(c, store, id)
+		if err != nil {
+			return err
+		}
+		log, err := store.OpenLog(at.origin)
 		if err != nil {
 			return err
 		}
@@ -71,7 +75,7 @@ type place struct {
 }
 
 // locate finds the one record with the given id, or beginning of an id.
-func locate(c *cobra.Command, store, id string) (*place, error) {
+func locate(c *cobra.Command, store seal.Store, id string) (*place, error) {
 	q := &query.Query{IDs: []string{id}}
 	var found *place
 	_, err := q.Run(c.Context(), store, func(r *query.Record) error {

@@ -87,8 +87,12 @@ Exit code:
 		if err = errors.Join(err, q.Validate()); err != nil {
 			return usage(c, err)
 		}
+		store, err := openStore(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
 		sink := newSink(s, form.value)
-		stats, err := q.Run(c.Context(), args[0], sink.record)
+		stats, err := q.Run(c.Context(), store, sink.record)
 		if e := sink.flush(); err == nil {
 			err = e
 		}

@@ -37,13 +37,17 @@ checkpoint. It needs no key and proves nothing; meshaudit verify does.`,
 		if err != nil {
 			return usage(c, err)
 		}
-		logs, err := query.Origins(args[0], globs)
+		store, err := openStore(c.Context(), args[0])
+		if err != nil {
+			return err
+		}
+		logs, err := query.Origins(store, globs)
 		if err != nil {
 			return err
 		}
 		t := entryTable(s, len(logs) > 1)
 		noSections := func(*seal.Header) bool { return true }
-		err = query.Entries(c.Context(), args[0], logs, noSections, func(e *seal.Entry) error {
+		err = query.Entries(c.Context(), store, logs, noSections, func(e *seal.Entry) error {
 			switch {
 			case e.Header.Entry < *from || e.Header.Entry > *to:
 				return nil

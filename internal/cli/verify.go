@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +41,7 @@ Exit code:
 	asOf := c.Flags().String("as-of", "", "`TIME` up to which the logs should reach; default now")
 	form := output(c, "text", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		store, now := args[0], time.Now()
+		now := time.Now()
 		opts := seal.VerifyOptions{AsOf: now}
 		var err error
 		if *asOf != "" {
@@ -68,21 +66,20 @@ Exit code:
 			}
 			opts.Auditor = &key
 		}
-		if fi, err := os.Stat(store); err == nil && !fi.IsDir() {
-			return fmt.Errorf("%s is a file: a store is a directory", store)
-		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		store, err := openStore(c.Context(), args[0])
+		if err != nil {
 			return err
 		}
 		bar := &progress{s: s, start: now}
 		if s.progress {
 			opts.Progress = bar.show
 		}
-		report, err := seal.Verify(c.Context(), store, opts)
+		report, err := store.Verify(c.Context(), opts)
 		bar.clear()
 		if err != nil {
 			return fmt.Errorf("verify: %w", err)
 		}
-		a := answer(store, &opts, report)
+		a := answer(args[0], &opts, report)
 		if form.value == "json" {
 			err = writeJSON(s.out, a, true)
 		} else {
@@ -224,7 +221,7 @@ func answer(store string, opts *seal.VerifyOptions, r *seal.Report) *storeAnswer
 }
 
 func answerLog(store string, opts *seal.VerifyOptions, l *seal.LogReport) *logAnswer {
-	dir := seal.LogDir(store, l.Origin)
+	dir := inStore(store, seal.LogDir(".", l.Origin))
 	a := &logAnswer{
 		Origin: l.Origin, Answer: isProven, Axes: map[string]string{},
 		Trusted: l.Trusted, Pinned: l.Pinned, WithAuditor: isNone,
@@ -299,7 +296,7 @@ func byWeight(fs []seal.Finding) []seal.Finding {
 func finding(dir string, f *seal.Finding) findingAnswer {
 	a := findingAnswer{Class: f.Class.String(), Axis: f.Axis.String(), Offset: f.Offset, What: f.What, Next: f.Next}
 	if f.Segment != "" {
-		a.File = filepath.Join(dir, filepath.FromSlash(f.Segment))
+		a.File = inStore(dir, f.Segment)
 	}
 	return a
 }

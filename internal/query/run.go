@@ -22,13 +22,13 @@ func (e *DamageError) Unwrap() error { return e.Err }
 
 // Origins lists the logs of a store that one of the patterns matches; no
 // pattern matches all. It is an error if there is none.
-func Origins(store string, patterns []Glob) ([]string, error) {
-	all, err := seal.Origins(store)
+func Origins(store seal.Store, patterns []Glob) ([]string, error) {
+	all, err := store.Origins()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the store: %w", err)
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("no log in %s: a store is the `directory` that the sealed_log exporter was given", store)
+		return nil, fmt.Errorf("no log in %s: a store is the `directory` that the sealed_log exporter was given, or its bucket, s3://BUCKET/PREFIX", store)
 	}
 	if len(patterns) == 0 {
 		return all, nil
@@ -50,12 +50,12 @@ func Origins(store string, patterns []Glob) ([]string, error) {
 // sections. The error of fn ends the walk. Errors of a log end that log alone,
 // and are returned at the end, as *DamageError if it is the log's content that
 // cannot be read.
-func Entries(ctx context.Context, store string, origins []string, skip func(*seal.Header) bool, fn func(*seal.Entry) error) error {
+func Entries(ctx context.Context, store seal.Store, origins []string, skip func(*seal.Header) bool, fn func(*seal.Entry) error) error {
 	return merge(ctx, store, origins, skip, func(*seal.Entry) bool { return true }, fn)
 }
 
 // merge is Entries for those entries alone that keep wants.
-func merge(ctx context.Context, store string, origins []string, skip func(*seal.Header) bool, keep func(*seal.Entry) bool, fn func(*seal.Entry) error) error {
+func merge(ctx context.Context, store seal.Store, origins []string, skip func(*seal.Header) bool, keep func(*seal.Entry) bool, fn func(*seal.Entry) error) error {
 	type log struct {
 		origin string
 		head   *seal.Entry
@@ -73,7 +73,7 @@ func merge(ctx context.Context, store string, origins []string, skip func(*seal.
 		return ok
 	}
 	for _, o := range origins {
-		opened, err := seal.OpenLog(store, o)
+		opened, err := store.OpenLog(o)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -146,7 +146,7 @@ type Stats struct {
 // Run calls fn for every record that matches, in the order in which they were
 // sealed. The error of fn ends it. Otherwise see Entries for the errors; what
 // could be read has been given to fn by then.
-func (q *Query) Run(ctx context.Context, store string, fn func(*Record) error) (stats Stats, err error) {
+func (q *Query) Run(ctx context.Context, store seal.Store, fn func(*Record) error) (stats Stats, err error) {
 	origins, err := Origins(store, q.Origins)
 	if err != nil {
 		return stats, err

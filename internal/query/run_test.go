@@ -112,7 +112,7 @@ func run(t *testing.T, store string, q Query) ([]string, Stats, error) {
 		t.Fatal(err)
 	}
 	var names []string
-	stats, err := q.Run(t.Context(), store, func(r *Record) error {
+	stats, err := q.Run(t.Context(), seal.Dir(store), func(r *Record) error {
 		switch r.Signal {
 		case seal.SignalLogs:
 			names = append(names, r.Log.Body().AsString())
@@ -247,7 +247,7 @@ func TestRun(t *testing.T) {
 func TestRecordNumbers(t *testing.T) {
 	var numbers []uint64
 	q := Query{Events: globs(t, ParseGlob, "*")}
-	if _, err := q.Run(t.Context(), oneLog(t), func(r *Record) error { numbers = append(numbers, r.Number); return nil }); err != nil {
+	if _, err := q.Run(t.Context(), seal.Dir(oneLog(t)), func(r *Record) error { numbers = append(numbers, r.Number); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	if want := []uint64{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}; !reflect.DeepEqual(numbers, want) {
@@ -328,14 +328,14 @@ func TestCallerAndContextEndARun(t *testing.T) {
 	store := oneLog(t)
 	stop := errors.New("stop")
 	n := 0
-	_, err := new(Query).Run(t.Context(), store, func(*Record) error { n++; return stop })
+	_, err := new(Query).Run(t.Context(), seal.Dir(store), func(*Record) error { n++; return stop })
 	if err != stop || n != 1 {
 		t.Errorf("after %d records: %v", n, err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var damage *DamageError
-	if _, err := new(Query).Run(ctx, store, func(*Record) error { return nil }); !errors.Is(err, context.Canceled) || errors.As(err, &damage) {
+	if _, err := new(Query).Run(ctx, seal.Dir(store), func(*Record) error { return nil }); !errors.Is(err, context.Canceled) || errors.As(err, &damage) {
 		t.Errorf("got %v", err)
 	}
 }

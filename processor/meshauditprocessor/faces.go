@@ -53,11 +53,15 @@ type logsFace struct {
 	face
 	next     consumer.Logs
 	recorder *recorder
-	replay   replayFunc // nil: seal.Replay
+	replay   replayFunc // nil: replayStore
 }
 
 type replayFunc func(ctx context.Context, dir, origin string, window time.Duration,
 	fn func(sig seal.Signal, sealedAt time.Time, message []byte) error) error
+
+func replayStore(ctx context.Context, dir, origin string, window time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
+	return seal.Dir(dir).Replay(ctx, origin, window, fn)
+}
 
 func (*logsFace) Capabilities() consumer.Capabilities {
 	return consumer.Capabilities{MutatesData: true}
@@ -75,7 +79,7 @@ func (f *logsFace) Start(ctx context.Context, _ component.Host) error {
 	if from := f.cfg.RecoverFrom; from.Directory != "" {
 		replay := f.replay
 		if replay == nil {
-			replay = seal.Replay
+			replay = replayStore
 		}
 		// Records can be derived again later, evidence can't be had again:
 		// a log that can't be read must not keep us from sealing.
