@@ -18,11 +18,11 @@ const (
 // objects as they are common in examples: method, path, user, source.
 func (d *decoder) input() {
 	c, e := &d.c, &d.e
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "attributes":
 			d.attributes()
 		case "parsed_path":
@@ -32,7 +32,7 @@ func (d *decoder) input() {
 		case "path":
 			d.path()
 		case "host":
-			e.Host = evidence.Authority(c.string())
+			e.Host = evidence.Authority(c.String())
 		case "request":
 			d.request()
 		case "user", "subject":
@@ -42,18 +42,18 @@ func (d *decoder) input() {
 		case "destination":
 			d.peer(&e.To, fromDestination)
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }
 
 func (d *decoder) attributes() {
 	c, e := &d.c, &d.e
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "source":
 			d.peer(&e.From, fromSource)
 		case "destination":
@@ -63,7 +63,7 @@ func (d *decoder) attributes() {
 		case "metadata_context", "metadataContext":
 			d.metadataContext()
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }
@@ -72,11 +72,11 @@ func (d *decoder) attributes() {
 // http's fields stand directly in it.
 func (d *decoder) request() {
 	c, e := &d.c, &d.e
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "time":
 			d.time()
 		case "http", "Http":
@@ -88,13 +88,13 @@ func (d *decoder) request() {
 		case "path":
 			d.path()
 		case "host":
-			e.Host = evidence.Authority(c.string())
+			e.Host = evidence.Authority(c.String())
 		case "protocol":
 			e.Protocol = d.name()
 		case "headers":
 			d.requestHeaders()
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }
@@ -103,22 +103,22 @@ func (d *decoder) request() {
 // (encoding/json).
 func (d *decoder) time() {
 	c := &d.c
-	if c.peek() != '{' {
-		d.requestTime = unixNano(c.string())
+	if c.Peek() != '{' {
+		d.requestTime = unixNano(c.String())
 		return
 	}
 	var seconds, nanos int64
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "seconds":
-			seconds, _ = strconv.ParseInt(c.scalar(), 10, 64)
+			seconds, _ = strconv.ParseInt(c.Scalar(), 10, 64)
 		case "nanos":
-			nanos, _ = strconv.ParseInt(c.scalar(), 10, 64)
+			nanos, _ = strconv.ParseInt(c.Scalar(), 10, 64)
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 	const maxSeconds = 9_223_372_035 // the year 2262
@@ -129,15 +129,15 @@ func (d *decoder) time() {
 
 func (d *decoder) requestHeaders() {
 	c := &d.c
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		if strings.EqualFold(string(c.key), "authorization") {
+	for c.Next() {
+		if strings.EqualFold(string(c.Key), "authorization") {
 			d.authorization = d.headerValue()
 			continue
 		}
-		name := string(c.key)
+		name := string(c.Key)
 		d.headers.Add(name, d.headerValue())
 	}
 }
@@ -145,18 +145,18 @@ func (d *decoder) requestHeaders() {
 // headerValue reads a header's value, the first of several.
 func (d *decoder) headerValue() string {
 	c := &d.c
-	if c.peek() != '[' {
-		return c.string()
+	if c.Peek() != '[' {
+		return c.String()
 	}
 	value := ""
-	if !c.array() {
+	if !c.Array() {
 		return ""
 	}
-	for n := 0; c.element(); n++ {
+	for n := 0; c.Element(); n++ {
 		if n == 0 {
-			value = c.string()
+			value = c.String()
 		} else {
-			c.skip()
+			c.Skip()
 		}
 	}
 	return value
@@ -164,20 +164,20 @@ func (d *decoder) headerValue() string {
 
 // path reads a path: a string, or its segments.
 func (d *decoder) path() {
-	if d.c.peek() == '[' {
+	if d.c.Peek() == '[' {
 		d.e.Path = d.pathSegments()
 		return
 	}
-	d.e.Path = evidence.PathOnly(d.c.string())
+	d.e.Path = evidence.PathOnly(d.c.String())
 }
 
 func (d *decoder) pathSegments() string {
-	if !d.c.array() {
+	if !d.c.Array() {
 		return ""
 	}
 	var b strings.Builder
-	for d.c.element() {
-		segment := d.c.scalar()
+	for d.c.Element() {
+		segment := d.c.Scalar()
 		if b.Len() < evidence.MaxPath {
 			b.WriteByte('/')
 			b.WriteString(segment)
@@ -190,23 +190,23 @@ func (d *decoder) pathSegments() string {
 // plain string if that is a SPIFFE ID.
 func (d *decoder) peer(p *evidence.Party, from string) {
 	c := &d.c
-	if c.peek() == '"' {
-		if s := c.string(); strings.HasPrefix(s, "spiffe://") {
+	if c.Peek() == '"' {
+		if s := c.String(); strings.HasPrefix(s, "spiffe://") {
 			p.AddIdentity(evidence.ParseIdentity(s, evidence.ProofClaimed, from))
 		}
 		return
 	}
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "principal", "spiffe_id":
-			p.AddIdentity(evidence.ParseIdentity(c.string(), evidence.ProofClaimed, from))
+			p.AddIdentity(evidence.ParseIdentity(c.String(), evidence.ProofClaimed, from))
 		case "address", "Address":
 			d.address(p)
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }
@@ -217,21 +217,21 @@ func (d *decoder) peer(p *evidence.Party, from string) {
 // or a plain string.
 func (d *decoder) address(p *evidence.Party) {
 	c := &d.c
-	if c.peek() != '{' {
+	if c.Peek() != '{' {
 		p.Address = d.name()
 		return
 	}
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "address", "Address", "socketAddress", "socket_address", "SocketAddress", "PortSpecifier":
 			d.address(p)
 		case "portValue", "port_value", "PortValue":
-			p.Port = port(c.scalar())
+			p.Port = port(c.Scalar())
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }
@@ -240,24 +240,24 @@ func (d *decoder) address(p *evidence.Party) {
 // filterMetadata."envoy.filters.http.jwt_authn".<payload>.sub.
 func (d *decoder) metadataContext() {
 	c := &d.c
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "filterMetadata", "filter_metadata":
-			if !c.object() {
+			if !c.Object() {
 				continue
 			}
-			for c.next() {
-				if string(c.key) == "envoy.filters.http.jwt_authn" {
+			for c.Next() {
+				if string(c.Key) == "envoy.filters.http.jwt_authn" {
 					d.subject(3)
 				} else {
-					c.skip()
+					c.Skip()
 				}
 			}
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }
@@ -265,14 +265,14 @@ func (d *decoder) metadataContext() {
 // subject looks for a sub claim at most depth objects down; the first counts.
 func (d *decoder) subject(depth int) {
 	c := &d.c
-	if depth == 0 || !c.object() {
+	if depth == 0 || !c.Object() {
 		if depth == 0 {
-			c.skip()
+			c.Skip()
 		}
 		return
 	}
-	for c.next() {
-		if string(c.key) != "sub" {
+	for c.Next() {
+		if string(c.Key) != "sub" {
 			d.subject(depth - 1)
 			continue
 		}
@@ -285,21 +285,21 @@ func (d *decoder) subject(depth int) {
 // user reads input.user: a string, or an object that names it.
 func (d *decoder) user() {
 	c := &d.c
-	if c.peek() == '"' {
+	if c.Peek() == '"' {
 		d.plainUser = d.name()
 		return
 	}
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "id", "sub", "name", "username":
 			if s := d.name(); d.plainUser == "" {
 				d.plainUser = s
 			}
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }

@@ -36,6 +36,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
+	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 )
 
 // Engine is the verdict's engine.
@@ -51,17 +52,17 @@ var (
 // one object of valid JSON with a decision_id, and one that states the decision,
 // the input or the result twice: readers differ on which of the two counts.
 func Decode(event []byte) (evidence.Evidence, error) {
-	d := decoder{c: cursor{b: event}}
+	d := decoder{c: jsonscan.New(event)}
 	d.e.Source, d.e.Role, d.e.Final = evidence.SourceOPA, evidence.RoleDecision, true
 	d.verdict = evidence.Verdict{Engine: Engine, Decision: evidence.NotEvaluated, Enforced: true}
-	if d.c.peek() != '{' {
-		if d.c.skip(); d.c.end() != nil {
-			return evidence.Evidence{}, fmt.Errorf("opa event: byte %d: %w", d.c.i, d.c.err)
+	if d.c.Peek() != '{' {
+		if d.c.Skip(); d.c.End() != nil {
+			return evidence.Evidence{}, fmt.Errorf("opa event: byte %d: %w", d.c.Offset(), d.c.Err())
 		}
 		return evidence.Evidence{}, fmt.Errorf("opa event: %w", errNoObject)
 	}
 	d.event()
-	if err := d.c.end(); err != nil {
+	if err := d.c.End(); err != nil {
 		return evidence.Evidence{}, fmt.Errorf("opa event: %w", err)
 	}
 	if d.duplicate != "" {
@@ -76,7 +77,7 @@ func Decode(event []byte) (evidence.Evidence, error) {
 
 // A decoder gathers what one event says.
 type decoder struct {
-	c       cursor
+	c       jsonscan.Cursor
 	e       evidence.Evidence
 	verdict evidence.Verdict
 
@@ -101,12 +102,12 @@ var singleKeys = [...]string{"decision_id", "input", "result", "error"}
 
 func (d *decoder) event() {
 	c, e := &d.c, &d.e
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
+	for c.Next() {
 		d.once()
-		switch string(c.key) {
+		switch string(c.Key) {
 		case "decision_id":
 			e.DecisionID = d.name()
 		case "batch_decision_id":
@@ -125,9 +126,9 @@ func (d *decoder) event() {
 		case "timestamp":
 			d.timestamp = d.name()
 		case "trace_id":
-			e.TraceID, _ = evidence.ParseTraceID(c.string())
+			e.TraceID, _ = evidence.ParseTraceID(c.String())
 		case "span_id":
-			e.SpanID, _ = evidence.ParseSpanID(c.string())
+			e.SpanID, _ = evidence.ParseSpanID(c.String())
 		case "requested_by":
 			e.PeerAddress, e.PeerPort = envoy.SplitAddress(d.name())
 		case "input":
@@ -140,14 +141,14 @@ func (d *decoder) event() {
 		case "erased", "masked":
 			d.erased()
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }
 
 func (d *decoder) once() {
 	for i, key := range singleKeys {
-		if string(d.c.key) == key {
+		if string(d.c.Key) == key {
 			if d.seen[i] {
 				d.duplicate = key
 			}
@@ -157,21 +158,21 @@ func (d *decoder) once() {
 }
 
 // name reads a bounded string or number.
-func (d *decoder) name() string { return evidence.Text(d.c.scalar(), evidence.MaxName) }
+func (d *decoder) name() string { return evidence.Text(d.c.Scalar(), evidence.MaxName) }
 
 func (d *decoder) labels() {
 	c := &d.c
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "id":
 			d.e.Reporter.Node = d.name()
 		case "cluster", "cluster_id":
 			d.e.Cluster = d.name()
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 }
@@ -180,17 +181,17 @@ func (d *decoder) labels() {
 func (d *decoder) bundles() {
 	const maxBundles = 64
 	c := &d.c
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		bundle := evidence.Text(string(c.key), evidence.MaxName)
-		if !c.object() {
+	for c.Next() {
+		bundle := evidence.Text(string(c.Key), evidence.MaxName)
+		if !c.Object() {
 			continue
 		}
-		for c.next() {
-			if string(c.key) != "revision" {
-				c.skip()
+		for c.Next() {
+			if string(c.Key) != "revision" {
+				c.Skip()
 				continue
 			}
 			if revision := d.name(); revision != "" && len(d.revisions) < maxBundles {
@@ -203,29 +204,29 @@ func (d *decoder) bundles() {
 // erased notes whether a mask removed the result.
 func (d *decoder) erased() {
 	c := &d.c
-	if !c.array() {
+	if !c.Array() {
 		return
 	}
-	for c.element() {
-		pointer := c.string()
+	for c.Element() {
+		pointer := c.String()
 		d.resultErased = d.resultErased || pointer == "/result" || strings.HasPrefix(pointer, "/result/allow")
 	}
 }
 
 func (d *decoder) result() {
-	switch d.c.peek() {
+	switch d.c.Peek() {
 	case '{':
 		d.resultObject()
 	case '"':
 		// OPA's documentation shows the string "true".
-		switch d.c.string() {
+		switch d.c.String() {
 		case "true":
 			d.verdict.Decision = evidence.Allow
 		case "false":
 			d.verdict.Decision = evidence.Deny
 		}
 	default:
-		if allow, ok := d.c.boolean(); ok {
+		if allow, ok := d.c.Bool(); ok {
 			d.verdict.Decision = decision(allow)
 		}
 	}
@@ -241,13 +242,13 @@ func decision(allow bool) evidence.Decision {
 func (d *decoder) resultObject() {
 	c := &d.c
 	var allowed, denied *bool
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "allow", "allowed":
-			if v, ok := c.boolean(); ok {
+			if v, ok := c.Bool(); ok {
 				v = v && (allowed == nil || *allowed) // both there: both must allow
 				allowed = &v
 			}
@@ -258,7 +259,7 @@ func (d *decoder) resultObject() {
 		case "reasons":
 			d.setReason(d.firstText())
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 	switch {
@@ -273,13 +274,13 @@ func (d *decoder) resultObject() {
 
 // deny reads {"deny": …}: a boolean, or a set of messages.
 func (d *decoder) deny() *bool {
-	if d.c.peek() == '[' {
+	if d.c.Peek() == '[' {
 		reason := d.firstText()
 		d.setReason(reason)
 		v := reason != ""
 		return &v
 	}
-	v, ok := d.c.boolean()
+	v, ok := d.c.Bool()
 	if !ok {
 		return nil
 	}
@@ -292,18 +293,18 @@ func (d *decoder) setReason(s string) {
 	}
 }
 
-func (d *decoder) text() string { return evidence.Text(d.c.scalar(), evidence.MaxDetail) }
+func (d *decoder) text() string { return evidence.Text(d.c.Scalar(), evidence.MaxDetail) }
 
 // firstText returns an array's first element; what is no string is "…", so that
 // an array with elements never reads as an empty one.
 func (d *decoder) firstText() string {
-	if !d.c.array() {
+	if !d.c.Array() {
 		return ""
 	}
 	s := ""
-	for n := 0; d.c.element(); n++ {
+	for n := 0; d.c.Element(); n++ {
 		if n > 0 {
-			d.c.skip()
+			d.c.Skip()
 			continue
 		}
 		if s = d.text(); s == "" {
@@ -320,23 +321,23 @@ const codeUndefined = "opa_undefined_error"
 // error reads the evaluation's error: {"code", "message"} or a string.
 func (d *decoder) error() {
 	c := &d.c
-	d.hasError = c.peek() != 'n'
-	if c.peek() != '{' {
+	d.hasError = c.Peek() != 'n'
+	if c.Peek() != '{' {
 		d.setReason(d.text())
 		return
 	}
 	code, message := "", ""
-	if !c.object() {
+	if !c.Object() {
 		return
 	}
-	for c.next() {
-		switch string(c.key) {
+	for c.Next() {
+		switch string(c.Key) {
 		case "code":
 			code = d.text()
 		case "message":
 			message = d.text()
 		default:
-			c.skip()
+			c.Skip()
 		}
 	}
 	if code == codeUndefined {
@@ -444,18 +445,18 @@ func bearerSubject(authorization string) string {
 	if err != nil {
 		return ""
 	}
-	c := cursor{b: claims}
+	c := jsonscan.New(claims)
 	sub := ""
-	if c.object() {
-		for c.next() {
-			if string(c.key) == "sub" {
-				sub = c.string()
+	if c.Object() {
+		for c.Next() {
+			if string(c.Key) == "sub" {
+				sub = c.String()
 			} else {
-				c.skip()
+				c.Skip()
 			}
 		}
 	}
-	if c.end() != nil {
+	if c.End() != nil {
 		return ""
 	}
 	return evidence.Text(sub, evidence.MaxName)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 )
 
 // inputs are the corpus's CheckRequest inputs, each made an event.
@@ -209,18 +210,18 @@ func TestDecodeRefuses(t *testing.T) {
 		`{"decision_id":{}}`:         errNoDecision,
 		`[]`:                         errNoObject,
 		`7`:                          errNoObject,
-		``:                           errSyntax,
-		`{"decision_id":"a"`:         errSyntax,
-		`{"decision_id":"a",}`:       errSyntax,
-		`{"decision_id":"a"} x`:      errSyntax,
-		`{"decision_id":"a\q"}`:      errSyntax,
-		"{\"decision_id\":\"a\nb\"}": errSyntax,
-		`{"decision_id":"a","x":01}`: errSyntax,
-		`{"decision_id":"a","input":` + deep + `}`:        errDepth,
-		`{"decision_id":"a","x":` + deep + `}`:            errDepth,
-		`{"decision_id":"a","result":[1,[2,]]}`:           errSyntax,
-		`{"decision_id":"a","input":{"path":["a","b"}}`:   errSyntax,
-		`{"decision_id":"a","labels":{"id":"x" "y":"z"}}`: errSyntax,
+		``:                           jsonscan.ErrSyntax,
+		`{"decision_id":"a"`:         jsonscan.ErrSyntax,
+		`{"decision_id":"a",}`:       jsonscan.ErrSyntax,
+		`{"decision_id":"a"} x`:      jsonscan.ErrSyntax,
+		`{"decision_id":"a\q"}`:      jsonscan.ErrSyntax,
+		"{\"decision_id\":\"a\nb\"}": jsonscan.ErrSyntax,
+		`{"decision_id":"a","x":01}`: jsonscan.ErrSyntax,
+		`{"decision_id":"a","input":` + deep + `}`:        jsonscan.ErrDepth,
+		`{"decision_id":"a","x":` + deep + `}`:            jsonscan.ErrDepth,
+		`{"decision_id":"a","result":[1,[2,]]}`:           jsonscan.ErrSyntax,
+		`{"decision_id":"a","input":{"path":["a","b"}}`:   jsonscan.ErrSyntax,
+		`{"decision_id":"a","labels":{"id":"x" "y":"z"}}`: jsonscan.ErrSyntax,
 	} {
 		if e, err := Decode([]byte(event)); !errors.Is(err, want) {
 			t.Errorf("Decode(%.60s) = %+v, %v; want %v", event, e, err, want)
@@ -326,7 +327,7 @@ func FuzzDecode(f *testing.F) {
 		switch {
 		case err == nil && !valid:
 			t.Fatalf("%q was accepted", event)
-		case errors.Is(err, errSyntax) && valid:
+		case errors.Is(err, jsonscan.ErrSyntax) && valid:
 			t.Fatalf("%q is JSON: %v", event, err)
 		case err != nil:
 			Redact(event, 1<<10)

@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 )
 
 // MaxRawBytes bounds the text of an event that could not be decoded.
@@ -84,27 +85,27 @@ func (r *redactor) bare() {
 }
 
 func isNumber(s string) bool {
-	c := cursor{b: []byte(s)}
-	if ch := c.peek(); ch != '-' && (ch < '0' || ch > '9') {
+	c := jsonscan.New([]byte(s))
+	if ch := c.Peek(); ch != '-' && (ch < '0' || ch > '9') {
 		return false
 	}
-	c.number()
-	return c.end() == nil
+	c.Skip()
+	return c.End() == nil
 }
 
 // quoted passes over a string, a key if a colon follows.
 func (r *redactor) quoted() {
-	c := cursor{b: r.in, i: r.i}
-	raw, _ := c.scanString()
-	if c.err != nil { // it does not end, or is none
+	c := jsonscan.At(r.in, r.i)
+	c.Skip()
+	if c.Err() != nil { // it does not end, or is none
 		r.out.WriteString(redacted)
 		r.count++
 		r.i = len(r.in)
 		return
 	}
-	r.i = c.i
-	text := string(raw)
-	isKey := c.peek() == ':'
+	text := string(r.in[r.i+1 : c.Offset()-1])
+	r.i = c.Offset()
+	isKey := c.Peek() == ':'
 	if (isKey && plain(text)) || (!isKey && keptValue(r.key) && plain(text)) {
 		r.out.WriteByte('"')
 		r.out.WriteString(text)

@@ -10,9 +10,6 @@ import (
 
 // Bounds.
 const (
-	// maxDepth is deeper than any input a policy is written for, and shallow
-	// enough for a walk that recurses.
-	maxDepth = 128
 	// DefaultMaxEventBytes is OPA's own default upload size (decompressed it
 	// can be more; one event of that size is an input with a large body).
 	DefaultMaxEventBytes = 1 << 20

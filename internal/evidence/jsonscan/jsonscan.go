@@ -1,4 +1,6 @@
-package opa
+// Package jsonscan walks over JSON once, without building it. The decoders of
+// sources that speak JSON share it.
+package jsonscan
 
 import (
 	"errors"
@@ -6,35 +8,60 @@ import (
 	"unicode/utf8"
 )
 
-// A cursor walks over one JSON value once, without building it: what is not
+// A Cursor walks over one JSON value once, without building it: what is not
 // asked for is checked and skipped. It accepts exactly what encoding/json
 // calls valid, to a bounded depth. After an error every method returns
 // nothing, so that a walk ends.
 //
 // Strings come back as Go strings with invalid UTF-8 replaced; numbers keep the
 // digits with which they were written, so that 64-bit ids stay exact.
-type cursor struct {
-	b     []byte
-	i     int
-	depth int
-	err   error
-	first bool // no element of the innermost open container was read yet
-	key   []byte
+//
+// The zero Cursor reads nothing; New makes one.
+type Cursor struct {
+	b      []byte
+	i      int
+	depth  int
+	err    error
+	failed int
+	first  bool // no element of the innermost open container was read yet
+	// Key is that of the member that Next moved to, valid until the next call.
+	Key []byte
 }
 
+// MaxDepth is deeper than any event of a source, and shallow enough for a walk
+// that recurses.
+const MaxDepth = 128
+
 var (
-	errSyntax = errors.New("not valid JSON")
-	errDepth  = errors.New("nested too deeply")
+	ErrSyntax = errors.New("not valid JSON")
+	ErrDepth  = errors.New("nested too deeply")
 )
 
-func (c *cursor) fail(err error) {
+// New returns a cursor at b's beginning. What it returns as bytes aliases b.
+func New(b []byte) Cursor { return Cursor{b: b} }
+
+// At returns a cursor at offset i of b, which it takes for a value's beginning.
+func At(b []byte, i int) Cursor { return Cursor{b: b, i: i} }
+
+// Offset is where the cursor stands; after an error, where that was seen.
+func (c *Cursor) Offset() int {
+	if c.err != nil {
+		return c.failed
+	}
+	return c.i
+}
+
+// Err is the first error.
+func (c *Cursor) Err() error { return c.err }
+
+func (c *Cursor) fail(err error) {
 	if c.err == nil {
-		c.err = err
+		c.err, c.failed = err, c.i
 	}
 	c.i = len(c.b)
 }
 
-func (c *cursor) space() {
+func (c *Cursor) space() {
 	for c.i < len(c.b) {
 		switch c.b[c.i] {
 		case ' ', '\t', '\n', '\r':
@@ -45,8 +72,8 @@ func (c *cursor) space() {
 	}
 }
 
-// peek returns the next value's first byte, 0 at the end.
-func (c *cursor) peek() byte {
+// Peek returns the next value's first byte, 0 at the end.
+func (c *Cursor) Peek() byte {
 	c.space()
 	if c.i == len(c.b) {
 		return 0
@@ -54,48 +81,48 @@ func (c *cursor) peek() byte {
 	return c.b[c.i]
 }
 
-func (c *cursor) open() {
+func (c *Cursor) open() {
 	c.i++
 	c.first = true
-	if c.depth++; c.depth > maxDepth {
-		c.fail(errDepth)
+	if c.depth++; c.depth > MaxDepth {
+		c.fail(ErrDepth)
 	}
 }
 
-func (c *cursor) close() {
+func (c *Cursor) close() {
 	c.i++
 	c.first = false
 	c.depth--
 }
 
-// object enters an object; any other value is skipped and false.
+// Object enters an object; any other value is skipped and false.
 //
-//	if c.object() {
-//		for c.next() {
-//			switch string(c.key) {
+//	if c.Object() {
+//		for c.Next() {
+//			switch string(c.Key) {
 //			case "name":
-//				name = c.string()
+//				name = c.String()
 //			default:
-//				c.skip()
+//				c.Skip()
 //			}
 //		}
 //	}
-func (c *cursor) object() bool {
-	if c.peek() != '{' {
-		c.skip()
+func (c *Cursor) Object() bool {
+	if c.Peek() != '{' {
+		c.Skip()
 		return false
 	}
 	c.open()
 	return c.err == nil
 }
 
-// next moves to the innermost object's next member and reads its key, which
+// Next moves to the innermost object's next member and reads its key, which
 // is valid until the next call; false at the object's end.
-func (c *cursor) next() bool {
+func (c *Cursor) Next() bool {
 	if c.err != nil {
 		return false
 	}
-	switch ch := c.peek(); {
+	switch ch := c.Peek(); {
 	case ch == '}':
 		c.close()
 		return false
@@ -104,42 +131,42 @@ func (c *cursor) next() bool {
 	case ch == ',':
 		c.i++
 	default:
-		c.fail(errSyntax)
+		c.fail(ErrSyntax)
 		return false
 	}
-	if c.peek() != '"' {
-		c.fail(errSyntax)
+	if c.Peek() != '"' {
+		c.fail(ErrSyntax)
 		return false
 	}
 	raw, escaped := c.scanString()
-	c.key = raw
+	c.Key = raw
 	if escaped {
-		c.key = unquote(raw)
+		c.Key = unquote(raw)
 	}
-	if c.peek() != ':' {
-		c.fail(errSyntax)
+	if c.Peek() != ':' {
+		c.fail(ErrSyntax)
 		return false
 	}
 	c.i++
 	return c.err == nil
 }
 
-// array enters an array; any other value is skipped and false.
-func (c *cursor) array() bool {
-	if c.peek() != '[' {
-		c.skip()
+// Array enters an array; any other value is skipped and false.
+func (c *Cursor) Array() bool {
+	if c.Peek() != '[' {
+		c.Skip()
 		return false
 	}
 	c.open()
 	return c.err == nil
 }
 
-// element moves to the innermost array's next element; false at its end.
-func (c *cursor) element() bool {
+// Element moves to the innermost array's next element; false at its end.
+func (c *Cursor) Element() bool {
 	if c.err != nil {
 		return false
 	}
-	switch ch := c.peek(); {
+	switch ch := c.Peek(); {
 	case ch == ']':
 		c.close()
 		return false
@@ -148,61 +175,76 @@ func (c *cursor) element() bool {
 	case ch == ',':
 		c.i++
 	default:
-		c.fail(errSyntax)
+		c.fail(ErrSyntax)
 		return false
 	}
 	return true
 }
 
-// string returns a string value; any other value is skipped and "".
-func (c *cursor) string() string {
-	if c.peek() != '"' {
-		c.skip()
-		return ""
+// String returns a string value; any other value is skipped and "".
+func (c *Cursor) String() string { return string(c.Bytes()) }
+
+// Bytes is String without a copy: it may alias the input.
+func (c *Cursor) Bytes() []byte {
+	if c.Peek() != '"' {
+		c.Skip()
+		return nil
 	}
 	raw, escaped := c.scanString()
 	if escaped {
 		raw = unquote(raw)
 	}
-	return string(raw)
+	return raw
 }
 
-// scalar returns a string, or a number as it is written; any other value is
+// Raw checks and passes over one value and returns it as it is written, an
+// alias of the input; nil after an error.
+func (c *Cursor) Raw() []byte {
+	c.Peek()
+	start := c.i
+	c.Skip()
+	if c.err != nil {
+		return nil
+	}
+	return c.b[start:c.i]
+}
+
+// Scalar returns a string, or a number as it is written; any other value is
 // skipped and "".
-func (c *cursor) scalar() string {
-	switch ch := c.peek(); {
+func (c *Cursor) Scalar() string {
+	switch ch := c.Peek(); {
 	case ch == '"':
-		return c.string()
+		return c.String()
 	case ch == '-' || (ch >= '0' && ch <= '9'):
 		start := c.i
 		c.number()
 		return string(c.b[start:c.i])
 	}
-	c.skip()
+	c.Skip()
 	return ""
 }
 
-// boolean returns a boolean; ok is false for any other value, which is skipped.
-func (c *cursor) boolean() (value, ok bool) {
-	ch := c.peek()
-	c.skip()
+// Bool returns a boolean; ok is false for any other value, which is skipped.
+func (c *Cursor) Bool() (value, ok bool) {
+	ch := c.Peek()
+	c.Skip()
 	return ch == 't', (ch == 't' || ch == 'f') && c.err == nil
 }
 
-// skip checks and passes over one value.
-func (c *cursor) skip() {
-	switch ch := c.peek(); {
+// Skip checks and passes over one value.
+func (c *Cursor) Skip() {
+	switch ch := c.Peek(); {
 	case ch == '"':
 		c.scanString()
 	case ch == '{':
 		c.open()
-		for c.next() {
-			c.skip()
+		for c.Next() {
+			c.Skip()
 		}
 	case ch == '[':
 		c.open()
-		for c.element() {
-			c.skip()
+		for c.Element() {
+			c.Skip()
 		}
 	case ch == 't':
 		c.literal("true")
@@ -213,19 +255,19 @@ func (c *cursor) skip() {
 	case ch == '-' || (ch >= '0' && ch <= '9'):
 		c.number()
 	default:
-		c.fail(errSyntax)
+		c.fail(ErrSyntax)
 	}
 }
 
-func (c *cursor) literal(s string) {
+func (c *Cursor) literal(s string) {
 	if len(c.b)-c.i < len(s) || string(c.b[c.i:c.i+len(s)]) != s {
-		c.fail(errSyntax)
+		c.fail(ErrSyntax)
 		return
 	}
 	c.i += len(s)
 }
 
-func (c *cursor) digits() bool {
+func (c *Cursor) digits() bool {
 	start := c.i
 	for c.i < len(c.b) && c.b[c.i] >= '0' && c.b[c.i] <= '9' {
 		c.i++
@@ -233,7 +275,7 @@ func (c *cursor) digits() bool {
 	return c.i > start
 }
 
-func (c *cursor) number() {
+func (c *Cursor) number() {
 	if c.b[c.i] == '-' {
 		c.i++
 	}
@@ -255,27 +297,39 @@ func (c *cursor) number() {
 		ok = c.digits()
 	}
 	if !ok {
-		c.fail(errSyntax)
+		c.fail(ErrSyntax)
 	}
 }
 
+// ordinary are the bytes of a string that stand for themselves.
+var ordinary = func() (t [256]bool) {
+	for ch := ' '; ch < utf8.RuneSelf; ch++ {
+		t[ch] = ch != '"' && ch != '\\'
+	}
+	return t
+}()
+
 // scanString passes over a string and returns what stands between its quotes.
-func (c *cursor) scanString() (raw []byte, escaped bool) {
+func (c *Cursor) scanString() (raw []byte, escaped bool) {
 	c.i++
 	start := c.i
 	for i := start; i < len(c.b); i++ {
-		switch ch := c.b[i]; {
+		ch := c.b[i]
+		if ordinary[ch] {
+			continue
+		}
+		switch {
 		case ch == '"':
 			c.i = i + 1
 			return c.b[start:i], escaped
 		case ch < ' ':
-			c.fail(errSyntax)
+			c.fail(ErrSyntax)
 			return nil, false
 		case ch == '\\':
 			escaped = true
 			n := escapeLength(c.b[i+1:])
 			if n == 0 {
-				c.fail(errSyntax)
+				c.fail(ErrSyntax)
 				return nil, false
 			}
 			i += n
@@ -283,7 +337,7 @@ func (c *cursor) scanString() (raw []byte, escaped bool) {
 			escaped = true // unquote looks whether it is valid
 		}
 	}
-	c.fail(errSyntax)
+	c.fail(ErrSyntax)
 	return nil, false
 }
 
@@ -373,11 +427,11 @@ func unquote(raw []byte) []byte {
 	return out
 }
 
-// end checks that nothing but space follows.
-func (c *cursor) end() error {
+// End checks that nothing but space follows.
+func (c *Cursor) End() error {
 	if c.err == nil {
 		if c.space(); c.i < len(c.b) {
-			c.fail(errSyntax)
+			c.fail(ErrSyntax)
 		}
 	}
 	return c.err
