@@ -49,6 +49,8 @@ type Config struct {
 	Cluster string `mapstructure:"cluster"`
 	// Redaction extends the allow-list.
 	Redaction RedactionConfig `mapstructure:"redaction"`
+	// Ledger compares what proxies say they logged with what came.
+	Ledger LedgerConfig `mapstructure:"ledger"`
 	// RecoverFrom is the sealed log to re-read at start. Default: none.
 	RecoverFrom RecoverConfig `mapstructure:"recover_from"`
 
@@ -67,6 +69,18 @@ type RedactionConfig struct {
 	KeepBody bool `mapstructure:"keep_body"`
 }
 
+// LedgerConfig is of the completeness ledger, which reads the counters of
+// Envoy's access loggers from a metrics pipeline with this processor.
+type LedgerConfig struct {
+	// Lag is how long an entry may be under way: the proxy's flush interval,
+	// the network, and how old a sample of its counters is. Default 5s; less
+	// finds losses under load sooner, and more than there are.
+	Lag time.Duration `mapstructure:"lag"`
+	// StatPrefix is the stat_prefix of the logger that writes to us, where a
+	// proxy has several. Default "": all of them.
+	StatPrefix string `mapstructure:"stat_prefix"`
+}
+
 // RecoverConfig names a sealed log: the directory and origin of the
 // sealed_log exporter that this processor's pipelines end in.
 type RecoverConfig struct {
@@ -83,6 +97,7 @@ func createDefaultConfig() *Config {
 		MaxPending:      100_000,
 		MaxPendingBytes: 256 << 20,
 		Expect:          []string{expectCallee},
+		Ledger:          LedgerConfig{Lag: 5 * time.Second},
 		shared:          new(shared),
 	}
 }
@@ -111,6 +126,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxPendingBytes < minPendingBytes {
 		fault("`max_pending_bytes` must be at least %d, got %d", minPendingBytes, c.MaxPendingBytes)
+	}
+	if c.Ledger.Lag < 0 {
+		fault("`ledger::lag` must not be negative, got %v", c.Ledger.Lag)
 	}
 	if len(c.Expect) == 0 {
 		fault("`expect` must name at least one of callee, caller, verdict")

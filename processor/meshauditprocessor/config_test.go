@@ -35,6 +35,7 @@ func TestConfig(t *testing.T) {
 		MaxPending: 1000, MaxPendingBytes: 64 << 20, Expect: []string{"callee", "caller", "verdict"}, Cluster: "edge-0",
 		Redaction:   RedactionConfig{Allow: []string{"tenant.id", "shop.*"}, KeepBody: true},
 		RecoverFrom: RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"},
+		Ledger:      LedgerConfig{Lag: 10 * time.Second, StatPrefix: "meshaudit"},
 		shared:      new(shared),
 	}, all)
 	c := all.correlator()
@@ -47,6 +48,7 @@ func TestConfigFaultsAreReportedAtOnce(t *testing.T) {
 		"`window` must be positive, got 0s", "`late_window` must not be negative, got -1s",
 		"`settle` must be between 0 and `window`, got 2s", "`clock_skew` must not be negative, got -1s",
 		"`max_pending` must be positive, got -1", "`max_pending_bytes` must be at least 1048576, got 1",
+		"`ledger::lag` must not be negative, got -1s",
 		"`expect` knows callee, caller and verdict, got \"callees\"",
 		"`redaction::allow` must not allow everything, got \"*\"", "`redaction::allow` takes a * only at the end, got \"a*b\"",
 		"`recover_from` needs both `directory` and `origin`",

@@ -24,6 +24,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/evidence/span"
+	"github.com/meshaudit/meshaudit/internal/ledger"
 	"github.com/meshaudit/meshaudit/internal/redact"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadata"
@@ -38,6 +39,8 @@ type core struct {
 	telemetry  *metadata.TelemetryBuilder
 	logger     *zap.Logger
 	wake       chan struct{} // tells the recorder that evidence came
+	ledger     *ledger.Ledger
+	gaps       gapQueue
 
 	// recording is true while the logs face runs: only then records have
 	// somewhere to go.
@@ -54,7 +57,7 @@ func newCore(set component.TelemetrySettings, cfg *Config) (*core, error) {
 	}
 	c := &core{
 		cfg: cfg, redactor: cfg.redactor(), correlator: correlate.New(cfg.correlator()),
-		telemetry: t, logger: set.Logger, wake: make(chan struct{}, 1),
+		telemetry: t, logger: set.Logger, wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
 		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }},
 	}
 	observe := func(register func(metric.Int64Callback) error, value func(correlate.Stats) int64) {
@@ -91,6 +94,7 @@ type intake struct {
 	buf      *[]byte
 	evidence []evidence.Evidence
 	sources  map[evidence.Source]int64
+	nodes    map[string]int // access log entries, by the proxy that wrote them
 	redacted int64
 }
 
@@ -107,6 +111,9 @@ func (c *core) intake(ctx context.Context) *intake {
 func (in *intake) accepted(ctx context.Context) {
 	for source, n := range in.sources {
 		in.telemetry.MeshauditEvidence.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(attribute.String("source", string(source)))))
+	}
+	for node, n := range in.nodes {
+		in.ledger.Received(node, n, time.Now())
 	}
 	if in.redacted > 0 {
 		in.telemetry.MeshauditRedacted.Add(ctx, in.redacted)
@@ -295,6 +302,12 @@ func (in *intake) take(e *evidence.Evidence, known bool, m pcommon.Map, redacted
 		m.PutInt(semconv.EvidenceRedacted, total)
 	}
 	in.sources[e.Source]++
+	if known && in.reporter != nil && e.Source == evidence.SourceEnvoyALS { // from our own receiver
+		if in.nodes == nil {
+			in.nodes = make(map[string]int, 1)
+		}
+		in.nodes[e.Reporter.Node]++
+	}
 	if known && e.Role != evidence.RoleNone {
 		if e.Cluster == "" {
 			e.Cluster = in.cfg.Cluster

@@ -17,6 +17,7 @@ func NewFactory() processor.Factory {
 		func() component.Config { return createDefaultConfig() },
 		processor.WithTraces(createTraces, metadata.TracesStability),
 		processor.WithLogs(createLogs, metadata.LogsStability),
+		processor.WithMetrics(createMetrics, metadata.MetricsStability),
 	)
 }
 
@@ -29,4 +30,9 @@ func createLogs(_ context.Context, set processor.Settings, cfg component.Config,
 	c := cfg.(*Config)
 	c.shared.hasLogs()
 	return &logsFace{face: face{set: set, cfg: c}, next: next}, nil
+}
+
+func createMetrics(_ context.Context, set processor.Settings, cfg component.Config, next consumer.Metrics) (processor.Metrics, error) {
+	c := cfg.(*Config)
+	return &metricsFace{face: face{set: set, cfg: c}, next: next}, nil
 }

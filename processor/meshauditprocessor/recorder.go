@@ -94,6 +94,9 @@ func (r *recorder) stop(ctx context.Context) error {
 // deliver hands over what is ready. What the next consumer will never take is
 // dropped, alone; its evidence is sealed.
 func (r *recorder) deliver(ctx context.Context) error {
+	if err := r.gaps.deliver(ctx, r.next); err != nil {
+		return err
+	}
 	_, err := r.correlator.Deliver(batchSize, func(batch []*correlate.Record) error {
 		return r.send(ctx, batch)
 	})
