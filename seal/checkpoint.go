@@ -23,8 +23,22 @@ func (c Checkpoint) text() string {
 	return fmt.Sprintf("%s\n%d\n%s\n", c.Origin, c.Size, base64.StdEncoding.EncodeToString(c.Root[:]))
 }
 
-func (c Checkpoint) sign(key note.Signer) ([]byte, error) {
-	return note.Sign(&note.Note{Text: c.text()}, key)
+func (c Checkpoint) sign(keys ...note.Signer) ([]byte, error) {
+	return note.Sign(&note.Note{Text: c.text()}, keys...)
+}
+
+// signedBy reports whether each of the verifier keys signed a checkpoint.
+func signedBy(msg []byte, vkeys ...string) bool {
+	var verifiers []note.Verifier
+	for _, k := range vkeys {
+		v, err := note.NewVerifier(k)
+		if err != nil {
+			return false
+		}
+		verifiers = append(verifiers, v)
+	}
+	n, err := note.Open(msg, note.VerifierList(verifiers...))
+	return err == nil && len(n.Sigs) == len(vkeys)
 }
 
 // parseCheckpoint parses a checkpoint's text, without its signatures.

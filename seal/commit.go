@@ -6,13 +6,16 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
 )
 
 // logState is the end of a log: everything the next frame depends on.
 type logState struct {
-	cfg  *Config
-	dir  string
-	tree *tree
+	cfg     *Config
+	dir     string
+	signers []note.Signer // of checkpoints: the log key; two at a handover
+	tree    *tree
 
 	entry, epoch, record uint64 // of the next entry; of this epoch; of the next record
 	prev                 Hash
@@ -69,7 +72,7 @@ func (s *logState) appendEntry(h *Header, sections ...[]byte) {
 // checkpoint, and makes it durable.
 func (s *logState) write(first uint64) error {
 	var err error
-	s.checkpoint, err = Checkpoint{s.cfg.Origin, s.tree.size, s.tree.root()}.sign(s.cfg.LogKey)
+	s.checkpoint, err = Checkpoint{s.cfg.Origin, s.tree.size, s.tree.root()}.sign(s.signers...)
 	if err != nil {
 		return fmt.Errorf("sign a checkpoint: %w", err)
 	}

@@ -1,19 +1,22 @@
 package seal
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
 
 // Names of the files that CreateWriterKeys and CreateAuditorKey make.
 const (
-	LogKeyFile     = "log.key"     // secret: signs checkpoints
-	ChainKeyFile   = "chain.key"   // secret: moves on with every epoch
-	AuditorKeyFile = "auditor.key" // secret: belongs to the auditor, elsewhere
-	AuditorPubFile = "auditor.pub"
-	TrustFile      = "trust" // what a verifier pins
+	LogKeyFile         = "log.key"          // secret: signs checkpoints
+	PreviousLogKeyFile = "log.key.previous" // secret: the one that log.key replaces, until the writer has started
+	ChainKeyFile       = "chain.key"        // secret: moves on with every epoch
+	AuditorKeyFile     = "auditor.key"      // secret: belongs to the auditor, elsewhere
+	AuditorPubFile     = "auditor.pub"
+	TrustFile          = "trust" // what a verifier pins
 )
 
 // CreateWriterKeys makes the two secrets of a new writer and its trust file in
@@ -39,6 +42,40 @@ func CreateWriterKeys(dir, origin string) (trust string, err error) {
 	return trust, errors.Join(
 		WriteSecret(filepath.Join(dir, ChainKeyFile), chainText),
 		WritePublic(filepath.Join(dir, TrustFile), []byte(trust)))
+}
+
+// RotateLogKey makes a new log key of the same origin in dir and keeps the old
+// one as the previous key, which hands the log over at the writer's next start.
+// What a crash cut short, it finishes when it is called again. It returns the
+// new verifier key.
+func RotateLogKey(dir string) (vkey string, err error) {
+	current, previous, next := filepath.Join(dir, LogKeyFile), filepath.Join(dir, PreviousLogKeyFile), filepath.Join(dir, LogKeyFile+".next")
+	key, err := ReadLogKey(current)
+	if errors.Is(err, fs.ErrNotExist) { // between the two renames
+		if key, err = ReadLogKey(next); err == nil {
+			return key.VerifierKey(), errors.Join(os.Rename(next, current), OS.SyncDir(dir))
+		}
+		return "", fmt.Errorf("no log key to replace: %s: %w", current, fs.ErrNotExist)
+	}
+	if err != nil {
+		return "", err
+	}
+	if _, err := os.Lstat(previous); err == nil {
+		return "", fmt.Errorf("%s exists: the last rotation is not done until the writer has started with both keys; after that remove it", previous)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	skey, vkey, err := GenerateLogKey(key.Name())
+	if err != nil {
+		return "", err
+	}
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	if err := WriteSecret(next, []byte(skey+"\n")); err != nil {
+		return "", err
+	}
+	return vkey, cmp.Or(os.Rename(current, previous), os.Rename(next, current), OS.SyncDir(dir))
 }
 
 // CreateAuditorKey makes an auditor's key pair of the given suite in dir.

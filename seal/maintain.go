@@ -58,7 +58,7 @@ func (w *Writer) rotateEpoch() error {
 	if key.Epoch != w.log.epoch+1 {
 		return fmt.Errorf("the chain key is at epoch %d while epoch %d ends: another process uses it", key.Epoch, w.log.epoch)
 	}
-	next, err := w.openEpoch(w.log, key, AfterClean, nil)
+	next, err := w.openEpoch(w.log, key, w.cfg.LogKey, AfterClean, nil)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
 )
 
 // begin finds the end of the log, cuts off what a crash or a fault left after
@@ -45,22 +47,28 @@ func (w *Writer) begin(before *logState) (*logState, error) {
 	switch {
 	case end.last == nil:
 		after = AfterFirst
+	case end.signed == bySuccessor:
+		after = AfterRotation
 	case end.last.Kind == KindClose:
 		after = AfterClean
 	case before != nil:
 		after = AfterFault
 	}
-	return w.openEpoch(&logState{tree: end.tree, entry: end.tree.size, record: end.record, prev: end.prev}, key, after, torn)
+	at := &logState{tree: end.tree, entry: end.tree.size, record: end.record, prev: end.prev}
+	if end.signed == byPrevious {
+		return w.handOver(at, key, after, torn)
+	}
+	return w.openEpoch(at, key, cfg.LogKey, after, torn)
 }
 
-// openEpoch begins the epoch of key behind what at describes.
-func (w *Writer) openEpoch(at *logState, key ChainKey, after After, torn []Torn) (*logState, error) {
+// openEpoch begins the epoch of key, signed by log, behind what at describes.
+func (w *Writer) openEpoch(at *logState, key ChainKey, log LogKey, after After, torn []Torn) (*logState, error) {
 	cfg := &w.cfg
 	now := cfg.Now()
-	s := &logState{cfg: cfg, dir: w.dir, tree: at.tree, entry: at.entry, record: at.record, prev: at.prev,
+	s := &logState{cfg: cfg, dir: w.dir, signers: []note.Signer{log}, tree: at.tree, entry: at.entry, record: at.record, prev: at.prev,
 		epoch: key.Epoch, keys: key.ratchet(), began: now, sealed: uint64(now.UnixNano())}
 	open := &OpenLines{
-		Signer: cfg.LogKey.VerifierKey(), Chain: key.Commitment(), After: after, Torn: torn,
+		Signer: log.VerifierKey(), Chain: key.Commitment(), After: after, Torn: torn,
 		HeartbeatSeconds: uint64(cfg.Heartbeat / time.Second),
 	}
 	for _, a := range cfg.Auditors {
@@ -141,8 +149,11 @@ func (w *Writer) checkAgainstCheckpointFile(end *logEnd) error {
 		return err
 	}
 	c, err := openCheckpoint(b, w.verifier)
+	if err != nil && w.previous != nil {
+		c, err = openCheckpoint(b, w.previous)
+	}
 	if err != nil {
-		return fmt.Errorf("%s: %w: not signed by this log key; the log was written under another key or altered; run: meshaudit verify", filepath.Join(w.dir, name), err)
+		return fmt.Errorf("%s: %w: not signed by this log key; the log was written under another key (after `keygen rotate`, keep the previous one until the writer has started) or altered; run: meshaudit verify", filepath.Join(w.dir, name), err)
 	}
 	if c.Size > end.tree.size {
 		return fmt.Errorf("the log has %d entries, but %d were published in its checkpoint file: it was cut or rolled back; run `meshaudit verify`, restore the missing segments, or start a log with a new origin", end.tree.size, c.Size)
@@ -156,6 +167,7 @@ type logEnd struct {
 	prev   Hash    // id of the last kept frame
 	last   *Header // last kept entry, nil: the log is empty
 	record uint64  // next record number
+	signed signed  // its last checkpoint
 	cuts   []cut
 }
 
@@ -210,7 +222,7 @@ func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
 		if seg.last == nil {
 			continue // a crash came before its first commit was whole
 		}
-		end.prev, end.last, end.record = seg.prev, seg.last, seg.last.FirstRecord+seg.last.Records
+		end.prev, end.last, end.record, end.signed = seg.prev, seg.last, seg.last.FirstRecord+seg.last.Records, seg.signed
 		end.tree, err = w.restoreTree(seg)
 		return end, err
 	}
@@ -225,7 +237,8 @@ type segmentTail struct {
 	checkpoint Checkpoint // the last one
 	prev       Hash
 	last       *Header
-	damage     error // why what follows kept is not kept, nil if nothing does
+	signed     signed // checkpoint
+	damage     error  // why what follows kept is not kept, nil if nothing does
 }
 
 // readTail reads a segment through the last checkpoint before its first
@@ -254,7 +267,7 @@ func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error
 	fr := newFrameReader(io.NewSectionReader(f, 0, readable), 0)
 	var leaves []Hash
 	var last *Header
-	var note []byte // of the last checkpoint
+	var signedNote []byte // of the last checkpoint
 	for {
 		fm, err := fr.next()
 		if err == nil {
@@ -285,12 +298,12 @@ func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error
 		}
 		t.kept, t.prev = fm.offset+fm.size, fm.id()
 		t.leaves, t.last = append(t.leaves, leaves...), last
-		t.checkpoint, note = c, fm.sections[0]
+		t.checkpoint, signedNote = c, fm.sections[0]
 		leaves = leaves[:0]
 	}
 	if t.last != nil {
-		if _, err := openCheckpoint(note, w.verifier); err != nil {
-			return nil, fmt.Errorf("segment %s: its last checkpoint is not signed by this log key (%w): configure the key that this log was written under, or another origin", segmentName(first), err)
+		if t.signed, err = w.signerOf(signedNote); err != nil {
+			return nil, fmt.Errorf("segment %s: its last checkpoint is not signed by this log key (%w): configure the key that this log was written under, after `keygen rotate` also the previous one, or another origin", segmentName(first), err)
 		}
 	}
 	if t.damage == nil && t.kept < t.size && !afterFault {

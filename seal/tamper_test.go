@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/mod/sumdb/note"
 )
 
 // victim is a small log of two epochs and three segments, closed.
@@ -255,7 +257,7 @@ func TestThiefsRewrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	fcfg := v.memConfig(forged)
-	s := &logState{cfg: &fcfg, dir: logDir, tree: new(tree), entry: 1, prev: fm.id(), sealed: fm.Sealed, keys: other.ratchet()}
+	s := &logState{cfg: &fcfg, dir: logDir, signers: []note.Signer{v.log}, tree: new(tree), entry: 1, prev: fm.id(), sealed: fm.Sealed, keys: other.ratchet()}
 	s.tree.push(leafHash(fm.text))
 	s.buf = slices.Clone(open)
 	p := &pending{msgs: [][]byte{testRequest(5, "forged")}}

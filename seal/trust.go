@@ -30,6 +30,9 @@ type TrustedKey struct {
 	verifier    note.Verifier
 }
 
+// noBound is the Until of a key that is in force.
+const noBound = math.MaxUint64
+
 // Origin is the log that the key signs for.
 func (k TrustedKey) Origin() string { return k.verifier.Name() }
 
@@ -46,13 +49,15 @@ func ParseTrust(b []byte) (*Trust, error) {
 		var err error
 		switch {
 		case f[0] == "log" && (len(f) == 2 || len(f) == 4 && f[2] == "until"):
-			k := TrustedKey{VerifierKey: f[1], Until: math.MaxUint64}
+			k := TrustedKey{VerifierKey: f[1], Until: noBound}
 			if k.verifier, err = note.NewVerifier(f[1]); err != nil {
 				err = fmt.Errorf("verifier key %q is malformed", clip(f[1]))
 			} else if err = ValidOrigin(k.Origin()); err == nil && len(f) == 4 {
 				k.Until, err = number(f[3])
 			}
-			t.Keys = append(t.Keys, k)
+			if err == nil {
+				err = t.add(k)
+			}
 		case f[0] == "chain" && len(f) == 3:
 			if err = ValidOrigin(f[1]); err == nil {
 				if _, twice := t.Chains[f[1]]; twice {
@@ -69,6 +74,17 @@ func ParseTrust(b []byte) (*Trust, error) {
 		}
 	}
 	return t, nil
+}
+
+// add adds a key. Two keys must not claim the same end of a log.
+func (t *Trust) add(k TrustedKey) error {
+	for _, other := range t.Keys {
+		if other.Origin() == k.Origin() && other.Until == k.Until && other.VerifierKey != k.VerifierKey {
+			return fmt.Errorf("two keys of %s without a bound between them: give the older one its \"until SIZE\"; verify says which", k.Origin())
+		}
+	}
+	t.Keys = append(t.Keys, k)
+	return nil
 }
 
 // ReadTrust reads a trust file.
@@ -89,17 +105,18 @@ func TrustLines(vkey, origin string, chain Hash) string {
 	return fmt.Sprintf("log %s\nchain %s %s\n", vkey, origin, base64.StdEncoding.EncodeToString(chain[:]))
 }
 
-// key finds the key that may sign a checkpoint of the given size.
-func (t *Trust) key(origin string, size uint64) *TrustedKey {
+// key finds the key that signs a checkpoint of the given size: of those whose
+// bound is not passed, the one with the least.
+func (t *Trust) key(origin string, size uint64) (found *TrustedKey) {
 	if t == nil {
 		return nil
 	}
 	for i := range t.Keys {
-		if k := &t.Keys[i]; k.Origin() == origin && size <= k.Until {
-			return k
+		if k := &t.Keys[i]; k.Origin() == origin && size <= k.Until && (found == nil || k.Until < found.Until) {
+			found = k
 		}
 	}
-	return nil
+	return found
 }
 
 // knows reports whether some key is trusted for the log of origin, whatever its

@@ -171,6 +171,7 @@ type verification struct {
 	tagsLost    bool // some epoch could not be checked
 	heartbeat   uint64
 	last        *Header
+	signers     signers
 	torn        map[Torn]uint64 // announced by opens: the entry that did
 	pruned      uint64          // the first entry kept, as ordered
 	zeroed      []zeroedBatch
@@ -431,12 +432,7 @@ func (v *verification) openEntry(f *frame) {
 	for _, t := range o.Torn {
 		v.torn[t] = f.Entry
 	}
-	if k := v.opts.Trust.key(v.report.Origin, f.Entry+1); k != nil {
-		v.report.Trusted = true
-		if o.Signer != k.VerifierKey {
-			v.found(Tampering, Integrity, nextIsolate, "%s names another log key than the trusted one", f.name())
-		}
-	}
+	v.signer(f)
 	if v.opts.Trust != nil && f.Epoch == 0 {
 		if pin, ok := v.opts.Trust.Chains[v.report.Origin]; ok {
 			v.report.Pinned = true
@@ -527,7 +523,11 @@ func (v *verification) checkpoint(f *frame) {
 		}
 		v.proven = append(v.proven, provenTo{v.walk.entry, v.walk.record, v.walk.sealed})
 	}
-	key := v.opts.Trust.key(v.report.Origin, c.Size)
+	v.signers.note = f.sections[0]
+	key := v.key(c.Size)
+	if p := v.published; p != nil && c.Size <= p.Size {
+		v.signers.published = key
+	}
 	if key == nil {
 		if v.opts.Trust.knows(v.report.Origin) {
 			v.found(Tampering, Integrity, nextIsolate, "the checkpoint for %d entries is beyond the bound of every trusted log key", c.Size)
@@ -597,6 +597,7 @@ const maxSegmentTail = 2 * (groupMaxBytes + maxSectionBytes)
 func (v *verification) conclude() error {
 	r := v.report
 	v.where.segment, v.where.offset, v.where.entry = "", 0, v.walk.entry
+	v.publishedSignature()
 	if v.halted {
 		return nil
 	}

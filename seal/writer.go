@@ -23,6 +23,12 @@ type Config struct {
 	Chain    ChainStore
 	Auditors []Recipient // at least one
 
+	// PreviousLogKey, if set, is the key that LogKey replaces: a log that it
+	// signed is handed over at start, and Rotated told of it. After that it
+	// is not needed any more.
+	PreviousLogKey LogKey
+	Rotated        func(Rotation)
+
 	Heartbeat       time.Duration // 0: 60 s; whole seconds
 	SegmentMaxBytes int64         // 0: 64 MiB; a segment ends at the group that passes it
 	MaxPendingBytes int64         // 0: 64 MiB of requests that wait; more wait outside
@@ -87,6 +93,7 @@ type Writer struct {
 	budget budget
 
 	verifier note.Verifier // of cfg.LogKey
+	previous note.Verifier // of cfg.PreviousLogKey, nil if there is none
 
 	mu     sync.Mutex
 	filled [][]*pending          // groups of encoded batches, each of one request
@@ -140,6 +147,11 @@ func Open(cfg Config) (*Writer, error) {
 	if w.verifier, err = note.NewVerifier(cfg.LogKey.VerifierKey()); err != nil {
 		return nil, err
 	}
+	if p := cfg.PreviousLogKey; p != nil {
+		if w.previous, err = note.NewVerifier(p.VerifierKey()); err != nil {
+			return nil, err
+		}
+	}
 	if err := w.prepareDir(); err != nil {
 		return nil, err
 	}
@@ -188,6 +200,8 @@ func (c *Config) complete() error {
 		return errors.New("a writer needs a log key and a chain key; make them with: meshaudit keygen writer")
 	case c.LogKey.Name() != c.Origin:
 		return fmt.Errorf("the log key is for origin %q, this log's origin is %q", c.LogKey.Name(), c.Origin)
+	case c.PreviousLogKey != nil && c.PreviousLogKey.Name() != c.Origin:
+		return fmt.Errorf("the previous log key is for origin %q, this log's origin is %q", c.PreviousLogKey.Name(), c.Origin)
 	case len(c.Auditors) == 0:
 		return errors.New("a writer needs an auditor's public key, or nobody can ever check the HMAC chain; make one with: meshaudit keygen auditor")
 	case c.Heartbeat < time.Second || c.Heartbeat%time.Second != 0:

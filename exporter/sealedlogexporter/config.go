@@ -75,6 +75,11 @@ type KeysConfig struct {
 	// LogKey is the file of the key that signs checkpoints.
 	LogKey string `mapstructure:"log_key"`
 
+	// PreviousLogKey is the file of the log key that LogKey replaces; at
+	// start it hands the log over. Default: log.key.previous in Directory,
+	// if it is there.
+	PreviousLogKey string `mapstructure:"previous_log_key"`
+
 	// ChainKey is the file of the HMAC chain's key. It is replaced at every
 	// start, so it must be on a writable volume, or ChainState given.
 	ChainKey string `mapstructure:"chain_key"`
@@ -136,7 +141,7 @@ func (c *Config) Validate() error {
 	if c.OnDamagedTail != damageRefuse && c.OnDamagedTail != damageQuarantine {
 		fault("`on_damaged_tail` must be %q or %q, got %q", damageRefuse, damageQuarantine, c.OnDamagedTail)
 	}
-	if k := &c.Keys; k.Create && (k.LogKey != "" || k.ChainKey != "" || k.ChainState != "" || len(k.Auditors) > 0) {
+	if k := &c.Keys; k.Create && (k.LogKey != "" || k.PreviousLogKey != "" || k.ChainKey != "" || k.ChainState != "" || len(k.Auditors) > 0) {
 		fault("`keys::create` makes all keys in `keys::directory`: give no other key beside it")
 	}
 	for i, a := range c.Keys.Auditors {

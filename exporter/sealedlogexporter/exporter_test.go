@@ -238,6 +238,38 @@ func TestMountedSecretWithChainState(t *testing.T) {
 	assert.Equal(t, 0, verify(t, cfg).ExitCode())
 }
 
+// A log key is replaced between two runs; the lines that the exporter writes
+// down are what a verifier needs.
+func TestRotatedLogKey(t *testing.T) {
+	cfg := testConfig(t)
+	run(t, cfg)
+	_, err := seal.RotateLogKey(cfg.keysDirectory())
+	must(t, err)
+	run(t, cfg)
+	r := verify(t, cfg)
+	assert.Equal(t, seal.ExitIncomplete, r.ExitCode(), "%v", r.Logs[0].Findings)
+
+	lines, err := os.ReadFile(filepath.Join(cfg.keysDirectory(), rotatedFile))
+	must(t, err)
+	assert.Contains(t, r.Logs[0].First().Next, string(lines))
+	trust := filepath.Join(cfg.keysDirectory(), seal.TrustFile)
+	b, err := os.ReadFile(trust)
+	must(t, err)
+	_, chain, _ := strings.Cut(string(b), "\n")
+	must(t, os.WriteFile(trust, append(lines, chain...), 0o600))
+	r = verify(t, cfg)
+	assert.Equal(t, seal.ExitProven, r.ExitCode(), "%v", r.Logs[0].Findings)
+
+	must(t, os.Remove(filepath.Join(cfg.keysDirectory(), seal.PreviousLogKeyFile)))
+	run(t, cfg)
+	assert.Equal(t, seal.ExitProven, verify(t, cfg).ExitCode())
+
+	cfg.Keys.Create, cfg.Keys.PreviousLogKey = false, filepath.Join(t.TempDir(), "absent")
+	l, err := NewFactory().CreateLogs(context.Background(), exportertest.NewNopSettings(metadata.Type), cfg)
+	must(t, err)
+	assert.ErrorContains(t, l.Start(context.Background(), componenttest.NewNopHost()), "`keys::previous_log_key`")
+}
+
 func TestSecondWriterIsRefused(t *testing.T) {
 	cfg := testConfig(t)
 	l, tr, m := start(t, NewFactory(), cfg)
@@ -313,7 +345,7 @@ func TestFaultIsRetryableAndReported(t *testing.T) {
 	err = l.ConsumeLogs(ctx, logs(3))
 	require.Error(t, err)
 	assert.False(t, consumererror.IsPermanent(err), "%v", err)
-	assert.Equal(t, componentstatus.StatusRecoverableError, h.last())
+	require.Eventually(t, func() bool { return h.last() == componentstatus.StatusRecoverableError }, 20*time.Second, time.Millisecond)
 	assert.Error(t, l.ConsumeLogs(ctx, logs(3)), "nothing is accepted until it has recovered")
 
 	must(t, os.Rename(segments+"-away", segments))

@@ -17,6 +17,7 @@ import (
 // keys are what a writer needs, found by the configuration.
 type keys struct {
 	log      seal.LogKey
+	previous seal.LogKey // nil: none is being replaced
 	chain    seal.ChainStore
 	auditors []seal.Recipient
 }
@@ -32,6 +33,10 @@ func (c *Config) loadKeys(origin string, logger *zap.Logger) (*keys, error) {
 	var err error
 	if k.log, err = seal.ReadLogKey(orFile(c.Keys.LogKey, dir, seal.LogKeyFile)); err != nil {
 		return nil, absent(err, "`keys::log_key`", "meshaudit keygen writer --origin "+origin+" --out "+dir)
+	}
+	k.previous, err = seal.ReadLogKey(orFile(c.Keys.PreviousLogKey, dir, seal.PreviousLogKeyFile))
+	if err != nil && (c.Keys.PreviousLogKey != "" || !errors.Is(err, fs.ErrNotExist)) {
+		return nil, fmt.Errorf("`keys::previous_log_key`: %w", err)
 	}
 	if k.chain, err = c.chainStore(orFile(c.Keys.ChainKey, dir, seal.ChainKeyFile)); err != nil {
 		return nil, absent(err, "`keys::chain_key`", "meshaudit keygen writer --origin "+origin+" --out "+dir)

@@ -3,6 +3,8 @@ package sealedlogexporter
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"sync"
 
 	"go.opentelemetry.io/collector/component"
@@ -82,6 +84,8 @@ func (w *writer) open(host component.Host) error {
 		Root:            w.cfg.Directory,
 		Origin:          origin,
 		LogKey:          k.log,
+		PreviousLogKey:  k.previous,
+		Rotated:         w.rotated,
 		Chain:           k.chain,
 		Auditors:        k.auditors,
 		Heartbeat:       w.cfg.Heartbeat,
@@ -99,6 +103,19 @@ func (w *writer) open(host component.Host) error {
 	}
 	w.set.Logger.Info("Sealed log is open", zap.String("origin", origin), zap.String("directory", w.cfg.Directory))
 	return nil
+}
+
+// rotatedFile, in the directory of keys, has the trust lines of the last
+// rotation, if they can be written there.
+const rotatedFile = "trust.rotated"
+
+func (w *writer) rotated(r seal.Rotation) {
+	file := filepath.Join(w.cfg.keysDirectory(), rotatedFile)
+	if err := os.WriteFile(file, []byte(r.TrustLines()), 0o644); err != nil {
+		file = ""
+	}
+	w.set.Logger.Warn("The log key was replaced. Put these lines in the place of the old key's in every trust file, then remove the previous key.",
+		zap.String("trust", r.TrustLines()), zap.String("file", file))
 }
 
 func (w *writer) observe(c seal.Commit) {

@@ -53,7 +53,7 @@ func (s *streams) writeAnswer(a *storeAnswer) error {
 		f := &a.Findings[i]
 		p.printf("\n%s  %s\n", s.paint(answerStyles[f.Class], f.Class), printable(f.What))
 		if f.Next != "" {
-			p.printf("  next: %s\n", printable(f.Next))
+			p.printf("  next: %s\n", printableLines(f.Next, "        "))
 		}
 	}
 	for i := range a.Logs {
@@ -143,7 +143,7 @@ func (s *streams) writeLog(p *page, a *storeAnswer, l *logAnswer) {
 			p.printf("    at    %s, offset %d\n", f.File, f.Offset)
 		}
 		if f.Next != "" && !strings.Contains(strings.Join(next, "\n"), f.Next) {
-			p.printf("    next  %s\n", printable(f.Next))
+			p.printf("    next  %s\n", printableLines(f.Next, "          "))
 			next = append(next, f.Next)
 		}
 	}

@@ -15,13 +15,13 @@ import (
 func newKeygen(s *streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "keygen",
-		Short: "Make the keys of a writer or of an auditor",
+		Short: "Make the keys of a writer or of an auditor, or replace a log key",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return usage(c, errors.New("say whose keys: `meshaudit keygen writer` or `meshaudit keygen auditor`"))
+			return usage(c, errors.New("say whose keys: `meshaudit keygen writer` or `meshaudit keygen auditor`; to replace a log key: `meshaudit keygen rotate`"))
 		},
 	}
-	c.AddCommand(newKeygenWriter(s), newKeygenAuditor(s))
+	c.AddCommand(newKeygenWriter(s), newKeygenAuditor(s), newKeygenRotate(s))
 	return c
 }
 
@@ -95,6 +95,37 @@ verify checks the HMAC of every entry. Nothing is overwritten.`,
   %-12s secret: keep it away from every writer; for verify --auditor
   %-12s the line above: copy it to each writer, into keys::auditors
 `, *dir, r.ID(), seal.AuditorKeyFile, seal.AuditorPubFile)
+		return nil
+	}
+	return c
+}
+
+func newKeygenRotate(s *streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "rotate [--keys DIR]",
+		Short: "Replace a writer's log key by a new one, under the same name",
+		Long: `Makes a new log key and keeps the old one as log.key.previous. At its next start
+the writer hands the log over: the old key signs its last checkpoint together
+with the new one, and its chain goes on. The line on stdout is the new key's in a
+trust file; the writer says at which size the old key's line ends.`,
+		Example: `  meshaudit keygen rotate --keys keys`,
+		Args:    noArgs,
+	}
+	dir := c.Flags().String("keys", ".", "`DIR` with the log.key to replace")
+	c.RunE = func(*cobra.Command, []string) error {
+		vkey, err := seal.RotateLogKey(*dir)
+		if err != nil {
+			return fmt.Errorf("replace the log key: %w", err)
+		}
+		if err := s.print("log " + vkey + "\n"); err != nil {
+			return err
+		}
+		fmt.Fprintf(s.err, `Made in %s:
+  %-16s  secret, signs checkpoints from the next start on
+  %-16s  secret, hands the log over at that start; remove it when the writer has started
+Next: give witnesses the new key, then restart the writer. It logs the two lines that take
+the place of the old key's line in every trust file; so does meshaudit verify.
+`, *dir, seal.LogKeyFile, seal.PreviousLogKeyFile)
 		return nil
 	}
 	return c

@@ -62,3 +62,13 @@ func printable(s string) string {
 		return utf8.RuneError
 	}, s)
 }
+
+// printableLines is printable for text of several lines, those after the first
+// indented.
+func printableLines(s, indent string) string {
+	lines := strings.Split(strings.TrimSuffix(s, "\n"), "\n")
+	for i, l := range lines {
+		lines[i] = printable(l)
+	}
+	return strings.Join(lines, "\n"+indent)
+}

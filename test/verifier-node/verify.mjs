@@ -144,7 +144,8 @@ class LogVerifier {
       return { size: 0n }
     }
     try {
-      return this.openCheckpoint(readSmall(path))
+      const note = readSmall(path)
+      return { ...openNote(note, this.origin, []), note } // who signed it is known at the end of the walk
     } catch (e) {
       if (!(e instanceof Bad)) throw e
       this.find(TAMPERING, 'integrity', 'checkpoint', 0, e.message)
@@ -154,8 +155,39 @@ class LogVerifier {
 
   openCheckpoint(note) {
     const cp = openNote(note, this.origin, this.keys)
-    if (this.keys.length > 0 && !cp.signers.some(k => k.until === undefined || cp.size <= k.until)) throw new Bad('checkpoint is not signed by a trusted key')
+    const want = this.keyFor(cp.size)
+    if (this.keys.length > 0 && !want) throw new Bad('checkpoint is beyond the bound of every trusted key')
+    if (want && !openNote(note, this.origin, [want]).signers.length) throw new Bad('checkpoint is not signed by the trusted key')
     return cp
+  }
+
+  // keyFor is the key in force for a checkpoint of that size: of those whose bound is not passed the one with the
+  // least, or whom it handed the log over to.
+  keyFor(size) {
+    const end = k => k.until ?? 1n << 64n
+    const key = this.keys.filter(k => size <= end(k)).sort((a, b) => end(a) < end(b) ? -1 : end(a) > end(b) ? 1 : 0)[0]
+    return key && this.heir?.of === key.vkey ? this.heir.key : key
+  }
+
+  // rotated judges a change of the log key between two epochs, and the lack of one.
+  rotated(h, file, at, bad) {
+    const before = this.signer
+    if (!before || before === h.signer && h.after !== 'rotation') return
+    if (before === h.signer || h.after !== 'rotation') return bad('integrity', 'log key and "after" do not agree about a rotation')
+    const both = [before, h.signer].map(parseVerifierKey)
+    let signers = []
+    try {
+      if (this.note) signers = openNote(this.note, this.origin, both).signers
+    } catch (e) {
+      if (!(e instanceof Bad)) throw e
+    }
+    if (signers.length !== 2) return bad('integrity', 'no checkpoint signed by both keys is in front of the rotation')
+    const trusted = this.keyFor(h.entry)
+    if (!trusted || trusted.vkey !== before) return
+    const of = this.heir?.key === trusted ? this.heir.of : trusted.vkey
+    if (this.keys.find(k => k.vkey === of).until !== undefined) return
+    this.heir = { of, key: both[1] }
+    this.find(INCOMPLETE, 'integrity', file, at, `the log key was replaced: log ${before} until ${h.entry}, log ${h.signer}`)
   }
 
   // plan reads all headers once, for the erasures and prunes that are ordered behind what they are about.
@@ -334,7 +366,10 @@ class LogVerifier {
       const cp = this.openCheckpoint(section.bytes)
       if (cp.size !== this.next.entry) bad('order', `checkpoint of ${cp.size} entries behind entry ${this.next.entry - 1n}`)
       else if (!this.rootless && !cp.root.equals(this.tree.root())) bad('integrity', 'checkpoint has another root than the entries')
-      if (this.keys.length > 0 && !cp.signers.some(k => k.vkey === this.signer)) bad('integrity', "checkpoint is not signed by its epoch's signer")
+      if (!this.signer) throw new Bad('a checkpoint in front of the first open')
+      if (this.keys.length > 0 && !openNote(section.bytes, this.origin, [parseVerifierKey(this.signer)]).signers.length) bad('integrity', "checkpoint is not signed by its epoch's signer")
+      this.note = section.bytes
+      if (cp.size <= this.published.size) this.publishedKey = this.keyFor(cp.size)
     } catch (e) {
       if (!(e instanceof Bad)) throw e
       bad('integrity', e.message)
@@ -388,14 +423,16 @@ class LogVerifier {
     }
     if (h.sealed < this.sealed) this.find(INCOMPLETE, 'order', file, at, 'the clock stepped back between epochs')
     this.heartbeat = h.heartbeat
-    this.signer = h.signer
     try {
       if (parseVerifierKey(h.signer).name !== this.origin) throw new Bad('signer is the key of another log')
-      if (this.keys.length > 0 && !this.keys.some(k => k.vkey === h.signer)) throw new Bad('signer is no trusted key')
+      this.rotated(h, file, at, bad)
+      const want = this.keyFor(h.entry + 1n)
+      if (want && want.vkey !== h.signer) throw new Bad('signer is no trusted key')
     } catch (e) {
       if (!(e instanceof Bad)) throw e
       bad('integrity', e.message)
     }
+    this.signer = h.signer
     if (h.sections.length > 0) this.find(NOTE, 'integrity', file, at, 'SVID is not checked: no trust bundle is given')
     for (const t of h.torn) {
       const i = this.torn.findIndex(f => f.entry === h.entry && f.bytes === t.bytes && f.hash.equals(t.hash))
@@ -552,6 +589,16 @@ class LogVerifier {
 
   end() {
     const size = this.kept?.size ?? 0n
+    const { note, size: published } = this.published
+    const signer = published <= size && this.publishedKey || this.keyFor(published)
+    if (note && this.keys.length > 0) {
+      try {
+        if (!signer || openNote(note, this.origin, [signer]).signers.length === 0) throw new Bad('published checkpoint is not signed by the trusted key')
+      } catch (e) {
+        if (!(e instanceof Bad)) throw e
+        this.find(TAMPERING, 'integrity', 'checkpoint', 0, e.message)
+      }
+    }
     for (const [level, t] of this.tiles.entries()) this.checkTile(level, t)
     this.walkTiles('tile', size)
     if (this.published.size > size) this.find(TAMPERING, 'completeness', 'checkpoint', 0, `truncation: ${this.published.size} entries were published, ${size} are there`)

@@ -547,6 +547,50 @@ func TestPrunedLog(t *testing.T) {
 	s.without(t, s.log("tile"), func() { n.agree(t, "without tiles", s.question(), seal.ExitIncomplete) })
 }
 
+// TestRotatedLog replaces the log key twice. What a trust file knows of that decides the answer.
+func TestRotatedLog(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, nil)
+	s.epoch(t, logsOf(5, 1))
+	var keys []string
+	var ends []uint64
+	for range 2 {
+		s.cfg.PreviousLogKey = s.cfg.LogKey
+		skey, _, err := seal.GenerateLogKey(origin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.cfg.LogKey = must2(seal.ParseLogKey(skey))
+		s.cfg.Rotated = func(r seal.Rotation) { keys, ends = append(keys, r.Old), append(ends, r.Size) }
+		s.epoch(t, logsOf(5, 1))
+	}
+	keys = append(keys, s.cfg.LogKey.VerifierKey())
+	file := must(os.ReadFile(s.path("keys", "trust")))
+	_, chain, _ := strings.Cut(string(file), "\n")
+	a, b, c := "log "+keys[0], "log "+keys[1], "log "+keys[2]
+	untilA, untilB := fmt.Sprintf("%s until %d", a, ends[0]), fmt.Sprintf("%s until %d", b, ends[1])
+	for _, tc := range []struct {
+		want  int
+		lines []string
+	}{
+		{seal.ExitProven, []string{untilA, untilB, c}},
+		{seal.ExitProven, []string{c, untilB, untilA}},
+		{seal.ExitIncomplete, []string{a}},
+		{seal.ExitIncomplete, []string{untilA, b}},
+		{seal.ExitTampering, []string{untilA}},
+		{seal.ExitTampering, []string{untilA, c}},
+		{seal.ExitTampering, []string{c}},
+		{seal.ExitTampering, []string{fmt.Sprintf("%s until %d", a, ends[0]+1), untilB, c}},
+	} {
+		q := s.question()
+		q.trust = s.path("lines")
+		if err := os.WriteFile(q.trust, []byte(strings.Join(tc.lines, "\n")+"\n"+chain), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.agree(t, strings.Join(tc.lines, ", "), q, tc.want)
+	}
+}
+
 func must2[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
