@@ -144,25 +144,34 @@ func openSealer(dir string) (*seal.Writer, error) {
 	return openWriter(dir, nowhere{seal.OS})
 }
 
+// openWriter makes keys in dir, and opens a writer of a new log beside them.
 func openWriter(dir string, fsys seal.FS) (*seal.Writer, error) {
-	keys := filepath.Join(dir, "keys")
-	if _, err := seal.CreateTrialKeys(keys, origin); err != nil {
+	if _, err := seal.CreateTrialKeys(filepath.Join(dir, "keys"), origin); err != nil {
 		return nil, err
 	}
-	log, err := seal.ReadLogKey(filepath.Join(keys, seal.LogKeyFile))
+	cfg, err := writerConfig(dir, fsys)
 	if err != nil {
 		return nil, err
+	}
+	return seal.Open(cfg)
+}
+
+func writerConfig(dir string, fsys seal.FS) (cfg seal.Config, err error) {
+	keys := filepath.Join(dir, "keys")
+	log, err := seal.ReadLogKey(filepath.Join(keys, seal.LogKeyFile))
+	if err != nil {
+		return cfg, err
 	}
 	auditor, err := seal.ReadRecipient(filepath.Join(keys, seal.AuditorPubFile))
 	if err != nil {
-		return nil, err
+		return cfg, err
 	}
-	return seal.Open(seal.Config{
+	return seal.Config{
 		Root: filepath.Join(dir, "store"), Origin: origin, LogKey: log,
 		Chain:    seal.ChainFile{FS: seal.OS, Path: filepath.Join(keys, seal.ChainKeyFile)},
 		Auditors: []seal.Recipient{auditor},
 		FS:       fsys,
-	})
+	}, nil
 }
 
 // nowhere is a file system that forgets what is written to segments.

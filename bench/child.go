@@ -27,6 +27,7 @@ type task struct {
 	Dir      string
 	Batch    int           // records in a request, of alone
 	For      time.Duration // of alone
+	AsOf     time.Time     // of verify
 	Profile  string        // file for a CPU profile; empty: none
 }
 
@@ -85,6 +86,8 @@ func perform(text string, t *talk) error {
 		return profiled(job.Profile, func() error { return receive(job, t) })
 	case "alone":
 		return t.reply(alone(job))
+	case "start":
+		return profiled(job.Profile, func() error { return t.reply(start(job)) })
 	case "verify":
 		return profiled(job.Profile, func() error { return t.reply(verify(job)) })
 	}

@@ -24,14 +24,15 @@ type settings struct {
 	window  time.Duration // one measurement
 	loads   []load        // of the receiver
 	alone   time.Duration // how long sealing and signing alone are measured
-	records int           // in the log that is verified
+	records int           // in the log that is verified and started on
+	entries int           // of one record each, in another such log
 }
 
 func defaults() settings {
 	return settings{
 		rounds: 3, warm: 500 * time.Millisecond, window: 1500 * time.Millisecond,
 		loads: []load{{1, 1000}, {8, 1000}, {64, 1000}, {1, 1}, {8, 1}, {64, 1}},
-		alone: 3 * time.Second, records: 2_000_000,
+		alone: 3 * time.Second, records: 10_000_000, entries: 100_000,
 	}
 }
 
@@ -39,7 +40,7 @@ func defaults() settings {
 func (s *settings) short() {
 	s.rounds, s.warm, s.window = 1, 200*time.Millisecond, 500*time.Millisecond
 	s.loads = []load{{8, 1000}, {64, 1}}
-	s.alone, s.records = 500*time.Millisecond, 200_000
+	s.alone, s.records, s.entries = 500*time.Millisecond, 200_000, 5_000
 }
 
 func main() {
@@ -50,6 +51,8 @@ func main() {
 	short := flag.Bool("short", false, "a few seconds, for finding out whether the benchmark works: its numbers mean little")
 	dir := flag.String("dir", ".", "directory on the disk to measure on; a directory is made in it and removed")
 	flag.StringVar(&s.profile, "profile", "", "directory for a CPU profile of each measured process")
+	flag.IntVar(&s.records, "records", s.records, "records in the log that is verified and started on, 1000 an entry")
+	flag.IntVar(&s.entries, "entries", s.entries, "entries in another such log, of one record each")
 	flag.Parse()
 	if *short {
 		s.short()
@@ -90,8 +93,11 @@ func run(ctx context.Context, s settings, out io.Writer) error {
 	if r.alone, err = benchAlone(ctx, s); err != nil {
 		return fmt.Errorf("sealing against signing: %w", err)
 	}
-	if r.verify, err = benchVerify(ctx, s); err != nil {
-		return fmt.Errorf("verify: %w", err)
+	if r.long, err = benchLog(ctx, s, s.records, aloneRecords); err != nil {
+		return err
+	}
+	if r.small, err = benchLog(ctx, s, s.entries, 1); err != nil {
+		return err
 	}
 	r.others = readBusy().othersSince(before)
 	return r.write(out)

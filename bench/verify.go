@@ -34,55 +34,62 @@ func (r *verifyResult) allowed() float64 {
 	return float64(r.Records) / r.CPU.Seconds() * float64(r.Processors)
 }
 
-// verified is a log and how it was verified, once a round.
-type verified struct {
-	records int
-	bytes   int64 // stored
-	rounds  []verifyResult
+// longLog is a log, how it was verified and how writers started on it.
+type longLog struct {
+	records, perEntry int
+	bytes             int64          // stored
+	verify            []verifyResult // once a round
+	start             []started
 }
 
-// best is the round that the machine disturbed least.
-func (v *verified) best() *verifyResult {
-	best := &v.rounds[0]
-	for i := range v.rounds {
-		if v.rounds[i].Took < best.Took {
-			best = &v.rounds[i]
+// best is the round of verify that the machine disturbed least.
+func (l *longLog) best() *verifyResult {
+	best := &l.verify[0]
+	for i := range l.verify {
+		if l.verify[i].Took < best.Took {
+			best = &l.verify[i]
 		}
 	}
 	return best
 }
 
-// peak is the greatest of all rounds.
-func (v *verified) peak() (bytes int64) {
-	for i := range v.rounds {
-		bytes = max(bytes, v.rounds[i].PeakBytes)
+// peak is the greatest of all rounds of verify.
+func (l *longLog) peak() (bytes int64) {
+	for i := range l.verify {
+		bytes = max(bytes, l.verify[i].PeakBytes)
 	}
 	return bytes
 }
 
-func benchVerify(ctx context.Context, s settings) (*verified, error) {
-	dir := filepath.Join(s.dir, "verify")
-	progress("writing a log of %d records", s.records)
-	if err := writeLog(ctx, dir, s.records); err != nil {
+// benchLog writes a log, verifies it and starts on it.
+func benchLog(ctx context.Context, s settings, records, perEntry int) (*longLog, error) {
+	dir := filepath.Join(s.dir, fmt.Sprint("log-", perEntry))
+	progress("writing a log of %d records, %d an entry", records, perEntry)
+	if err := writeLog(ctx, dir, records, perEntry); err != nil {
 		return nil, err
 	}
-	v := &verified{records: s.records}
+	written := time.Now()
+	l := &longLog{records: records, perEntry: perEntry}
 	var err error
-	if v.bytes, err = treeBytes(filepath.Join(dir, "store")); err != nil {
+	if l.bytes, err = treeBytes(filepath.Join(dir, "store")); err != nil {
 		return nil, err
 	}
 	for round := range s.rounds {
 		progress("verify, round %d", round+1)
 		var r verifyResult
-		if err := doInChild(ctx, task{Role: "verify", Dir: dir, Profile: s.profileFile("verify", round+1)}, &r); err != nil {
-			return nil, err
+		job := task{Role: "verify", Dir: dir, AsOf: written, Profile: s.profileFile("verify", perEntry, round+1)}
+		if err := doInChild(ctx, job, &r); err != nil {
+			return nil, fmt.Errorf("verify: %w", err)
 		}
-		if r.ExitCode != seal.ExitProven || r.Records != uint64(s.records) {
-			return nil, fmt.Errorf("of %d records %d were verified, exit code %d:\n%s", s.records, r.Records, r.ExitCode, strings.Join(r.Findings, "\n"))
+		if r.ExitCode != seal.ExitProven || r.Records != uint64(records) {
+			return nil, fmt.Errorf("verify: of %d records %d were verified, exit code %d:\n%s", records, r.Records, r.ExitCode, strings.Join(r.Findings, "\n"))
 		}
-		v.rounds = append(v.rounds, r)
+		l.verify = append(l.verify, r)
 	}
-	return v, nil
+	if l.start, err = benchStart(ctx, s, dir, perEntry); err != nil {
+		return nil, fmt.Errorf("start %w", err)
+	}
+	return l, os.RemoveAll(dir)
 }
 
 // verify is what the child does: all checks there are, the auditor's included.
@@ -97,7 +104,7 @@ func verify(job task) (*verifyResult, error) {
 		return nil, err
 	}
 	begin := time.Now()
-	report, err := seal.Verify(context.Background(), filepath.Join(job.Dir, "store"), seal.VerifyOptions{Trust: trust, Auditor: &auditor})
+	report, err := seal.Verify(context.Background(), filepath.Join(job.Dir, "store"), seal.VerifyOptions{Trust: trust, Auditor: &auditor, AsOf: job.AsOf})
 	if err != nil {
 		return nil, err
 	}
@@ -115,20 +122,24 @@ func verify(job task) (*verifyResult, error) {
 	return r, err
 }
 
-// writeLog writes and closes a log of n records, 1000 a request.
-func writeLog(ctx context.Context, dir string, n int) error {
-	w, err := openWriter(dir, seal.OS)
+// writeLog writes and closes a log of n records, perEntry in each request and
+// entry, without waiting for the disk.
+func writeLog(ctx context.Context, dir string, n, perEntry int) error {
+	w, err := openWriter(dir, unsynced{seal.OS})
 	if err != nil {
 		return err
 	}
-	const writers = 4
+	writers := 1 // of small requests only one: others would share its entries
+	if perEntry == aloneRecords {
+		writers = 4
+	}
 	var requests atomic.Int64
-	requests.Store(int64(n / aloneRecords))
+	requests.Store(int64(n / perEntry))
 	errs := make([]error, writers)
 	var wg sync.WaitGroup
 	for i := range writers {
 		wg.Go(func() {
-			src, err := newSource(uint64(i), aloneRecords)
+			src, err := newSource(uint64(i), perEntry)
 			for err == nil && requests.Add(-1) >= 0 {
 				err = w.Append(ctx, seal.SignalLogs, src.request())
 			}
@@ -138,6 +149,23 @@ func writeLog(ctx context.Context, dir string, n int) error {
 	wg.Wait()
 	return errors.Join(errors.Join(errs...), w.Close(ctx))
 }
+
+// unsynced is a file system that promises nothing.
+type unsynced struct{ seal.FS }
+
+func (u unsynced) OpenFile(name string, flag int, perm fs.FileMode) (seal.File, error) {
+	f, err := u.FS.OpenFile(name, flag, perm)
+	if err != nil {
+		return nil, err
+	}
+	return unsyncedFile{f}, nil
+}
+
+func (unsynced) SyncDir(string) error { return nil }
+
+type unsyncedFile struct{ seal.File }
+
+func (unsyncedFile) Sync() error { return nil }
 
 // treeBytes adds up the sizes of all files below dir.
 func treeBytes(dir string) (n int64, err error) {

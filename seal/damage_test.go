@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -74,6 +75,15 @@ func TestDamagedTail(t *testing.T) {
 		if _, err := open(flip(first, 100), quarantine); err != nil {
 			// Older segments are verify's to judge: a start reads the last one.
 			t.Errorf("damage to an older segment keeps a writer from starting: %v", err)
+		}
+	}
+	// Unless the tree has to be computed from them.
+	if _, err := open(withoutPublished(func(*memFS) {}), false); err != nil {
+		t.Errorf("without tiles: %v", err)
+	}
+	for offset := range bytes.Index(v.fs.files[logDir+"/"+first].data, endOfHeader) {
+		if _, err := open(withoutPublished(flip(first, offset)), false); err == nil || !strings.Contains(err.Error(), "run: meshaudit verify") {
+			t.Errorf("without tiles, byte %d of the first segment altered: %v", offset, err)
 		}
 	}
 	if _, err := open(func(m *memFS) { m.files[logDir+"/"+segmentDir+"/notes"] = &inode{} }, false); err == nil || !strings.Contains(err.Error(), "notes") {

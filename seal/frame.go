@@ -102,9 +102,18 @@ type readError struct{ err error }
 func (e *readError) Error() string { return "read: " + e.err.Error() }
 func (e *readError) Unwrap() error { return e.err }
 
+var endOfHeader = []byte("\n\n")
+
 // headerText reads up to and including the empty line, which it does not
 // return.
 func (fr *frameReader) headerText() ([]byte, error) {
+	// Nearly all: a header that is in the buffer already.
+	ahead, _ := fr.r.Peek(fr.r.Buffered())
+	if n := bytes.Index(ahead, endOfHeader) + 1; n > 0 && n < maxHeaderBytes && bytes.HasPrefix(ahead, []byte(magicFamily)) {
+		text := bytes.Clone(ahead[:n])
+		_, err := fr.r.Discard(n + 1)
+		return text, err
+	}
 	text := make([]byte, 0, 1024)
 	for {
 		line, err := fr.r.ReadSlice('\n')
@@ -126,7 +135,7 @@ func (fr *frameReader) headerText() ([]byte, error) {
 			return nil, cutHeader(text)
 		case err != nil:
 			return nil, &readError{err}
-		case len(text) == len(line) && !bytes.HasPrefix(text, []byte("meshaudit-seal/")):
+		case len(text) == len(line) && !bytes.HasPrefix(text, []byte(magicFamily)):
 			return nil, grammarf("frame does not start with %q", magic)
 		}
 	}

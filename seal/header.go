@@ -10,7 +10,10 @@ import (
 	"strings"
 )
 
-const magic = "meshaudit-seal/v1 "
+const (
+	magicFamily = "meshaudit-seal/" // of all versions
+	magic       = magicFamily + "v1 "
+)
 
 // Kind is what a frame carries: one of the six kinds of entry, or a
 // checkpoint, which is no entry.

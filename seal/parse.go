@@ -164,7 +164,7 @@ func (p *parser) header() (*Header, error) {
 	}
 	i := bytes.IndexByte(p.rest, '\n')
 	if i < 0 || !bytes.HasPrefix(p.rest, []byte(magic)) {
-		if bytes.HasPrefix(p.rest, []byte("meshaudit-seal/")) {
+		if bytes.HasPrefix(p.rest, []byte(magicFamily)) {
 			return nil, grammarf("unknown format version %q; a newer meshaudit may read it", clip(string(p.rest[:max(0, i)])))
 		}
 		return nil, grammarf("frame does not start with %q", strings.TrimSpace(magic))

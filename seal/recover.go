@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -344,11 +345,13 @@ func torn(damage error, rest []byte, at int64) bool {
 
 var zeroBlock [tornBlock]byte
 
+// checkpointStart is what a checkpoint frame begins with.
+var checkpointStart = []byte(magic + string(KindCheckpoint) + "\n")
+
 // countCheckpoints counts the whole checkpoint frames in b, wherever they are.
 func countCheckpoints(b []byte) (n int) {
-	start := []byte(magic + string(KindCheckpoint) + "\n")
 	for {
-		i := bytes.Index(b, start)
+		i := bytes.Index(b, checkpointStart)
 		if i < 0 {
 			return n
 		}
@@ -356,7 +359,7 @@ func countCheckpoints(b []byte) (n int) {
 		if fm, err := newFrameReader(bytes.NewReader(b), 0).next(); err == nil && fm.Kind == KindCheckpoint {
 			n++
 		}
-		b = b[len(start):]
+		b = b[len(checkpointStart):]
 	}
 }
 
@@ -466,43 +469,105 @@ func (s *segmentTail) extend(t *tree) bool {
 }
 
 // pushLeaves adds to a tree the entries that follow, up to an entry, from the
-// headers in segments.
+// headers in segments, which it reads side by side.
 func (w *Writer) pushLeaves(t *tree, firsts []uint64, until uint64) error {
 	from, found := slices.BinarySearch(firsts, t.size)
 	if !found && from > 0 {
 		from--
 	}
-	for _, first := range firsts[from:] {
-		if first >= until {
-			break
+	to, _ := slices.BinarySearch(firsts, until)
+	type segment struct {
+		first  uint64
+		leaves []Hash
+		err    error
+	}
+	read := make(chan chan segment, runtime.GOMAXPROCS(0)-1)
+	stop := make(chan struct{})
+	defer func() {
+		close(stop)
+		for one := range read {
+			<-one
 		}
-		if err := w.pushSegment(t, first); err != nil {
-			return err
+	}()
+	go func() {
+		defer close(read)
+		for _, first := range firsts[from:max(from, to)] {
+			one := make(chan segment, 1)
+			select {
+			case read <- one:
+			case <-stop:
+				return
+			}
+			go func() {
+				leaves, err := w.segmentLeaves(first)
+				one <- segment{first, leaves, err}
+			}()
+		}
+	}()
+	for one := range read {
+		s := <-one
+		if s.err != nil {
+			return s.err
+		}
+		for i, l := range s.leaves {
+			if s.first+uint64(i) == t.size {
+				t.push(l)
+			}
 		}
 	}
 	return nil
 }
 
-func (w *Writer) pushSegment(t *tree, first uint64) error {
+// segmentLeaves hashes a segment's entries. It reads no more of a header than
+// where the next one is: whether the hashes are right, a signed root tells.
+func (w *Writer) segmentLeaves(first uint64) (leaves []Hash, err error) {
 	f, err := openRead(w.cfg.FS, filepath.Join(w.dir, segmentDir, segmentName(first)))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer f.Close()
 	fr := newFrameReader(f, 0)
-	fr.skip = func(*Header) bool { return true }
 	for {
-		fm, err := fr.next()
+		text, err := fr.headerText()
 		if err == io.EOF {
-			return nil
+			return leaves, nil
+		}
+		var stored int64
+		if err == nil {
+			stored, err = storedBytes(text)
+		}
+		if err == nil {
+			_, err = fr.r.Discard(int(stored))
 		}
 		if err != nil {
-			return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", segmentName(first), fr.offset, err)
+			return nil, fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", segmentName(first), fr.offset, err)
 		}
-		if fm.Kind != KindCheckpoint && fm.Entry == t.size {
-			t.push(leafHash(fm.text))
+		fr.offset += int64(len(text)) + 1 + stored
+		if !bytes.HasPrefix(text, checkpointStart) {
+			leaves = append(leaves, leafHash(text))
 		}
 	}
+}
+
+// storedBytes is how much of sections follows a header.
+func storedBytes(header []byte) (n int64, err error) {
+	for line := range bytes.Lines(header) {
+		if v, ok := bytes.CutPrefix(line, []byte("section ")); ok {
+			f := strings.Split(string(v), " ")
+			if len(f) != 5 {
+				return 0, grammarf("line \"section\" has %d values, expected 5", len(f))
+			}
+			stored, err := number(f[2])
+			if err != nil {
+				return 0, err
+			}
+			if stored > maxSectionBytes {
+				return 0, grammarf("section of %d bytes, at most %d are allowed", stored, maxSectionBytes)
+			}
+			n += int64(stored)
+		}
+	}
+	return n, nil
 }
 
 // cut moves every damaged tail aside and makes what stays durable. It returns
