@@ -11,7 +11,6 @@ import (
 	"go.opentelemetry.io/collector/config/configopaque"
 	"go.opentelemetry.io/collector/confmap"
 
-	"github.com/meshaudit/meshaudit/internal/evidence/opa"
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 )
 
@@ -51,6 +50,7 @@ const (
 	defaultEndpoint       = "localhost:8182" // beside OPA's own 8181
 	defaultPath           = "/logs"          // OPA's default resource
 	defaultBatchSize      = 1000
+	defaultMaxEventBytes  = 1 << 20 // one event is an input with a large body
 	defaultMaxUploadBytes = 256 << 20
 
 	maxBatchSize = 65536 // what one sealed entry holds
@@ -63,7 +63,7 @@ func createDefaultConfig() component.Config {
 		ServerConfig:   server,
 		Path:           defaultPath,
 		BatchSize:      defaultBatchSize,
-		MaxEventBytes:  opa.DefaultMaxEventBytes,
+		MaxEventBytes:  defaultMaxEventBytes,
 		MaxUploadBytes: defaultMaxUploadBytes,
 	}
 }

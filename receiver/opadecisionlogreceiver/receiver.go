@@ -2,14 +2,11 @@ package opadecisionlogreceiver
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -23,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
+	"github.com/meshaudit/meshaudit/internal/upload"
 	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver/internal/metadata"
 )
 
@@ -42,7 +40,8 @@ type opaReceiver struct {
 	next      consumer.Logs
 	report    *receiverhelper.ObsReport
 	telemetry *metadata.TelemetryBuilder
-	token     [sha256.Size]byte
+	token     upload.Token
+	offers    *upload.Next
 
 	host     component.Host
 	identity *spiffemtls.Source // nil without `spiffe`
@@ -66,10 +65,11 @@ func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*opaRe
 	if err != nil {
 		return nil, err
 	}
-	return &opaReceiver{
-		cfg: cfg, set: set, next: next, report: report, telemetry: telemetry,
-		token: sha256.Sum256([]byte(cfg.Token)),
-	}, nil
+	r := &opaReceiver{
+		cfg: cfg, set: set, next: next, report: report, telemetry: telemetry, token: upload.NewToken(string(cfg.Token)),
+	}
+	r.offers = r.nextOf()
+	return r, nil
 }
 
 // Start listens; the port is taken when it returns.
@@ -97,7 +97,7 @@ func (r *opaReceiver) Start(ctx context.Context, host component.Host) error {
 		listener = tls.NewListener(listener, r.identity.ServerConfig())
 	}
 	r.server = srv
-	if r.cfg.Token != "" && r.identity == nil && !r.cfg.TLS.HasValue() && !loopback(listener.Addr()) {
+	if r.token.Set() && r.identity == nil && !r.cfg.TLS.HasValue() && !loopback(listener.Addr()) {
 		r.set.Logger.Warn("the bearer token crosses the network in the clear; set `tls`", zap.Stringer("endpoint", listener.Addr()))
 	}
 	r.serving.Add(1)
@@ -131,36 +131,17 @@ func (r *opaReceiver) Shutdown(ctx context.Context) error {
 // serve checks the request's envelope.
 func (r *opaReceiver) serve(w http.ResponseWriter, req *http.Request) {
 	switch {
-	case !r.takes(req.URL.Path):
+	case !upload.Under(req.URL.Path, r.cfg.Path):
 		r.refuse(w, http.StatusNotFound, refusedNotFound)
 	case req.Method != http.MethodPost:
 		w.Header().Set("Allow", http.MethodPost)
 		r.refuse(w, http.StatusMethodNotAllowed, refusedMethod)
-	case !r.authorized(req):
+	case !r.token.Carried(req):
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		r.refuse(w, http.StatusUnauthorized, refusedUnauthorized)
 	default:
-		r.upload(w, req)
+		r.upload(w, req, &decisions)
 	}
-}
-
-func (r *opaReceiver) takes(path string) bool {
-	rest, ok := strings.CutPrefix(path, strings.TrimSuffix(r.cfg.Path, "/"))
-	return ok && (rest == "" || rest[0] == '/')
-}
-
-// authorized compares digests, so that the time taken tells neither the token
-// nor its length.
-func (r *opaReceiver) authorized(req *http.Request) bool {
-	if r.cfg.Token == "" {
-		return true
-	}
-	scheme, token, _ := strings.Cut(req.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "bearer") {
-		return false
-	}
-	given := sha256.Sum256([]byte(token))
-	return subtle.ConstantTimeCompare(given[:], r.token[:]) == 1
 }
 
 func (r *opaReceiver) refuse(w http.ResponseWriter, code int, reason string) {

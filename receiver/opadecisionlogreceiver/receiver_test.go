@@ -31,6 +31,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
+	"github.com/meshaudit/meshaudit/internal/upload"
 	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver/internal/metadata"
 )
 
@@ -287,7 +288,7 @@ func TestGzipBomb(t *testing.T) {
 	require.Len(t, next.raw, 1)
 	require.Contains(t, attr(next.raw[0], semconv.EvidenceError), "max_upload_bytes")
 	require.Len(t, next.gaps, 1)
-	require.Equal(t, gapUpload, attr(next.gaps[0], semconv.GapReason))
+	require.Equal(t, upload.GapTooLarge, attr(next.gaps[0], semconv.GapReason))
 	require.Empty(t, attr(next.gaps[0], semconv.GapCount), "it is not known how many")
 }
 
@@ -352,7 +353,7 @@ func TestPermanentlyRefused(t *testing.T) {
 	require.Equal(t, []string{"a", "b", "c"}, next.decisions())
 	require.Len(t, next.gaps, 1)
 	require.Equal(t, "1", attr(next.gaps[0], semconv.GapCount))
-	require.Equal(t, gapPermanent, attr(next.gaps[0], semconv.GapReason))
+	require.Equal(t, upload.GapPermanent, attr(next.gaps[0], semconv.GapReason))
 	require.Equal(t, "gap/poison", attr(next.gaps[0], semconv.EvidencePosition))
 }
 

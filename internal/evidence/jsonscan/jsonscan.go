@@ -1,9 +1,13 @@
-// Package jsonscan walks over JSON once, without building it. The decoders of
-// sources that speak JSON share it.
+// Package jsonscan reads JSON that others send, in bounded memory: a Reader
+// splits an upload into events while it arrives, a Cursor walks over one event
+// once, without building it, and Redact makes one that could not be decoded fit
+// to be sealed. The decoders of sources that speak JSON share it.
 package jsonscan
 
 import (
+	"encoding/binary"
 	"errors"
+	"math/bits"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -301,44 +305,63 @@ func (c *Cursor) number() {
 	}
 }
 
-// ordinary are the bytes of a string that stand for themselves.
-var ordinary = func() (t [256]bool) {
-	for ch := ' '; ch < utf8.RuneSelf; ch++ {
-		t[ch] = ch != '"' && ch != '\\'
-	}
-	return t
-}()
-
 // scanString passes over a string and returns what stands between its quotes.
 func (c *Cursor) scanString() (raw []byte, escaped bool) {
-	c.i++
-	start := c.i
-	for i := start; i < len(c.b); i++ {
-		ch := c.b[i]
-		if ordinary[ch] {
-			continue
-		}
-		switch {
-		case ch == '"':
-			c.i = i + 1
-			return c.b[start:i], escaped
-		case ch < ' ':
+	b, start := c.b, c.i+1
+	for i := start; ; {
+		if i += plainLength(b[i:]); i >= len(b) {
 			c.fail(ErrSyntax)
 			return nil, false
+		}
+		switch ch := b[i]; {
+		case ch == '"':
+			c.i = i + 1
+			return b[start:i], escaped
 		case ch == '\\':
 			escaped = true
-			n := escapeLength(c.b[i+1:])
+			n := escapeLength(b[i+1:])
 			if n == 0 {
 				c.fail(ErrSyntax)
 				return nil, false
 			}
-			i += n
+			i += 1 + n
 		case ch >= utf8.RuneSelf:
 			escaped = true // unquote looks whether it is valid
+			i++
+		default:
+			c.fail(ErrSyntax)
+			return nil, false
 		}
 	}
-	c.fail(ErrSyntax)
-	return nil, false
+}
+
+// The same byte in all eight of a word, and each byte's highest bit.
+const (
+	each    = 0x0101010101010101
+	highest = 0x8080808080808080
+)
+
+// zeroBytes marks, by its highest bit, the lowest byte of w that is zero;
+// above that one it may err.
+func zeroBytes(w uint64) uint64 { return (w - each) &^ w & highest }
+
+// plainLength is the length of b's beginning that has no quote, backslash,
+// control character or byte beyond ASCII.
+func plainLength(b []byte) int {
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		special := w&highest | (w-each*' ')&^w&highest | zeroBytes(w^each*'"') | zeroBytes(w^each*'\\')
+		if special != 0 {
+			return i + bits.TrailingZeros64(special)/8
+		}
+	}
+	for ; i < len(b); i++ {
+		if ch := b[i]; ch < ' ' || ch == '"' || ch == '\\' || ch >= utf8.RuneSelf {
+			return i
+		}
+	}
+	return i
 }
 
 // escapeLength is the length of the escape after its backslash, 0 if it is none.

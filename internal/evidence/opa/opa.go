@@ -1,11 +1,8 @@
 // Package opa reads OPA's decision log: the uploads of its decision_logs
 // plugin and the events in them.
 //
-// A Reader splits an upload into events while it arrives; Decode turns one
-// event into evidence. Together they promise bounded memory (one event), a
-// bounded depth, exact numbers, and that an event which cannot be decoded does
-// not take its neighbours along. They keep nothing that README.md does not
-// name: of an input's headers only the trace, the request id and claims of
+// Decode turns one event into evidence, at a bounded depth and with exact
+// numbers. It keeps nothing that README.md does not name: of an input's headers only the trace, the request id and claims of
 // identity, of a token only its subject, never a body or a query string.
 //
 // # Identities and users
@@ -48,7 +45,17 @@ var (
 	errDuplicate  = errors.New("duplicate key")
 )
 
-// Decode reads one event, which Reader.Next returned. It refuses what is not
+// Kept says which keys' values jsonscan.Redact may keep of an event that could
+// not be decoded: they name the decision and never hold what a request carried.
+func Kept(key string) bool {
+	switch key {
+	case "decision_id", "batch_decision_id", "timestamp", "revision", "version", "trace_id", "span_id", "method":
+		return true
+	}
+	return false
+}
+
+// Decode reads one event. It refuses what is not
 // one object of valid JSON with a decision_id, and one that states the decision,
 // the input or the result twice: readers differ on which of the two counts.
 func Decode(event []byte) (evidence.Evidence, error) {
@@ -369,7 +376,8 @@ func (d *decoder) finish() {
 	default:
 		d.setReason("the result is no verdict")
 	}
-	e.Verdict = v
+	verdict := *v // of its own, so that the decoder need not be
+	e.Verdict = &verdict
 
 	e.Start = unixNano(d.timestamp)
 	if e.Start == 0 {

@@ -9,10 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"testing"
-	"testing/iotest"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
@@ -39,25 +37,21 @@ func inputs(tb testing.TB) []string {
 	return events
 }
 
-// all reads an upload: events and the error that ended it, nil for io.EOF.
-func all(r io.Reader, maxBytes int) (events []string, errs []error) {
-	reader := NewReader(r, maxBytes)
+// all reads an upload: events and their errors.
+func all(r io.Reader) (events []string, errs []error) {
+	reader := jsonscan.NewReader(r, 1<<20)
 	for {
 		event, err := reader.Next()
 		if err == io.EOF {
 			return events, errs
 		}
-		events = append(events, string(event))
-		errs = append(errs, err)
-		if len(errs) > 10000 {
-			panic("it does not end")
-		}
+		events, errs = append(events, string(event)), append(errs, err)
 	}
 }
 
 func TestCorpus(t *testing.T) {
 	upload := "[" + strings.Join(inputs(t), ",\n") + "]"
-	events, errs := all(strings.NewReader(upload), DefaultMaxEventBytes)
+	events, errs := all(strings.NewReader(upload))
 	if len(events) != len(inputs(t)) {
 		t.Fatalf("%d events of %d", len(events), len(inputs(t)))
 	}
@@ -87,7 +81,7 @@ func TestSample(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer upload.Close()
-	events, errs := all(upload, DefaultMaxEventBytes)
+	events, errs := all(upload)
 	if len(events) != 1 || errs[0] != nil {
 		t.Fatalf("%d events, %v", len(events), errs)
 	}
@@ -229,89 +223,6 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-func TestReader(t *testing.T) {
-	const max = 64
-	big := `{"a":"` + strings.Repeat("x", 100) + `"}`
-	for _, tt := range []struct {
-		upload string
-		events []string
-		err    error // of the last one
-	}{
-		{`[]`, nil, nil},
-		{" [ \n ] \n", nil, nil},
-		{`[{"a":1},{"b":"]}"} , {"c":"\"\\"}]`, []string{`{"a":1}`, `{"b":"]}"}`, `{"c":"\"\\"}`}, nil},
-		{`{"a":{"b":[]}}`, []string{`{"a":{"b":[]}}`}, nil},
-		{`[1,"two",null]`, []string{`1`, `"two"`, `null`}, nil},
-		{`[{"a":1},` + big + `,{"b":2}]`, []string{`{"a":1}`, big[:max], `{"b":2}`}, nil},
-		{`[{"a":1},{"b":`, []string{`{"a":1}`, `{"b":`}, ErrStream},
-		{`[{"a":1}`, []string{`{"a":1}`, ``}, ErrStream},
-		{`[{"a":1},`, []string{`{"a":1}`, ``}, ErrStream},
-		{`[{"a":1} {"b":2}]`, []string{`{"a":1}`, `{"b":2}]`}, ErrStream},
-		{`[{"a":1}] trailing`, []string{`{"a":1}`, `trailing`}, ErrStream},
-		{`{"a":1} {"b":2}`, []string{`{"a":1}`}, ErrStream},
-		{`hello`, []string{`hello`}, ErrStream},
-		{`[,]`, []string{`,]`}, ErrStream},
-		{``, []string{``}, ErrStream},
-		{`[{"a":"\`, []string{`{"a":"\`}, ErrStream},
-	} {
-		for name, wrap := range map[string]func(io.Reader) io.Reader{
-			"whole": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "with EOF": iotest.DataErrReader,
-		} {
-			events, errs := all(wrap(strings.NewReader(tt.upload)), max)
-			if !slices.Equal(events, tt.events) {
-				t.Errorf("%s, %s: events %q, want %q", tt.upload, name, events, tt.events)
-				continue
-			}
-			var last error
-			if len(errs) > 0 {
-				last = errs[len(errs)-1]
-			}
-			if !errors.Is(last, tt.err) || (tt.err == nil) != (last == nil) {
-				t.Errorf("%s, %s: error %v, want %v", tt.upload, name, last, tt.err)
-			}
-			for i, e := range tt.events {
-				if len(e) == max && !errors.Is(errs[i], ErrTooLarge) {
-					t.Errorf("%s, %s: event %d: %v", tt.upload, name, i, errs[i])
-				}
-			}
-		}
-	}
-}
-
-func TestReaderPassesErrorsOn(t *testing.T) {
-	broken := errors.New("connection reset")
-	_, errs := all(io.MultiReader(strings.NewReader(`[{"a":1},{"b"`), iotest.ErrReader(broken)), 64)
-	if len(errs) != 2 || !errors.Is(errs[1], broken) || errors.Is(errs[1], ErrStream) {
-		t.Errorf("%v", errs)
-	}
-}
-
-func TestRedact(t *testing.T) {
-	for in, want := range map[string]string{
-		`{"decision_id":"d-1","input":{"headers":{"authorization":"Bearer SECRET"},"n":12345678901234567890}}`: `{"decision_id":"d-1","input":{"headers":{"authorization":"***"},"n":12345678901234567890}}`,
-		`{"decision_id":"Bearer SECRET"}`:          `{"decision_id":"***"}`,
-		`{"a":"x" SECRET, "b": true}`:              `{"a":"***" ***, "b": true}`,
-		`{"a":"SECRET`:                             `{"a":***`,
-		`SECRET SECRET`:                            `*** ***`,
-		`{"SECRET key!":1}`:                        `{"***":1}`,
-		`{"path":"/x?SECRET"}`:                     `{"path":"***"}`,
-		"\x1f\x8bSECRET":                           `***`,
-		`{"a":["SECRET","method"],"method":"GET"}`: `{"a":["***","***"],"method":"GET"}`,
-		`{"decision_id":["SECRET"]}`:               `{"decision_id":["***"]}`,
-	} {
-		got, n := Redact([]byte(in), MaxRawBytes)
-		if got != want {
-			t.Errorf("Redact(%s) = %s, want %s", in, got, want)
-		}
-		if n == 0 {
-			t.Errorf("Redact(%s) counted nothing", in)
-		}
-	}
-	if got, _ := Redact(bytes.Repeat([]byte(`{"a":1},`), 1<<16), 100); len(got) > 100 {
-		t.Errorf("%d bytes", len(got))
-	}
-}
-
 // FuzzDecode: what is accepted is valid JSON, valid JSON is refused only for a
 // reason, and the record round-trips.
 func FuzzDecode(f *testing.F) {
@@ -330,7 +241,7 @@ func FuzzDecode(f *testing.F) {
 		case errors.Is(err, jsonscan.ErrSyntax) && valid:
 			t.Fatalf("%q is JSON: %v", event, err)
 		case err != nil:
-			Redact(event, 1<<10)
+			jsonscan.Redact(event, 1<<10, Kept)
 			return
 		}
 		if strings.ContainsAny(e.Path, "?#") {
@@ -362,57 +273,15 @@ func foldsTwice(event []byte) bool {
 	return n > 1
 }
 
-// FuzzReader: an upload's events do not depend on how it arrives, and those of
-// valid JSON are encoding/json's.
-func FuzzReader(f *testing.F) {
-	for _, s := range []string{`[{"a":1},{"b":"\\\""}]`, `[[],{},"",1,null]`, `[{"a":1},`, `{"a":1}`, `nonsense`, `[1 2]`, "[\"\\"} {
-		f.Add([]byte(s))
-	}
-	f.Fuzz(func(t *testing.T, upload []byte) {
-		const max = 32
-		events, _ := all(bytes.NewReader(upload), max)
-		again, _ := all(iotest.OneByteReader(bytes.NewReader(upload)), max)
-		if !slices.Equal(events, again) {
-			t.Fatalf("%q: at once %q, byte by byte %q", upload, events, again)
-		}
-		var want []json.RawMessage
-		if json.Unmarshal(upload, &want) != nil || want == nil {
-			return
-		}
-		if len(events) != len(want) {
-			t.Fatalf("%q: %d events, want %d", upload, len(events), len(want))
-		}
-		for i, w := range want {
-			got := strings.TrimRight(events[i], " \t\r\n")
-			if s := string(w); got != s[:min(len(s), max)] && got != strings.TrimRight(s[:min(len(s), max)], " \t\r\n") {
-				t.Fatalf("%q: event %d is %q, want %q", upload, i, got, s)
-			}
-		}
-	})
-}
-
-func FuzzRedact(f *testing.F) {
-	f.Add(`{"authorization":"Bearer `, `"}`)
-	f.Add(`"x": `, ``)
-	f.Add(`{"decision_id":`, `}`)
-	f.Fuzz(func(t *testing.T, before, after string) {
-		const secret = "S3CR3T.p4ssw0rd!"
-		got, _ := Redact([]byte(before+secret+after), 1<<20)
-		if strings.Contains(got, secret) {
-			t.Fatalf("%q", got)
-		}
-	})
-}
-
 // BenchmarkDecode reads an upload of 1000 events as opa-envoy-plugin makes
 // them: splitting and decoding.
 func BenchmarkDecode(b *testing.B) {
 	sample := inputs(b)[33]
 	upload := []byte("[" + strings.Repeat(sample+",", 999) + sample + "]")
-	b.SetBytes(int64(len(upload)))
+	defer evidencetest.Rate(b, len(upload))()
 	b.ReportAllocs()
 	for b.Loop() {
-		r := NewReader(bytes.NewReader(upload), DefaultMaxEventBytes)
+		r := jsonscan.NewReader(bytes.NewReader(upload), 1<<20)
 		for {
 			event, err := r.Next()
 			if err == io.EOF {

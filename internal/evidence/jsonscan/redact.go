@@ -1,36 +1,22 @@
-package opa
+package jsonscan
 
 import (
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
-	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 )
-
-// MaxRawBytes bounds the text of an event that could not be decoded.
-const MaxRawBytes = 64 << 10
 
 const redacted = "***"
 
 // Redact makes an event that could not be decoded fit to be sealed: of JSON, be
-// it broken, it keeps the structure, numbers, the keys, and the values of the
-// keys below; every other string, and what stands outside strings and is no
-// JSON, becomes ***. It returns at most maxBytes bytes and how many values it
-// replaced.
-func Redact(raw []byte, maxBytes int) (string, int) {
-	r := redactor{in: raw, max: maxBytes}
+// it broken, it keeps the structure, numbers and the keys; every other string, and what stands outside strings and is no
+// JSON, becomes ***. Of the keys for which kept is true, short values made of a
+// name's characters stay. It returns at most maxBytes bytes and how many values
+// it replaced.
+func Redact(raw []byte, maxBytes int, kept func(key string) bool) (string, int) {
+	r := redactor{in: raw, max: maxBytes, kept: kept}
 	r.run()
 	return evidence.Text(r.out.String(), maxBytes), r.count
-}
-
-// keptValue says which keys' values are kept: they name the decision and never
-// hold what a request carried.
-func keptValue(key string) bool {
-	switch key {
-	case "decision_id", "batch_decision_id", "timestamp", "revision", "version", "trace_id", "span_id", "method":
-		return true
-	}
-	return false
 }
 
 const maxKeptBytes = 128 // of a key or of a kept value
@@ -39,6 +25,7 @@ type redactor struct {
 	in    []byte
 	i     int
 	max   int
+	kept  func(key string) bool
 	out   strings.Builder
 	key   string // of the value to come
 	count int
@@ -85,28 +72,28 @@ func (r *redactor) bare() {
 }
 
 func isNumber(s string) bool {
-	c := jsonscan.New([]byte(s))
+	c := Cursor{b: []byte(s)}
 	if ch := c.Peek(); ch != '-' && (ch < '0' || ch > '9') {
 		return false
 	}
-	c.Skip()
+	c.number()
 	return c.End() == nil
 }
 
 // quoted passes over a string, a key if a colon follows.
 func (r *redactor) quoted() {
-	c := jsonscan.At(r.in, r.i)
-	c.Skip()
-	if c.Err() != nil { // it does not end, or is none
+	c := Cursor{b: r.in, i: r.i}
+	raw, _ := c.scanString()
+	if c.err != nil { // it does not end, or is none
 		r.out.WriteString(redacted)
 		r.count++
 		r.i = len(r.in)
 		return
 	}
-	text := string(r.in[r.i+1 : c.Offset()-1])
-	r.i = c.Offset()
+	r.i = c.i
+	text := string(raw)
 	isKey := c.Peek() == ':'
-	if (isKey && plain(text)) || (!isKey && keptValue(r.key) && plain(text)) {
+	if (isKey && plain(text)) || (!isKey && r.kept(r.key) && plain(text)) {
 		r.out.WriteByte('"')
 		r.out.WriteString(text)
 		r.out.WriteByte('"')
