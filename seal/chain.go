@@ -167,6 +167,27 @@ type ChainFile struct {
 	Path string
 }
 
+// freshChain keeps a chain key in memory, from a start to the next one.
+type freshChain struct {
+	key   ChainKey
+	begun bool
+	first uint64 // the epoch that it began with
+}
+
+func (c *freshChain) begin(epoch uint64) {
+	c.key, c.begun, c.first = NewChainKey(), true, epoch
+	c.key.Epoch = epoch
+}
+
+// Load gives the key.
+func (c *freshChain) Load() (ChainKey, error) { return c.key, nil }
+
+// Replace forgets the key that is there.
+func (c *freshChain) Replace(k ChainKey) error {
+	c.key = k
+	return nil
+}
+
 // Load reads the key.
 func (c ChainFile) Load() (ChainKey, error) {
 	var k ChainKey

@@ -33,8 +33,12 @@ func (w *Writer) begin(before *logState) (*logState, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.checkAgainstCheckpointFile(end); err != nil {
+	published, err := w.checkAgainstCheckpointFile(end)
+	if err != nil {
 		return nil, err
+	}
+	if n := len(end.cuts); n > 0 && end.cuts[n-1].clean && end.last != nil && end.last.Kind == KindClose && published == end.tree.size {
+		end.cuts = end.cuts[:n-1] // only what is durable was published
 	}
 	key, err := w.chainKey(end)
 	if err != nil {
@@ -71,6 +75,9 @@ func (w *Writer) openEpoch(at *logState, key ChainKey, log LogKey, after After, 
 	open := &OpenLines{
 		Signer: log.VerifierKey(), Chain: key.Commitment(), After: after, Torn: torn,
 		HeartbeatSeconds: uint64(cfg.Heartbeat / time.Second),
+	}
+	if c, ok := cfg.Chain.(*freshChain); ok {
+		open.Fresh = key.Epoch == c.first
 	}
 	for _, a := range cfg.Auditors {
 		e, err := key.escrow(cfg.Origin, a)
@@ -115,6 +122,13 @@ func removeTemporary(fsys FS, dir string) error {
 // chainKey loads the key of the epoch to be opened. Anything but the epoch
 // after the log's last is a rollback, of the key or of the log.
 func (w *Writer) chainKey(end *logEnd) (ChainKey, error) {
+	if c, ok := w.cfg.Chain.(*freshChain); ok && !c.begun {
+		epoch := uint64(0)
+		if end.last != nil {
+			epoch = end.last.Epoch + 1
+		}
+		c.begin(epoch)
+	}
 	key, err := w.cfg.Chain.Load()
 	if err != nil {
 		return key, fmt.Errorf("chain key: %w", err)
@@ -140,26 +154,26 @@ func (w *Writer) chainKey(end *logEnd) (ChainKey, error) {
 }
 
 // checkAgainstCheckpointFile refuses a log that is shorter than what it once
-// published.
-func (w *Writer) checkAgainstCheckpointFile(end *logEnd) error {
+// published, and returns how many entries that were.
+func (w *Writer) checkAgainstCheckpointFile(end *logEnd) (size uint64, err error) {
 	b, name, err := newestCheckpoint(w.cfg.FS, w.dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return 0, nil
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	c, err := openCheckpoint(b, w.verifier)
 	if err != nil && w.previous != nil {
 		c, err = openCheckpoint(b, w.previous)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w: not signed by this log key; the log was written under another key (after `keygen rotate`, keep the previous one until the writer has started) or altered; run: meshaudit verify", filepath.Join(w.dir, name), err)
+		return 0, fmt.Errorf("%s: %w: not signed by this log key; the log was written under another key (after `keygen rotate`, keep the previous one until the writer has started) or altered; run: meshaudit verify", filepath.Join(w.dir, name), err)
 	}
 	if c.Size > end.tree.size {
-		return fmt.Errorf("the log has %d entries, but %d were published in its checkpoint file: it was cut or rolled back; run `meshaudit verify`, restore the missing segments, or start a log with a new origin", end.tree.size, c.Size)
+		return 0, fmt.Errorf("the log has %d entries, but %d were published in its checkpoint file: it was cut or rolled back; run `meshaudit verify`, restore the missing segments, or start a log with a new origin", end.tree.size, c.Size)
 	}
-	return nil
+	return c.Size, nil
 }
 
 // logEnd is what a start must know of the log that is there.
@@ -217,9 +231,7 @@ func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
 		if seg.damage != nil && len(end.cuts) > 0 {
 			return nil, fmt.Errorf("segment %s, offset %d: %w, and a segment follows it: not a torn tail; run: meshaudit verify", segmentName(firsts[i]), seg.kept, seg.damage)
 		}
-		if seg.kept < seg.size || seg.last == nil || seg.last.Kind != KindClose {
-			end.cuts = append(end.cuts, cut{firsts[i], seg.kept, seg.size, seg.kept == seg.size})
-		}
+		end.cuts = append(end.cuts, cut{firsts[i], seg.kept, seg.size, seg.kept == seg.size})
 		if seg.last == nil {
 			continue // a crash came before its first commit was whole
 		}

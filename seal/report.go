@@ -72,6 +72,8 @@ type LogReport struct {
 	Pinned     bool // its first chain key was pinned
 	TagsProven bool // the auditor's key was given, and every tag checked with it
 
+	FreshChains uint64 // epochs whose chain does not follow from the one before
+
 	// The last entry that is proven, if any is: everything through it is.
 	Proven     bool
 	LastEntry  uint64

@@ -15,11 +15,13 @@ import (
 //	# comment
 //	log VKEY [until SIZE]     a writer's key; the log's name is in it
 //	chain ORIGIN BASE64       the pinned commitment to its first chain key
+//	chain ORIGIN fresh        its writer begins a new chain at every start
 //
 // Keys are never taken from the log itself.
 type Trust struct {
 	Keys   []TrustedKey
 	Chains map[string]Hash
+	Fresh  map[string]bool // origins
 }
 
 // TrustedKey is a writer's verifier key; it signs checkpoints of at most Until
@@ -38,7 +40,7 @@ func (k TrustedKey) Origin() string { return k.verifier.Name() }
 
 // ParseTrust parses a trust file.
 func ParseTrust(b []byte) (*Trust, error) {
-	t := &Trust{Chains: map[string]Hash{}}
+	t := &Trust{Chains: map[string]Hash{}, Fresh: map[string]bool{}}
 	n := 0
 	for l := range strings.Lines(string(b)) {
 		n++
@@ -59,7 +61,9 @@ func ParseTrust(b []byte) (*Trust, error) {
 				err = t.add(k)
 			}
 		case f[0] == "chain" && len(f) == 3:
-			if err = ValidOrigin(f[1]); err == nil {
+			if err = ValidOrigin(f[1]); err == nil && f[2] == "fresh" {
+				t.Fresh[f[1]] = true
+			} else if err == nil {
 				if _, twice := t.Chains[f[1]]; twice {
 					err = fmt.Errorf("a second chain for %s", f[1])
 				} else {

@@ -169,6 +169,7 @@ type verification struct {
 	chain       ChainKey // of the epoch
 	haveChain   bool
 	tagsLost    bool // some epoch could not be checked
+	unpinnable  bool // the first chain is fresh, as the trust file says
 	heartbeat   uint64
 	last        *Header
 	signers     signers
@@ -441,10 +442,26 @@ func (v *verification) openEntry(f *frame) {
 			}
 		}
 	}
-	if o.Fresh && f.Entry > 0 {
-		v.found(Incomplete, Completeness, "", "the HMAC proof begins anew at %s: the chain key was not kept", f.name())
+	if o.Fresh {
+		v.freshChain(f)
 	}
 	v.takeUpChain(f)
+}
+
+// freshChain says that the chain begins at this open. A writer that keeps no
+// chain key does that at every start; of any other it is news.
+func (v *verification) freshChain(f *frame) {
+	v.report.FreshChains++
+	expected := v.opts.Trust != nil && v.opts.Trust.Fresh[v.report.Origin]
+	if f.Epoch == 0 { // it would have been pinned
+		v.unpinnable = expected
+		return
+	}
+	class, next := Incomplete, "if the writer keeps no chain key (`keys::chain: fresh`), say so in the trust file: chain "+v.report.Origin+" fresh"
+	if expected {
+		class, next = Note, ""
+	}
+	v.found(class, Completeness, next, "the HMAC proof begins anew at %s: who had the log key could have replaced what is before", f.name())
 }
 
 // takeUpChain opens the escrow of an epoch, if there is an auditor's key.
@@ -603,7 +620,7 @@ func (v *verification) conclude() error {
 	}
 	if !v.opts.Trust.knows(r.Origin) {
 		v.found(Incomplete, Integrity, "give the trust file of this writer with --trust", "nobody vouches for this log: no trusted key for %s was given", r.Origin)
-	} else if !r.Pinned && v.pruned == 0 {
+	} else if !r.Pinned && !v.unpinnable && v.pruned == 0 {
 		v.found(Incomplete, Completeness, "add the line that `meshaudit keygen writer` printed: chain "+r.Origin+" …", "the first chain key is not pinned in the trust file")
 	}
 	if v.last == nil {

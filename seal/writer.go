@@ -23,6 +23,11 @@ type Config struct {
 	Chain    ChainStore
 	Auditors []Recipient // at least one
 
+	// FreshChain draws a new chain key at every start instead of keeping
+	// one in Chain: for a writer without a disk of its own. Who has the log
+	// key can then replace whole epochs, which otherwise the chain shows.
+	FreshChain bool
+
 	// PreviousLogKey, if set, is the key that LogKey replaces: a log that it
 	// signed is handed over at start, and Rotated told of it. After that it
 	// is not needed any more.
@@ -194,6 +199,9 @@ func (c *Config) complete() error {
 	}
 	if err := ValidOrigin(c.Origin); err != nil {
 		return err
+	}
+	if c.FreshChain && c.Chain == nil {
+		c.Chain = new(freshChain)
 	}
 	switch {
 	case c.LogKey == nil || c.Chain == nil:

@@ -80,6 +80,11 @@ type KeysConfig struct {
 	// if it is there.
 	PreviousLogKey string `mapstructure:"previous_log_key"`
 
+	// Chain is kept (default) or fresh: a new HMAC chain at every start,
+	// for a writer without a persistent disk. The chain then shows no
+	// replacement of whole epochs by a thief of the log key.
+	Chain string `mapstructure:"chain"`
+
 	// ChainKey is the file of the HMAC chain's key. It is replaced at every
 	// start, so it must be on a writable volume, or ChainState given.
 	ChainKey string `mapstructure:"chain_key"`
@@ -96,6 +101,9 @@ type KeysConfig struct {
 const (
 	damageRefuse     = "refuse"
 	damageQuarantine = "quarantine"
+
+	chainKept  = "kept"
+	chainFresh = "fresh"
 )
 
 func createDefaultConfig() *Config {
@@ -105,6 +113,7 @@ func createDefaultConfig() *Config {
 		SegmentMaxBytes: 64 << 20,
 		MaxPendingBytes: 64 << 20,
 		OnDamagedTail:   damageRefuse,
+		Keys:            KeysConfig{Chain: chainKept},
 	}
 }
 
@@ -143,6 +152,11 @@ func (c *Config) Validate() error {
 	}
 	if k := &c.Keys; k.Create && (k.LogKey != "" || k.PreviousLogKey != "" || k.ChainKey != "" || k.ChainState != "" || len(k.Auditors) > 0) {
 		fault("`keys::create` makes all keys in `keys::directory`: give no other key beside it")
+	}
+	if k := &c.Keys; k.Chain != chainKept && k.Chain != chainFresh {
+		fault("`keys::chain` must be %q or %q, got %q", chainKept, chainFresh, k.Chain)
+	} else if k.Chain == chainFresh && (k.ChainKey != "" || k.ChainState != "") {
+		fault("`keys::chain: fresh` keeps no chain key: give neither `keys::chain_key` nor `keys::chain_state`")
 	}
 	for i, a := range c.Keys.Auditors {
 		if strings.HasPrefix(a, "meshaudit-auditor ") {

@@ -55,13 +55,13 @@ func TestConfig(t *testing.T) {
 		SegmentMaxBytes: 16 << 20, MaxPendingBytes: 32 << 20, OnDamagedTail: "quarantine",
 		Keys: KeysConfig{
 			Directory: "/etc/meshaudit/keys", LogKey: "/run/secrets/meshaudit/log.key",
-			ChainKey: "/run/secrets/meshaudit/chain.key", ChainState: "/var/lib/meshaudit/chain.key",
+			Chain: "kept", ChainKey: "/run/secrets/meshaudit/chain.key", ChainState: "/var/lib/meshaudit/chain.key",
 			Auditors: []string{"/etc/meshaudit/auditors/a.pub", "/etc/meshaudit/auditors/b.pub"},
 		},
 	}, cfg)
 
 	err = load("sealed_log/wrong").Validate()
-	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`"} {
+	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be"} {
 		assert.ErrorContains(t, err, setting, "every fault is reported at once")
 	}
 }
@@ -236,6 +236,30 @@ func TestMountedSecretWithChainState(t *testing.T) {
 		run(t, &linkedChainKey)
 	}
 	assert.Equal(t, 0, verify(t, cfg).ExitCode())
+}
+
+// Without a chain key, a new chain begins at every start; a trust file that
+// says so is satisfied.
+func TestFreshChain(t *testing.T) {
+	cfg := testConfig(t)
+	cfg.Keys.Chain = "fresh"
+	for range 2 {
+		run(t, cfg)
+	}
+	trust := filepath.Join(cfg.keysDirectory(), seal.TrustFile)
+	assert.Equal(t, seal.ExitTampering, verify(t, cfg).ExitCode(), "the pinned chain is not this log's")
+	b, err := os.ReadFile(trust)
+	must(t, err)
+	log, _, _ := strings.Cut(string(b), "\n")
+	must(t, os.WriteFile(trust, []byte(log+"\n"), 0o600))
+	assert.Equal(t, seal.ExitIncomplete, verify(t, cfg).ExitCode())
+	must(t, os.WriteFile(trust, []byte(log+"\nchain "+cfg.Origin+" fresh\n"), 0o600))
+	r := verify(t, cfg)
+	assert.Equal(t, seal.ExitProven, r.ExitCode(), "%v", r.Logs[0].Findings)
+	assert.True(t, r.Logs[0].TagsProven)
+
+	cfg.Keys.ChainState = "chain.state"
+	assert.ErrorContains(t, cfg.Validate(), "`keys::chain: fresh` keeps no chain key")
 }
 
 // A log key is replaced between two runs; the lines that the exporter writes

@@ -17,8 +17,8 @@ import (
 // keys are what a writer needs, found by the configuration.
 type keys struct {
 	log      seal.LogKey
-	previous seal.LogKey // nil: none is being replaced
-	chain    seal.ChainStore
+	previous seal.LogKey     // nil: none is being replaced
+	chain    seal.ChainStore // nil: fresh at every start
 	auditors []seal.Recipient
 }
 
@@ -38,8 +38,10 @@ func (c *Config) loadKeys(origin string, logger *zap.Logger) (*keys, error) {
 	if err != nil && (c.Keys.PreviousLogKey != "" || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, fmt.Errorf("`keys::previous_log_key`: %w", err)
 	}
-	if k.chain, err = c.chainStore(orFile(c.Keys.ChainKey, dir, seal.ChainKeyFile)); err != nil {
-		return nil, absent(err, "`keys::chain_key`", "meshaudit keygen writer --origin "+origin+" --out "+dir)
+	if c.Keys.Chain == chainKept {
+		if k.chain, err = c.chainStore(orFile(c.Keys.ChainKey, dir, seal.ChainKeyFile)); err != nil {
+			return nil, absent(err, "`keys::chain_key`", "meshaudit keygen writer --origin "+origin+" --out "+dir)
+		}
 	}
 	auditors := c.Keys.Auditors
 	if len(auditors) == 0 {

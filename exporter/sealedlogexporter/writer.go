@@ -87,6 +87,7 @@ func (w *writer) open(host component.Host) error {
 		PreviousLogKey:  k.previous,
 		Rotated:         w.rotated,
 		Chain:           k.chain,
+		FreshChain:      w.cfg.Keys.Chain == chainFresh,
 		Auditors:        k.auditors,
 		Heartbeat:       w.cfg.Heartbeat,
 		EpochMaxAge:     w.cfg.EpochMaxAge,

@@ -186,6 +186,9 @@ func (s *streams) withAuditor(l *logAnswer) string {
 	text := s.paint(answerStyles[l.WithAuditor], l.WithAuditor)
 	switch l.WithAuditor {
 	case isProven:
+		if l.FreshChains > 0 {
+			return text + ": the HMAC of " + counted(l.Counts.Entries, "entry") + ", in " + counted(l.FreshChains, "chain") + "; a stolen log key could have replaced whole chains"
+		}
 		return text + ": the HMAC of " + counted(l.Counts.Entries, "entry") + "; not even a stolen log key could have rewritten them"
 	case isNone:
 		return "not checked: a rewrite with a stolen log key would not show; give --auditor"

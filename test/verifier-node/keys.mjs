@@ -37,7 +37,7 @@ export function parseVerifierKey(s) {
 }
 
 export function parseTrust(text) {
-  const trust = { keys: [], chains: new Map() }
+  const trust = { keys: [], chains: new Map(), fresh: new Set() }
   for (const [i, line] of text.split('\n').entries()) {
     try {
       const f = line.trim().split(/\s+/)
@@ -46,6 +46,9 @@ export function parseTrust(text) {
         const key = parseVerifierKey(f[1])
         if (!validOrigin(key.name)) throw new Bad(`invalid origin ${key.name}`)
         trust.keys.push({ ...key, until: f.length === 4 ? parseU64(f[3]) : undefined })
+      } else if (f[0] === 'chain' && f.length === 3 && f[2] === 'fresh') {
+        if (!validOrigin(f[1])) throw new Bad('bad chain line')
+        trust.fresh.add(f[1])
       } else if (f[0] === 'chain' && f.length === 3) {
         const chain = decodeB64(f[2])
         if (!validOrigin(f[1]) || chain.length !== 32 || trust.chains.has(f[1])) throw new Bad('bad chain line')

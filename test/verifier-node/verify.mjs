@@ -93,7 +93,7 @@ class LogVerifier {
 
   run() {
     if (this.keys.length === 0) this.find(INCOMPLETE, 'integrity', '', 0, 'no trusted key for this log')
-    else if (!this.opts.trust.chains.has(this.origin)) this.find(INCOMPLETE, 'integrity', '', 0, 'its first chain key is not pinned')
+    else if (!this.opts.trust.chains.has(this.origin)) this.unpinned = true
     this.published = this.readPublished()
     this.files()
     this.torn = this.readTorn()
@@ -445,7 +445,9 @@ class LogVerifier {
   chain(h, at, file, bad) {
     const pinned = this.opts.trust?.chains.get(this.origin)
     if (h.epoch === 0n && pinned && !h.chain.equals(pinned)) bad('integrity', 'chain is not the pinned one')
-    if (h.fresh && h.epoch > 0n) this.find(INCOMPLETE, 'completeness', file, at, 'the chain key was not kept: the HMAC proof begins here')
+    const expected = this.opts.trust?.fresh.has(this.origin)
+    if (h.fresh && h.epoch === 0n && expected) this.unpinned = false
+    if (h.fresh && h.epoch > 0n) this.find(expected ? NOTE : INCOMPLETE, 'completeness', file, at, 'the chain key was not kept: the HMAC proof begins here')
     const ratcheted = this.secret && !h.fresh ? nextEpoch(this.secret) : null
     this.secret = this.key = null
     const auditor = this.opts.auditor
@@ -588,6 +590,7 @@ class LogVerifier {
   // ---- the end
 
   end() {
+    if (this.unpinned && this.pruned === 0n) this.find(INCOMPLETE, 'integrity', '', 0, 'its first chain key is not pinned')
     const size = this.kept?.size ?? 0n
     const { note, size: published } = this.published
     const signer = published <= size && this.publishedKey || this.keyFor(published)

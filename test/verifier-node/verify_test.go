@@ -591,6 +591,31 @@ func TestRotatedLog(t *testing.T) {
 	}
 }
 
+// TestFreshChain seals without a chain key that outlives the writer.
+func TestFreshChain(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, func(c *seal.Config) { c.Chain, c.FreshChain = nil, true })
+	s.epoch(t, logsOf(5, 1))
+	s.epoch(t, logsOf(5, 1))
+	file := string(must(os.ReadFile(s.path("keys", "trust"))))
+	log, chain, _ := strings.Cut(file, "\n")
+	for lines, want := range map[string]int{
+		log:                                     seal.ExitIncomplete,
+		log + "\n" + chain:                      seal.ExitTampering,
+		log + "\nchain " + origin + " fresh":    seal.ExitProven,
+		log + "\nchain example.org/other fresh": seal.ExitIncomplete,
+	} {
+		q := s.question()
+		q.trust = s.path("lines")
+		if err := os.WriteFile(q.trust, []byte(lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.agree(t, lines, q, want)
+		q.auditor = ""
+		n.agree(t, lines+", without the auditor", q, want)
+	}
+}
+
 func must2[T any](v T, err error) T {
 	if err != nil {
 		panic(err)
