@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/config/configgrpc"
@@ -38,8 +37,6 @@ const (
 // alsReceiver is the gRPC service and its lifecycle. One handler runs for each
 // stream; each holds at most one message.
 type alsReceiver struct {
-	alsv3.UnimplementedAccessLogServiceServer
-
 	cfg       *Config
 	set       receiver.Settings
 	next      consumer.Logs
@@ -83,7 +80,10 @@ func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*alsRe
 // Start listens; the port is taken when it returns.
 func (r *alsReceiver) Start(ctx context.Context, host component.Host) error {
 	r.host = host
-	options := []configgrpc.ToServerOption{configgrpc.WithGrpcServerOption(grpc.WaitForHandlers(true))}
+	options := []configgrpc.ToServerOption{
+		configgrpc.WithGrpcServerOption(grpc.WaitForHandlers(true)),
+		configgrpc.WithGrpcServerOption(grpc.ForceServerCodecV2(rawCodec{})),
+	}
 	if r.cfg.SPIFFE != nil {
 		source, err := spiffemtls.Open(ctx, *r.cfg.SPIFFE)
 		if err != nil {
@@ -96,7 +96,7 @@ func (r *alsReceiver) Start(ctx context.Context, host component.Host) error {
 	if err != nil {
 		return err
 	}
-	alsv3.RegisterAccessLogServiceServer(server, r)
+	server.RegisterService(&service, r)
 	listener, err := r.cfg.NetAddr.Listen(ctx)
 	if err != nil {
 		return fmt.Errorf("listen for access logs: %w", err)

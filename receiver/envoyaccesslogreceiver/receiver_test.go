@@ -30,9 +30,13 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
@@ -192,6 +196,13 @@ func open(t *testing.T, c alsv3.AccessLogServiceClient) alsv3.AccessLogService_S
 	return s
 }
 
+// takes is take of a message as it comes over the wire.
+func (s *stream) takes(t *testing.T, m *alsv3.StreamAccessLogsMessage) {
+	b, err := proto.Marshal(m)
+	require.NoError(t, err)
+	require.NoError(t, s.take(b))
+}
+
 func TestCorpus(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.msg.json")
 	require.NoError(t, err)
@@ -300,6 +311,42 @@ func testForeignCertificate(t *testing.T, by func(*testing.T, *evidencetest.CA) 
 	require.Empty(t, next.got)
 }
 
+// A message that is no protobuf ends its stream, and that something was lost is
+// sealed.
+func TestMalformedMessage(t *testing.T) {
+	next := newSink()
+	r, _ := serve(t, next, nil, insecure.NewCredentials())
+	conn, err := grpc.NewClient(r.cfg.NetAddr.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(bytesCodec{})))
+	require.NoError(t, err)
+	defer conn.Close()
+	s, err := conn.NewStream(t.Context(), &service.Streams[0], "/"+service.ServiceName+"/StreamAccessLogs")
+	require.NoError(t, err)
+	require.NoError(t, s.SendMsg([]byte("\x12\x05abc")))
+	var answer []byte
+	require.Equal(t, codes.InvalidArgument, status.Code(s.RecvMsg(&answer)))
+	r.gaps.retry()
+	<-next.changed
+	require.Equal(t, reasonMalformed, value(next.gaps[0], semconv.GapReason))
+}
+
+func value(lr plog.LogRecord, name string) string {
+	v, _ := lr.Attributes().Get(name)
+	return v.AsString()
+}
+
+// bytesCodec sends bytes as they are.
+type bytesCodec struct{}
+
+func (bytesCodec) Name() string { return "proto" }
+func (bytesCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.([]byte))}, nil
+}
+func (bytesCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*[]byte) = data.Materialize()
+	return nil
+}
+
 var errBusy = errors.New("busy")
 
 // TestRefusedIsOfferedAgain: in order, unchanged, and nothing further is read
@@ -379,10 +426,10 @@ func TestGivenUpIsSealedAsAGap(t *testing.T) {
 		}
 		r, s := offline(t, next, nil)
 		begun := time.Now()
-		s.take(message("node-1", "/1", "/2")) // given up after 5 minutes
+		s.takes(t, message("node-1", "/1", "/2")) // given up after 5 minutes
 		first := time.Now()
-		s.take(message("", "/3")) // after 10
-		s.take(message("", "/4")) // accepted in its third minute
+		s.takes(t, message("", "/3")) // after 10
+		s.takes(t, message("", "/4")) // accepted in its third minute
 		synctest.Wait()
 
 		require.Equal(t, []string{"/4"}, next.paths())
@@ -412,7 +459,7 @@ func TestGapNeedsNoFurtherMessage(t *testing.T) {
 			return nil
 		}
 		r, s := offline(t, next, func(cfg *Config) { cfg.RetryOnFailure.Enabled = false })
-		s.take(message("node-1", "/1"))
+		s.takes(t, message("node-1", "/1"))
 		time.Sleep(2 * time.Minute) // of the bubble's clock
 		synctest.Wait()
 		require.Len(t, next.gaps, 1)
@@ -435,7 +482,7 @@ func TestOnePoisonEntry(t *testing.T) {
 			return nil
 		}
 		r, s := offline(t, next, nil)
-		s.take(message("n", "/1", "/2", "/poison", "/4", "/5", "/6", "/7"))
+		s.takes(t, message("n", "/1", "/2", "/poison", "/4", "/5", "/6", "/7"))
 		synctest.Wait()
 		require.Equal(t, []string{"/1", "/2", "/4", "/5", "/6", "/7"}, next.paths())
 		require.Len(t, next.gaps, 1)
@@ -505,10 +552,13 @@ func BenchmarkReceive(b *testing.B) {
 	r, err := newReceiver(cfg, receivertest.NewNopSettings(metadata.Type), discard{})
 	require.NoError(b, err)
 	s := r.newStream(context.Background())
-	m := message("sidecar~10.0.0.1~a.shop~x", make([]string, 100)...)
+	m, err := proto.Marshal(message("sidecar~10.0.0.1~a.shop~x", make([]string, 100)...))
+	require.NoError(b, err)
 	b.ReportAllocs()
 	for b.Loop() {
-		s.take(m)
+		if err := s.take(m); err != nil {
+			b.Fatal(err)
+		}
 	}
 	b.ReportMetric(float64(b.N)*100/b.Elapsed().Seconds(), "entries/s")
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v7"
-	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"go.opentelemetry.io/collector/client"
 	"go.opentelemetry.io/collector/consumer/consumererror"
@@ -20,6 +19,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
@@ -42,6 +42,7 @@ const (
 	kindHTTP = "http"
 	kindTCP  = "tcp"
 
+	reasonMalformed      = "malformed"       // a message is no protobuf
 	reasonOverload       = "overload"        // too many streams that are gone wait
 	reasonPermanent      = "permanent"       // the next consumer will never take it
 	reasonRetryExhausted = "retry_exhausted" // retry_on_failure.max_elapsed_time is over
@@ -59,22 +60,25 @@ type stream struct {
 	messages uint64
 }
 
-// StreamAccessLogs is the gRPC service. It reads one message, delivers it, and
+// streamAccessLogs is the gRPC service. It reads one message, delivers it, and
 // only then reads the next.
-func (r *alsReceiver) StreamAccessLogs(in alsv3.AccessLogService_StreamAccessLogsServer) error {
+func (r *alsReceiver) streamAccessLogs(in grpc.ServerStream) error {
 	r.telemetry.ReceiverEnvoyAccessLogStreams.Add(context.Background(), 1)
 	defer r.telemetry.ReceiverEnvoyAccessLogStreams.Add(context.Background(), -1)
 
 	s := r.newStream(in.Context())
 	for {
-		message, err := in.Recv()
+		var message raw
+		err := in.RecvMsg(&message)
 		switch {
 		case errors.Is(err, io.EOF):
-			return in.SendAndClose(&alsv3.StreamAccessLogsResponse{})
+			return in.SendMsg(&alsv3.StreamAccessLogsResponse{})
 		case err != nil:
 			return err
 		}
-		s.take(message)
+		if err := s.take(message.bytes); err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
 		select {
 		case <-r.stopping:
 			return status.Error(codes.Unavailable, "the receiver is shutting down")
@@ -113,41 +117,36 @@ func host(a net.Addr) string {
 	return h
 }
 
-func (s *stream) take(m *alsv3.StreamAccessLogsMessage) {
-	if id := m.GetIdentifier(); id != nil {
-		s.node = envoy.ReadNode(id.GetNode())
+func (s *stream) take(message []byte) error {
+	http, tcp, err := envoy.Decode(&s.node, message)
+	if err != nil {
+		s.r.lose(s, 0, reasonMalformed, err) // nobody knows how many
+		return err
 	}
+	s.reporter.Node = s.node.ID
 	s.messages++
-	if entries := m.GetHttpLogs().GetLogEntry(); len(entries) > 0 {
-		s.deliver(decode(s, entries, envoy.HTTP), kindHTTP)
-	}
-	if entries := m.GetTcpLogs().GetLogEntry(); len(entries) > 0 {
-		s.deliver(decode(s, entries, envoy.TCP), kindTCP)
-	}
+	s.deliver(s.name(http), kindHTTP)
+	s.deliver(s.name(tcp), kindTCP)
+	return nil
 }
 
-type entry interface {
-	GetCommonProperties() *accesslogv3.AccessLogCommon
-}
-
-func decode[E entry](s *stream, entries []E, read func(*envoy.Node, E) evidence.Evidence) []evidence.Evidence {
-	decoded := make([]evidence.Evidence, len(entries))
-	for i, e := range entries {
-		decoded[i] = read(&s.node, e)
-		decoded[i].Position = s.position(&decoded[i], e.GetCommonProperties().GetAccessLogType(), i)
-		s.reporter.Node = s.node.ID
-		decoded[i].Reporter = s.reporter
+// name gives each entry its position and reporter.
+func (s *stream) name(entries []envoy.Entry) []envoy.Entry {
+	for i := range entries {
+		e := &entries[i]
+		e.Position = s.position(e, i)
+		e.Reporter = s.reporter
 	}
-	return decoded
+	return entries
 }
 
 // position names an entry: STREAM-ID/TYPE/MESSAGE.ENTRY, or without a stream
 // id that is unique THIS-STREAM/MESSAGE.ENTRY. Envoy never sends an entry
 // again, so it needs to be the same only for our own retries.
-func (s *stream) position(e *evidence.Evidence, kind accesslogv3.AccessLogType, i int) string {
+func (s *stream) position(e *envoy.Entry, i int) string {
 	b := make([]byte, 0, 64)
 	if e.StreamID != "" {
-		b = append(append(append(b, e.StreamID...), '/'), kind.String()...)
+		b = append(append(append(b, e.StreamID...), '/'), e.Type...)
 	} else {
 		b = append(b, s.id...)
 	}
@@ -158,7 +157,10 @@ func (s *stream) position(e *evidence.Evidence, kind accesslogv3.AccessLogType, 
 // deliver offers the entries until they are accepted or given up. A permanent
 // refusal of several may be one's fault: the halves are offered then, so that
 // only the one is lost.
-func (s *stream) deliver(entries []evidence.Evidence, kind string) {
+func (s *stream) deliver(entries []envoy.Entry, kind string) {
+	if len(entries) == 0 {
+		return
+	}
 	observed := s.r.now()
 	ctx := s.r.report.StartLogsOp(s.ctx)
 	reason, err := s.offer(ctx, entries, observed)
@@ -179,7 +181,7 @@ func (s *stream) deliver(entries []evidence.Evidence, kind string) {
 
 // offer retries as configured. Each attempt is encoded anew: the next consumer
 // may have changed what it refused.
-func (s *stream) offer(ctx context.Context, entries []evidence.Evidence, observed time.Time) (reason string, err error) {
+func (s *stream) offer(ctx context.Context, entries []envoy.Entry, observed time.Time) (reason string, err error) {
 	r := s.r
 	retry := r.cfg.RetryOnFailure
 	interval := backoff.ExponentialBackOff{
@@ -235,7 +237,7 @@ func waitOut(timer *time.Timer, life context.Context) {
 	}
 }
 
-func encode(entries []evidence.Evidence, observed time.Time) plog.Logs {
+func encode(entries []envoy.Entry, observed time.Time) plog.Logs {
 	logs := plog.NewLogs()
 	scope := logs.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty()
 	scope.Scope().SetName(metadata.ScopeName)
@@ -244,7 +246,7 @@ func encode(entries []evidence.Evidence, observed time.Time) plog.Logs {
 	for i := range entries {
 		record := records.AppendEmpty()
 		record.SetObservedTimestamp(pcommon.NewTimestampFromTime(observed))
-		otlp.Encode(&entries[i], record)
+		otlp.Encode(&entries[i].Evidence, record)
 	}
 	return logs
 }

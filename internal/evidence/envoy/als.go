@@ -2,11 +2,16 @@ package envoy
 
 import (
 	"crypto/tls"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	als "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -22,86 +27,142 @@ const (
 	fromIstioAuthn    = "istio_authn.source.principal"
 )
 
-// HTTP reads one HTTP entry of the node's stream. The position is left to the
-// caller, who knows the stream.
-func HTTP(node *Node, entry *als.HTTPAccessLogEntry) evidence.Evidence {
-	request, response := entry.GetRequest(), entry.GetResponse()
-	var e evidence.Evidence
-	e.Method = method(request.GetRequestMethod())
-	e.Path = evidence.PathOnly(first(request.GetOriginalPath(), request.GetPath()))
-	e.Host = evidence.Authority(request.GetAuthority())
-	e.RequestID = evidence.Text(request.GetRequestId(), evidence.MaxName)
-	e.Protocol = httpVersions[entry.GetProtocolVersion()]
-	e.Status = int(response.GetResponseCode().GetValue())
-	e.StatusDetail = evidence.Text(response.GetResponseCodeDetails(), evidence.MaxDetail)
-
-	var h Headers
-	for name, value := range request.GetRequestHeaders() {
-		h.Add(name, value)
-	}
-	if e.RequestID == "" {
-		e.RequestID = h.RequestID
-	}
-	grpcStatus := first(response.GetResponseTrailers()["grpc-status"], response.GetResponseHeaders()["grpc-status"])
-	if e.GRPCStatus = decimal(grpcStatus); e.GRPCStatus != "" || h.GRPC {
-		RPC(&e)
-	}
-	common(node, entry.GetCommonProperties(), &e)
-	h.Claims(&e.From)
-	applyTrace(&e, h.Trace())
-	if e.Role == evidence.RoleCallee && h.AttemptCount > 1 {
-		e.ResendCount = h.AttemptCount - 1
-	}
-	h.Proof(&e)
-	return e
+// An Entry is one access log entry as evidence, and its access log type by
+// Envoy's name.
+type Entry struct {
+	evidence.Evidence
+	Type string
 }
 
-// TCP reads one TCP entry of the node's stream: who spoke with whom, and
-// whether that was allowed, without method and path.
-func TCP(node *Node, entry *als.TCPAccessLogEntry) evidence.Evidence {
-	e := evidence.Evidence{Event: evidence.EventConnection}
-	c := entry.GetCommonProperties()
+// Decode reads a serialized StreamAccessLogsMessage: its HTTP and TCP entries.
+// node is the stream's, which the message may state anew. The positions are left
+// to the caller, who knows the stream.
+func Decode(node *Node, message []byte) (http, tcp []Entry, err error) {
+	w := wire{s: string(message)}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		switch f.tag {
+		case 1<<3 | bytesType:
+			if err := identifier(node, f.s); err != nil {
+				return nil, nil, err
+			}
+		case 2<<3 | bytesType:
+			http = entries(node, &w, f.s, http, decodeHTTP)
+		case 3<<3 | bytesType:
+			tcp = entries(node, &w, f.s, tcp, decodeTCP)
+		}
+	}
+	if w.bad {
+		return nil, nil, errWire
+	}
+	return http, tcp, nil
+}
+
+// identifier reads the message's Identifier, which comes once a stream.
+func identifier(node *Node, message string) error {
+	var id alsv3.StreamAccessLogsMessage_Identifier
+	if err := proto.Unmarshal([]byte(message), &id); err != nil {
+		return errWire
+	}
+	*node = ReadNode(id.GetNode())
+	return nil
+}
+
+// entries reads HTTPAccessLogEntries or TCPAccessLogEntries.
+func entries(node *Node, w *wire, message string, to []Entry, decode func(*Node, string, *Entry) bool) []Entry {
+	count := 0
+	in := wire{s: message}
+	for f, ok := in.next(); ok; f, ok = in.next() {
+		if f.tag == 1<<3|bytesType {
+			count++
+		}
+	}
+	w.require(!in.bad)
+	to = slices.Grow(to, count)
+	in = wire{s: message}
+	for f, ok := in.next(); ok && !w.bad; f, ok = in.next() {
+		if f.tag == 1<<3|bytesType {
+			to = append(to, Entry{})
+			w.require(decode(node, f.s, &to[len(to)-1]))
+		}
+	}
+	return to
+}
+
+func decodeHTTP(node *Node, message string, out *Entry) bool {
+	var in entry
+	if !in.http(message) {
+		return false
+	}
+	e := &out.Evidence
+	out.Type = logTypes[int32(in.logType)]
+	e.Method = methods[int32(in.method)]
+	e.Path = evidence.PathOnly(first(in.originalPath, in.path))
+	e.Host = evidence.Authority(in.authority)
+	e.RequestID = evidence.Text(first(in.requestID, in.headers.RequestID), evidence.MaxName)
+	e.Protocol = httpVersions[als.HTTPAccessLogEntry_HTTPVersion(in.protocol)]
+	e.Status = int(uint32(in.code))
+	e.StatusDetail = evidence.Text(in.details, evidence.MaxDetail)
+	if e.GRPCStatus = decimal(first(in.grpcTrailer, in.grpcHeader)); e.GRPCStatus != "" || in.headers.GRPC {
+		RPC(e)
+	}
+	in.apply(node, e)
+	in.headers.Claims(&e.From)
+	applyTrace(e, in.headers.Trace())
+	if e.Role == evidence.RoleCallee && in.headers.AttemptCount > 1 {
+		e.ResendCount = in.headers.AttemptCount - 1
+	}
+	in.headers.Proof(e)
+	return true
+}
+
+// decodeTCP: who spoke with whom, and whether that was allowed, without method
+// and path.
+func decodeTCP(node *Node, message string, out *Entry) bool {
+	var in entry
+	if !in.tcp(message) {
+		return false
+	}
+	e := &out.Evidence
+	out.Type = logTypes[int32(in.logType)]
+	e.Event = evidence.EventConnection
 	e.Protocol = "tcp"
-	e.StatusDetail = evidence.Text(c.GetConnectionTerminationDetails(), evidence.MaxDetail)
-	e.Host = evidence.Authority(c.GetTlsProperties().GetTlsSniHostname())
-	common(node, c, &e)
-	return e
+	e.StatusDetail = evidence.Text(in.termination, evidence.MaxDetail)
+	e.Host = evidence.Authority(in.tls.serverName)
+	in.apply(node, e)
+	return true
 }
 
-func common(node *Node, c *als.AccessLogCommon, e *evidence.Evidence) {
+// apply states the common properties.
+func (in *entry) apply(node *Node, e *evidence.Evidence) {
 	e.Source = evidence.SourceEnvoyALS
 	e.Reporter.Node = node.ID
 	e.Cluster = node.Cluster
-	e.Final = final(c)
-	e.ResponseFlags = responseFlags(c.GetResponseFlags())
+	e.Final = in.final()
+	e.ResponseFlags = flagText(in.flags)
 	e.Failed = e.Status == 0 && e.ResponseFlags != ""
-	e.Route = routeTemplate(c.GetRouteName())
-	times(c, e)
-	if id := evidence.Text(c.GetStreamId(), evidence.MaxName); id != e.RequestID {
+	e.Route = routeTemplate(in.route)
+	in.times(e)
+	if id := evidence.Text(in.streamID, evidence.MaxName); id != e.RequestID {
 		e.StreamID = id
 	}
 	e.Verdict = verdictOf(e.StatusDetail, e.ResponseFlags)
-	filterMetadata(c.GetMetadata().GetFilterMetadata(), e)
+	filterMetadata(&in.metadata, e)
 
-	var tags labels
-	for name, value := range c.GetCustomTags() {
-		tags.set(name, value)
-	}
 	s := stand{
-		node: node, cluster: c.GetUpstreamCluster(), details: e.StatusDetail,
-		hasUpstream:     c.GetUpstreamRemoteAddress() != nil,
-		peerCertificate: c.GetTlsProperties().GetPeerCertificateProperties() != nil,
-		localAddress:    c.GetDownstreamLocalAddress().GetSocketAddress().GetAddress(),
-		listener:        tags.direction(),
+		node: node, cluster: in.cluster, details: e.StatusDetail,
+		hasUpstream:     in.upstreamRemote.given,
+		peerCertificate: in.tls.peer.given,
+		localAddress:    in.local.host,
+		listener:        in.tags.direction(),
 	}
 	e.Role = s.role()
 	if e.Role == evidence.RoleCaller {
-		caller(node, c, e)
+		in.caller(node, e)
 	} else {
-		callee(node, c, e)
+		in.callee(node, e)
 	}
-	peers(c, e)
-	tags.apply(e)
+	peers(&in.peers, e)
+	in.tags.apply(e)
 	setEvent(e)
 }
 
@@ -118,58 +179,57 @@ func setEvent(e *evidence.Evidence) {
 
 // callee reads the parties of a report from the called side: everything is said
 // of the downstream connection.
-func callee(node *Node, c *als.AccessLogCommon, e *evidence.Evidence) {
-	socket(c.GetDownstreamRemoteAddress(), &e.From.Address, &e.From.Port)
-	socket(c.GetDownstreamDirectRemoteAddress(), &e.PeerAddress, &e.PeerPort)
+func (in *entry) callee(node *Node, e *evidence.Evidence) {
+	in.remote.socket(&e.From.Address, &e.From.Port)
+	in.direct.socket(&e.PeerAddress, &e.PeerPort)
 	if e.PeerAddress == e.From.Address && e.PeerPort == e.From.Port {
 		e.PeerAddress, e.PeerPort = "", 0
 	}
-	socket(c.GetDownstreamLocalAddress(), &e.To.Address, &e.To.Port)
+	in.local.socket(&e.To.Address, &e.To.Port)
 	e.To.Workload = node.Workload
 
-	e.TLS.Known = c != nil
-	e.TLS.FailureReason = evidence.Text(c.GetDownstreamTransportFailureReason(), evidence.MaxDetail)
-	p := c.GetTlsProperties()
-	if p == nil {
+	e.TLS.Known = in.common
+	e.TLS.FailureReason = evidence.Text(in.downstreamFailure, evidence.MaxDetail)
+	p := &in.tls
+	if !p.given {
 		return
 	}
 	e.TLS.Established = e.TLS.FailureReason == ""
-	e.TLS.Version = tlsVersions[p.GetTlsVersion()]
-	if suite := p.GetTlsCipherSuite(); suite != nil {
-		e.TLS.Cipher = tls.CipherSuiteName(uint16(suite.GetValue()))
+	e.TLS.Version = tlsVersions[als.TLSProperties_TLSVersion(p.version)]
+	if p.hasCipher {
+		e.TLS.Cipher = tls.CipherSuiteName(uint16(p.cipher))
 	}
-	e.TLS.Mutual = p.GetPeerCertificateProperties() != nil
-	sans(p.GetPeerCertificateProperties(), &e.From, fromPeerSAN)
-	sans(p.GetLocalCertificateProperties(), &e.To, fromLocalSAN)
+	e.TLS.Mutual = p.peer.given
+	p.peer.identities(&e.From, fromPeerSAN)
+	p.own.identities(&e.To, fromLocalSAN)
 }
 
 // caller reads the parties of a report from the calling side. The protocol
 // says nothing of the upstream connection's TLS but why it failed; identities
 // come from custom tags, if at all.
-func caller(node *Node, c *als.AccessLogCommon, e *evidence.Evidence) {
+func (in *entry) caller(node *Node, e *evidence.Evidence) {
 	e.From.Workload = node.Workload
-	socket(c.GetUpstreamLocalAddress(), &e.From.Address, &e.From.Port)
+	in.upstreamLocal.socket(&e.From.Address, &e.From.Port)
 	if e.From.Address == "" {
 		e.From.Address = node.IP
 	}
 	if node.Type == "router" {
-		socket(c.GetDownstreamRemoteAddress(), &e.PeerAddress, &e.PeerPort)
+		in.remote.socket(&e.PeerAddress, &e.PeerPort)
 	}
-	parseCluster(c.GetUpstreamCluster()).destination(&e.To.Workload)
-	socket(c.GetUpstreamRemoteAddress(), &e.To.Address, &e.To.Port)
-	e.TLS.FailureReason = evidence.Text(c.GetUpstreamTransportFailureReason(), evidence.MaxDetail)
-	if n := c.GetUpstreamRequestAttemptCount(); n > 1 {
-		e.ResendCount = int(n - 1)
+	parseCluster(in.cluster).destination(&e.To.Workload)
+	in.upstreamRemote.socket(&e.To.Address, &e.To.Port)
+	e.TLS.FailureReason = evidence.Text(in.upstreamFailure, evidence.MaxDetail)
+	if in.attempts > 1 {
+		e.ResendCount = int(in.attempts - 1)
 	}
 }
 
 // final tells whether the entry is the last word on its request or connection.
-func final(c *als.AccessLogCommon) bool {
-	//lint:ignore SA1019 Envoys before access_log_type say only this
-	if c.GetIntermediateLogEntry() {
+func (in *entry) final() bool {
+	if in.intermediate { // Envoys before access_log_type say only this
 		return false
 	}
-	switch c.GetAccessLogType() {
+	switch als.AccessLogType(in.logType) {
 	case als.AccessLogType_NotSet, als.AccessLogType_DownstreamEnd, als.AccessLogType_UpstreamEnd,
 		als.AccessLogType_TcpConnectionEnd, als.AccessLogType_UdpSessionEnd:
 		return true
@@ -178,17 +238,15 @@ func final(c *als.AccessLogCommon) bool {
 }
 
 // times reads start and end; the end is the last moment the entry knows of.
-func times(c *als.AccessLogCommon, e *evidence.Evidence) {
-	start := c.GetStartTime()
-	if start == nil || start.CheckValid() != nil {
+func (in *entry) times(e *evidence.Evidence) {
+	const first, last = -62135596800, 253402300799 // years 1 to 9999, as a Timestamp's
+	if !in.started || in.seconds < first || in.seconds > last || in.nanos < 0 || in.nanos >= 1e9 {
 		return
 	}
-	e.Start = unixNano(start.GetSeconds(), start.GetNanos())
-	for _, d := range []interface{ AsDuration() time.Duration }{
-		c.GetTimeToLastDownstreamTxByte(), c.GetDuration(), c.GetTimeToLastUpstreamRxByte(), c.GetTimeToLastRxByte(),
-	} {
-		if length := d.AsDuration(); length > 0 {
-			e.End = e.Start + int64(length)
+	e.Start = unixNano(in.seconds, in.nanos)
+	for _, length := range [...]int64{in.lastDownstreamTx, in.duration, in.lastUpstreamRx, in.lastRx} {
+		if length > 0 {
+			e.End = e.Start + length
 			return
 		}
 	}
@@ -203,45 +261,49 @@ func unixNano(seconds int64, nanos int32) int64 {
 	return seconds*int64(time.Second) + int64(nanos)
 }
 
-func socket(a *corev3.Address, address *string, port *uint16) {
-	if s := a.GetSocketAddress(); s != nil && s.GetAddress() != "" {
-		*address = evidence.Text(s.GetAddress(), evidence.MaxName)
-		*port = uint16(min(s.GetPortValue(), 65535))
-		return
-	}
-	if p := a.GetPipe(); p != nil {
-		*address, *port = evidence.Text(p.GetPath(), evidence.MaxName), 0
-	}
-}
-
-func sans(p *als.TLSProperties_CertificateProperties, party *evidence.Party, from string) {
-	for _, san := range p.GetSubjectAltName() {
-		party.AddIdentity(evidence.ParseIdentity(san.GetUri(), evidence.ProofMTLSSAN, from))
-	}
-}
-
 // Filters whose dynamic metadata is read.
 const (
-	filterExtAuthz   = "envoy.filters.http.ext_authz"
-	filterRBAC       = "envoy.filters.http.rbac"
-	filterNetRBAC    = "envoy.filters.network.rbac"
-	filterJWT        = "envoy.filters.http.jwt_authn"
-	filterIstioAuthn = "istio_authn"
+	filterExtAuthz = iota
+	filterRBAC
+	filterNetRBAC
+	filterJWT
+	filterIstioAuthn
 )
 
-func filterMetadata(md map[string]*structpb.Struct, e *evidence.Evidence) {
-	if s := md[filterExtAuthz]; s != nil {
+var filters = [...]string{
+	filterExtAuthz:   "envoy.filters.http.ext_authz",
+	filterRBAC:       "envoy.filters.http.rbac",
+	filterNetRBAC:    "envoy.filters.network.rbac",
+	filterJWT:        "envoy.filters.http.jwt_authn",
+	filterIstioAuthn: "istio_authn",
+}
+
+// metadataOf reads a filter's serialized Struct; nil if it is absent or
+// malformed.
+func metadataOf(serialized string) *structpb.Struct {
+	if serialized == "" {
+		return nil
+	}
+	s := new(structpb.Struct)
+	if proto.Unmarshal([]byte(serialized), s) != nil {
+		return nil
+	}
+	return s
+}
+
+func filterMetadata(md *[len(filters)]string, e *evidence.Evidence) {
+	if s := metadataOf(md[filterExtAuthz]); s != nil {
 		setExtAuthz(e, decisionID(s, 4))
 	}
-	for _, filter := range [...]string{filterRBAC, filterNetRBAC} {
-		if s := md[filter]; s != nil && e.Verdict == nil {
+	for _, filter := range [...]int{filterRBAC, filterNetRBAC} {
+		if s := metadataOf(md[filter]); s != nil && e.Verdict == nil {
 			e.Verdict = shadowVerdict(s)
 		}
 	}
-	if s := md[filterJWT]; s != nil {
+	if s := metadataOf(md[filterJWT]); s != nil {
 		claims(payload(s), e)
 	}
-	if s := md[filterIstioAuthn]; s != nil {
+	if s := metadataOf(md[filterIstioAuthn]); s != nil {
 		e.From.AddIdentity(evidence.ParseIdentity(text(s, "source.principal"), evidence.ProofMTLSSAN, fromIstioAuthn))
 		claims(s.GetFields()["request.auth.claims"].GetStructValue(), e)
 		set(&e.User, text(s, "request.auth.principal"))
@@ -350,34 +412,41 @@ func payload(s *structpb.Struct) *structpb.Struct {
 	return found
 }
 
-// peers reads the workloads that Istio proxies tell each other, where filter
-// state is logged as a Struct.
-func peers(c *als.AccessLogCommon, e *evidence.Evidence) {
-	for name, object := range c.GetFilterStateObjects() {
-		var w *evidence.Workload
-		switch {
-		case e.Role == evidence.RoleCaller && (name == "upstream_peer" || name == "wasm.upstream_peer"):
-			w = &e.To.Workload
-		case e.Role == evidence.RoleCallee && (name == "downstream_peer" || name == "wasm.downstream_peer"):
-			w = &e.From.Workload
-		default:
+// Filter states in which Istio proxies keep what they told each other.
+var peerStates = [...]string{"downstream_peer", "wasm.downstream_peer", "upstream_peer", "wasm.upstream_peer"}
+
+// peers reads the other side's workload, where filter state is logged as a
+// Struct.
+func peers(states *[len(peerStates)]string, e *evidence.Evidence) {
+	w, of := &e.From.Workload, states[:2]
+	if e.Role == evidence.RoleCaller {
+		w, of = &e.To.Workload, states[2:]
+	}
+	for _, state := range of {
+		if state == "" {
 			continue
 		}
-		var s structpb.Struct
-		if object.MessageIs(&s) && object.UnmarshalTo(&s) == nil {
+		object, s := new(anypb.Any), new(structpb.Struct)
+		if proto.Unmarshal([]byte(state), object) == nil && object.MessageIs(s) && object.UnmarshalTo(s) == nil {
 			var peer evidence.Workload
-			if workload(&s, &peer); peer != (evidence.Workload{}) {
+			if workload(s, &peer); peer != (evidence.Workload{}) {
 				*w = peer
 			}
 		}
 	}
 }
 
-func method(m corev3.RequestMethod) string {
-	if m == corev3.RequestMethod_METHOD_UNSPECIFIED {
-		return ""
-	}
-	return m.String()
+// methods and logTypes are Envoy's names; a number that it does not know has
+// none.
+var (
+	methods  = named(corev3.RequestMethod_name, int32(corev3.RequestMethod_METHOD_UNSPECIFIED))
+	logTypes = named(als.AccessLogType_name, -1)
+)
+
+func named(names map[int32]string, without int32) map[int32]string {
+	names = maps.Clone(names)
+	delete(names, without)
+	return names
 }
 
 var httpVersions = map[als.HTTPAccessLogEntry_HTTPVersion]string{

@@ -7,6 +7,7 @@ import (
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	als "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -37,13 +38,13 @@ func structOf(tb testing.TB, fields map[string]any) *structpb.Struct {
 	return s
 }
 
-func address(host string, port uint32) *corev3.Address {
+func socketAddress(host string, port uint32) *corev3.Address {
 	return &corev3.Address{Address: &corev3.Address_SocketAddress{SocketAddress: &corev3.SocketAddress{
 		Address: host, PortSpecifier: &corev3.SocketAddress_PortValue{PortValue: port},
 	}}}
 }
 
-func certificate(uris ...string) *als.TLSProperties_CertificateProperties {
+func certificateOf(uris ...string) *als.TLSProperties_CertificateProperties {
 	p := &als.TLSProperties_CertificateProperties{}
 	for _, uri := range uris {
 		p.SubjectAltName = append(p.SubjectAltName, &als.TLSProperties_CertificateProperties_SubjectAltName{
@@ -64,17 +65,17 @@ func deniedEntry(tb testing.TB) *als.HTTPAccessLogEntry {
 			RouteName:                     "default",
 			StreamId:                      "7d0f",
 			AccessLogType:                 als.AccessLogType_DownstreamEnd,
-			DownstreamRemoteAddress:       address("192.0.2.1", 4711),
-			DownstreamDirectRemoteAddress: address("192.0.2.9", 4712),
-			DownstreamLocalAddress:        address("10.0.0.1", 8080),
+			DownstreamRemoteAddress:       socketAddress("192.0.2.1", 4711),
+			DownstreamDirectRemoteAddress: socketAddress("192.0.2.9", 4712),
+			DownstreamLocalAddress:        socketAddress("10.0.0.1", 8080),
 			ResponseFlags:                 &als.ResponseFlags{UnauthorizedDetails: &als.ResponseFlags_Unauthorized{}},
 			Metadata: &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
-				filterRBAC: structOf(tb, map[string]any{"shadow_effective_policy_id": "x", "shadow_engine_result": "allowed"}),
-				filterJWT:  structOf(tb, map[string]any{"payload": map[string]any{"sub": "alice", "iss": "https://idp", "email": "SECRET"}}),
+				filters[filterRBAC]: structOf(tb, map[string]any{"shadow_effective_policy_id": "x", "shadow_engine_result": "allowed"}),
+				filters[filterJWT]:  structOf(tb, map[string]any{"payload": map[string]any{"sub": "alice", "iss": "https://idp", "email": "SECRET"}}),
 			}},
 			TlsProperties: &als.TLSProperties{
 				TlsVersion: als.TLSProperties_TLSv1_3, TlsCipherSuite: wrapperspb.UInt32(0x1301), TlsSniHostname: "orders",
-				PeerCertificateProperties: certificate(frontend), LocalCertificateProperties: certificate(orders), TlsSessionId: "SECRET",
+				PeerCertificateProperties: certificateOf(frontend), LocalCertificateProperties: certificateOf(orders), TlsSessionId: "SECRET",
 			},
 			CustomTags: map[string]string{"peer_cert_sha256": strings.Repeat("AB", 32), "other": "SECRET"},
 		},
@@ -130,7 +131,7 @@ func TestNothingIsNeeded(t *testing.T) {
 			t.Errorf("an empty entry is %+v", e)
 		}
 	}
-	if e := TCP(&Node{}, nil); e.Role != evidence.RoleCallee {
+	if e := TCP(&Node{}, &als.TCPAccessLogEntry{}); e.Role != evidence.RoleCallee {
 		t.Errorf("an empty TCP entry is %+v", e)
 	}
 }
@@ -222,20 +223,28 @@ func TestResponseFlagsAreComplete(t *testing.T) {
 		} else {
 			f.ProtoReflect().Set(fd, protoreflect.ValueOfBool(true))
 		}
-		name := responseFlags(f)
+		name := flagsOf(t, f)
 		if name == "" || strings.Contains(name, ",") || seen[name] != "" {
 			t.Errorf("%s is %q, as is %q", fd.Name(), name, seen[name])
 		}
 		seen[name] = fd.Name()
 	}
 	both := &als.ResponseFlags{UpstreamRetryLimitExceeded: true, UpstreamConnectionFailure: true}
-	if got := responseFlags(both); got != "UF,URX" {
+	if got := flagsOf(t, both); got != "UF,URX" {
 		t.Errorf("two flags are %q", got)
 	}
 }
 
-// entry changes a copy of the full entry.
-func entry(t *testing.T, change func(*als.HTTPAccessLogEntry, *als.AccessLogCommon)) evidence.Evidence {
+func flagsOf(t *testing.T, f *als.ResponseFlags) string {
+	var e entry
+	if !e.responseFlags(string(marshal(f))) {
+		t.Fatal("refused")
+	}
+	return flagText(e.flags)
+}
+
+// changed changes a copy of the full entry.
+func changed(t *testing.T, change func(*als.HTTPAccessLogEntry, *als.AccessLogCommon)) evidence.Evidence {
 	t.Helper()
 	e := proto.CloneOf(deniedEntry(t))
 	e.CommonProperties.Metadata = nil
@@ -249,21 +258,21 @@ func entry(t *testing.T, change func(*als.HTTPAccessLogEntry, *als.AccessLogComm
 
 func TestTraceContextByRole(t *testing.T) {
 	want := evidence.SpanID{0x00, 0xf0, 0x67, 0xaa, 0x0b, 0xa9, 0x02, 0xb7}
-	callee := entry(t, func(*als.HTTPAccessLogEntry, *als.AccessLogCommon) {})
+	callee := changed(t, func(*als.HTTPAccessLogEntry, *als.AccessLogCommon) {})
 	if callee.ParentSpanID != want || callee.SpanID != (evidence.SpanID{}) || callee.TraceID[0] != 0x4b {
 		t.Errorf("callee: parent %x, span %x, trace %x", callee.ParentSpanID, callee.SpanID, callee.TraceID)
 	}
-	caller := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.UpstreamCluster = "outbound|80||a" })
+	caller := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.UpstreamCluster = "outbound|80||a" })
 	if caller.SpanID != want || caller.ParentSpanID != (evidence.SpanID{}) {
 		t.Errorf("caller: span %x, parent %x", caller.SpanID, caller.ParentSpanID)
 	}
-	own := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+	own := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
 		c.CustomTags = map[string]string{"trace_id": traceID, "span_id": spanID}
 	})
 	if own.SpanID != want || own.ParentSpanID != (evidence.SpanID{}) {
 		t.Errorf("callee with its own span: span %x, parent %x", own.SpanID, own.ParentSpanID)
 	}
-	b3 := entry(t, func(e *als.HTTPAccessLogEntry, _ *als.AccessLogCommon) {
+	b3 := changed(t, func(e *als.HTTPAccessLogEntry, _ *als.AccessLogCommon) {
 		e.Request.RequestHeaders = map[string]string{"X-B3-TraceId": traceID, "X-B3-SpanId": spanID, "x-b3-parentspanid": "1111111111111111"}
 	})
 	if b3.ParentSpanID != want || b3.TraceID[0] != 0x4b {
@@ -273,7 +282,7 @@ func TestTraceContextByRole(t *testing.T) {
 
 func TestTraps(t *testing.T) {
 	t.Run("stream id that is the request id", func(t *testing.T) {
-		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.StreamId = "b1" })
+		e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.StreamId = "b1" })
 		if e.StreamID != "" || e.RequestID != "b1" {
 			t.Errorf("stream id %q, request id %q", e.StreamID, e.RequestID)
 		}
@@ -281,7 +290,7 @@ func TestTraps(t *testing.T) {
 	t.Run("interim entries are not final", func(t *testing.T) {
 		for kind := range als.AccessLogType_name {
 			kind := als.AccessLogType(kind)
-			e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.AccessLogType = kind })
+			e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.AccessLogType = kind })
 			want := kind == als.AccessLogType_NotSet || strings.HasSuffix(kind.String(), "End")
 			if e.Final != want {
 				t.Errorf("%v: final %v", kind, e.Final)
@@ -290,7 +299,7 @@ func TestTraps(t *testing.T) {
 				t.Errorf("label %v: final %v", kind, !want)
 			}
 		}
-		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+		e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
 			//lint:ignore SA1019 sent by older Envoys
 			c.IntermediateLogEntry = true
 		})
@@ -299,7 +308,7 @@ func TestTraps(t *testing.T) {
 		}
 	})
 	t.Run("header spoofing is a claim", func(t *testing.T) {
-		e := entry(t, func(*als.HTTPAccessLogEntry, *als.AccessLogCommon) {})
+		e := changed(t, func(*als.HTTPAccessLogEntry, *als.AccessLogCommon) {})
 		ids := e.From.Identities
 		if len(ids) != 3 || ids[0].ID.String() != frontend || ids[0].Proof != evidence.ProofMTLSSAN {
 			t.Fatalf("identities %+v", ids)
@@ -320,24 +329,24 @@ func TestTraps(t *testing.T) {
 			"nested": {"ext_authz": map[string]any{"opa": map[string]any{"decision_id": "d-1"}}},
 			"camel":  {"decisionId": "d-1"},
 		} {
-			e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
-				c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filterExtAuthz: structOf(t, md)}}
+			e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+				c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filters[filterExtAuthz]: structOf(t, md)}}
 			})
 			if e.DecisionID != "d-1" || e.Verdict == nil || e.Verdict.Decision != evidence.Allow || e.Verdict.DecisionID != "d-1" {
 				t.Errorf("%s: decision %q, verdict %+v", name, e.DecisionID, e.Verdict)
 			}
 		}
-		e := entry(t, func(en *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+		e := changed(t, func(en *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
 			en.Response.ResponseCodeDetails = "ext_authz_denied"
-			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filterExtAuthz: structOf(t, map[string]any{"decision_id": "d-2"})}}
+			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filters[filterExtAuthz]: structOf(t, map[string]any{"decision_id": "d-2"})}}
 		})
 		if e.Verdict == nil || e.Verdict.Decision != evidence.Deny || e.Verdict.DecisionID != "d-2" {
 			t.Errorf("denied: %+v", e.Verdict)
 		}
 	})
 	t.Run("dry run", func(t *testing.T) {
-		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
-			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filterRBAC: structOf(t, map[string]any{
+		e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filters[filterRBAC]: structOf(t, map[string]any{
 				"istio_dry_run_allow_shadow_engine_result":       "allowed",
 				"istio_dry_run_deny_shadow_engine_result":        "denied",
 				"istio_dry_run_deny_shadow_effective_policy_id":  "ns[shop]-policy[p]-rule[1]",
@@ -350,7 +359,7 @@ func TestTraps(t *testing.T) {
 		}
 	})
 	t.Run("a retry", func(t *testing.T) {
-		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+		e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
 			c.UpstreamCluster, c.UpstreamRequestAttemptCount = "outbound|80||a", 3
 		})
 		if e.ResendCount != 2 {
@@ -358,7 +367,7 @@ func TestTraps(t *testing.T) {
 		}
 	})
 	t.Run("failed upstream handshake", func(t *testing.T) {
-		e := entry(t, func(en *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+		e := changed(t, func(en *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
 			c.UpstreamCluster = "outbound|8080|v1|orders.shop.svc.cluster.local"
 			c.UpstreamTransportFailureReason = "TLS_error:CERTIFICATE_VERIFY_FAILED"
 			c.ResponseFlags = &als.ResponseFlags{UpstreamConnectionFailure: true}
@@ -372,7 +381,7 @@ func TestTraps(t *testing.T) {
 		}
 	})
 	t.Run("upstream identity by custom tag", func(t *testing.T) {
-		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+		e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
 			c.UpstreamCluster = "outbound|80||a"
 			c.TlsProperties = nil
 			c.CustomTags = map[string]string{"upstream_peer_uri_san": orders, "upstream_local_uri_san": frontend, "peer_spiffe_id": "spiffe://x/y"}
@@ -393,7 +402,7 @@ func TestTraps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+		e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
 			c.FilterStateObjects = map[string]*anypb.Any{"wasm.downstream_peer": peer, "other": {TypeUrl: "type.googleapis.com/no.Such"}}
 		})
 		want := evidence.Workload{Name: "frontend-v2", Namespace: "shop", Kind: "Deployment", Version: "v2", Revision: "v2", PodName: "frontend-v2-abc"}
@@ -403,14 +412,14 @@ func TestTraps(t *testing.T) {
 	})
 	t.Run("times that do not fit", func(t *testing.T) {
 		for _, start := range []*timestamppb.Timestamp{{Seconds: 253402300799}, {Seconds: -62135596800}, {Nanos: -1}} {
-			e := entry(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.StartTime = start })
+			e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) { c.StartTime = start })
 			if e.Start != 0 {
 				t.Errorf("%v gave %d", start, e.Start)
 			}
 		}
 	})
 	t.Run("gRPC", func(t *testing.T) {
-		e := entry(t, func(en *als.HTTPAccessLogEntry, _ *als.AccessLogCommon) {
+		e := changed(t, func(en *als.HTTPAccessLogEntry, _ *als.AccessLogCommon) {
 			en.Request.Path = "/shop.Orders/Cancel"
 			en.Response.ResponseTrailers = map[string]string{"grpc-status": "7"}
 		})
@@ -446,69 +455,133 @@ func TestNode(t *testing.T) {
 	}
 }
 
-// FuzzHTTP feeds protobuf entries and nodes to the mapping.
-func FuzzHTTP(f *testing.F) {
-	add := func(e *als.HTTPAccessLogEntry, n *corev3.Node) {
-		entry, err1 := proto.Marshal(e)
-		node, err2 := proto.Marshal(n)
-		if err1 != nil || err2 != nil {
-			f.Fatal(err1, err2)
-		}
-		f.Add(entry, node)
+// HTTP and TCP decode one entry as it comes over the wire.
+func HTTP(node *Node, entry *als.HTTPAccessLogEntry) evidence.Evidence {
+	n := *node
+	http, _, err := Decode(&n, marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{
+		HttpLogs: &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{LogEntry: []*als.HTTPAccessLogEntry{entry}},
+	}}))
+	if err != nil {
+		panic(err)
 	}
+	return http[0].Evidence
+}
+
+func TCP(node *Node, entry *als.TCPAccessLogEntry) evidence.Evidence {
+	n := *node
+	_, tcp, err := Decode(&n, marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_TcpLogs{
+		TcpLogs: &alsv3.StreamAccessLogsMessage_TCPAccessLogEntries{LogEntry: []*als.TCPAccessLogEntry{entry}},
+	}}))
+	if err != nil {
+		panic(err)
+	}
+	return tcp[0].Evidence
+}
+
+func marshal(m proto.Message) []byte {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// FuzzDecode feeds whole messages.
+func FuzzDecode(f *testing.F) {
 	for _, path := range corpus(f) {
-		m := message(f, path)
-		add(m.GetHttpLogs().GetLogEntry()[0], m.GetIdentifier().GetNode())
+		f.Add(marshal(message(f, path)))
 	}
-	add(deniedEntry(f), &corev3.Node{Id: "x"})
-	f.Fuzz(func(t *testing.T, entry, node []byte) {
-		var e als.HTTPAccessLogEntry
-		var n corev3.Node
-		if proto.Unmarshal(entry, &e) != nil || proto.Unmarshal(node, &n) != nil {
+	f.Add(marshal(&alsv3.StreamAccessLogsMessage{
+		Identifier: &alsv3.StreamAccessLogsMessage_Identifier{Node: &corev3.Node{Id: "x"}},
+		LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{HttpLogs: &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{
+			LogEntry: []*als.HTTPAccessLogEntry{deniedEntry(f)},
+		}},
+	}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var node Node
+		http, tcp, err := Decode(&node, b)
+		if err != nil {
 			return
 		}
-		read := ReadNode(&n)
-		got := HTTP(&read, &e)
-		if strings.ContainsAny(got.Path, "?#") {
-			t.Fatalf("path %q", got.Path)
+		all := append(http, tcp...)
+		var again Node
+		second, more, _ := Decode(&again, b)
+		second = append(second, more...)
+		for i := range all {
+			e := &all[i].Evidence
+			if strings.ContainsAny(e.Path, "?#") {
+				t.Fatalf("path %q", e.Path)
+			}
+			evidencetest.RoundTrip(t, e)
+			// Maps have no order; what is read of them must not depend on one.
+			if evidencetest.Render(e) != evidencetest.Render(&second[i].Evidence) {
+				t.Fatalf("read twice:\n%s%s", evidencetest.Render(e), evidencetest.Render(&second[i].Evidence))
+			}
 		}
-		evidencetest.RoundTrip(t, &got)
-		// Maps have no order; what is read of them must not depend on one.
-		if again := HTTP(&read, &e); evidencetest.Render(&again) != evidencetest.Render(&got) {
-			t.Fatalf("read twice:\n%s%s", evidencetest.Render(&got), evidencetest.Render(&again))
+		var m alsv3.StreamAccessLogsMessage
+		if proto.Unmarshal(b, &m) == nil && len(m.GetHttpLogs().GetLogEntry()) > len(http)+len(tcp) {
+			t.Fatal("an entry that protobuf reads is missing")
 		}
-		tcp := TCP(&read, &als.TCPAccessLogEntry{CommonProperties: e.GetCommonProperties()})
-		evidencetest.RoundTrip(t, &tcp)
 	})
 }
 
-// BenchmarkHTTP decodes one serialized entry: protobuf and mapping.
-func BenchmarkHTTP(b *testing.B) {
-	wire, err := proto.Marshal(deniedEntry(b))
-	if err != nil {
-		b.Fatal(err)
+// TestDecodeRefuses: what is no message, at any depth, and without a panic.
+func TestDecodeRefuses(t *testing.T) {
+	whole := marshal(message(t, corpus(t)[0]))
+	refused := 0
+	for n := range whole {
+		var node Node
+		if _, _, err := Decode(&node, whole[:n]); err != nil {
+			refused++
+		}
 	}
-	node := sidecar()
-	b.Run("mapping", func(b *testing.B) {
-		e := deniedEntry(b)
-		b.ReportAllocs()
-		for b.Loop() {
-			HTTP(node, e)
+	if refused < len(whole)-10 { // a cut between two fields is a message
+		t.Errorf("%d of %d beginnings of a message were refused", refused, len(whole))
+	}
+	for _, bad := range []string{"\x00", "\x0b\x0c", "\x0a\x05x", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x12\x02\x0a\x05"} {
+		var node Node
+		if _, _, err := Decode(&node, []byte(bad)); err == nil {
+			t.Errorf("%q was taken", bad)
 		}
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
-	})
-	b.Run("protobuf+mapping", func(b *testing.B) {
-		b.ReportAllocs()
-		b.SetBytes(int64(len(wire)))
-		for b.Loop() {
-			var e als.HTTPAccessLogEntry
-			if err := proto.Unmarshal(wire, &e); err != nil {
-				b.Fatal(err)
+	}
+}
+
+// BenchmarkDecode decodes messages of 100 entries: of a sidecar's ordinary
+// requests (the corpus), and of one with everything on it.
+func BenchmarkDecode(b *testing.B) {
+	ordinary := message(b, "testdata/skywalking_envoy-mesh-server-sidecar.msg.json").GetHttpLogs().GetLogEntry()[0]
+	for name, entry := range map[string]*als.HTTPAccessLogEntry{"ordinary": ordinary, "full": deniedEntry(b)} {
+		entries := &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{}
+		for range 100 {
+			entries.LogEntry = append(entries.LogEntry, entry)
+		}
+		wire := marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{HttpLogs: entries}})
+		node := sidecar()
+		report := func(b *testing.B) {
+			b.ReportMetric(float64(b.N*100)/b.Elapsed().Seconds(), "entries/s")
+		}
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(wire)))
+			for b.Loop() {
+				if _, _, err := Decode(node, wire); err != nil {
+					b.Fatal(err)
+				}
 			}
-			HTTP(node, &e)
-		}
-		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "entries/s")
-	})
+			report(b)
+		})
+		b.Run(name+"/protobuf alone", func(b *testing.B) {
+			b.ReportAllocs()
+			b.SetBytes(int64(len(wire)))
+			for b.Loop() {
+				var m alsv3.StreamAccessLogsMessage
+				if err := proto.Unmarshal(wire, &m); err != nil {
+					b.Fatal(err)
+				}
+			}
+			report(b)
+		})
+	}
 }
 
 // TestEvents: what an entry is about.
@@ -528,7 +601,7 @@ func TestEvents(t *testing.T) {
 		"a connection":      {TCP(sidecar(), &als.TCPAccessLogEntry{CommonProperties: deniedEntry(t).CommonProperties}), evidence.EventConnection},
 		"a refused client": {TCP(sidecar(), &als.TCPAccessLogEntry{CommonProperties: &als.AccessLogCommon{
 			DownstreamTransportFailureReason: "TLS_error:|268436502:SSL routines:OPENSSL_internal:SSLV3_ALERT_CERTIFICATE_EXPIRED:TLS_error_end",
-			DownstreamRemoteAddress:          address("192.0.2.1", 4711), DownstreamLocalAddress: address("10.0.0.1", 8443),
+			DownstreamRemoteAddress:          socketAddress("192.0.2.1", 4711), DownstreamLocalAddress: socketAddress("10.0.0.1", 8443),
 		}}), evidence.EventHandshake},
 	} {
 		if tc.got.Event != tc.want {

@@ -3,8 +3,6 @@ package envoy
 import (
 	"strings"
 
-	als "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
-
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
 
@@ -109,46 +107,26 @@ func hasFlag(flags, flag string) bool {
 	return false
 }
 
-// responseFlags renders the flags by their short names, in the order of the
-// protocol's field numbers, comma separated.
-func responseFlags(f *als.ResponseFlags) string {
-	if f == nil {
+// unauthorizedDetails is the field of ResponseFlags that is a message: its
+// presence says unauthorized, for the one reason that Envoy knows.
+const unauthorizedDetails = 13
+
+// flagNames are the flags' short names, by their field's number.
+var flagNames = [...]string{
+	"", "LH", "UH", "UT", "LR", "UR", "UF", "UC", "UO", "NR", "DI", "FI", "RL", flagExtAuthz, "RLSE", "DC", "URX", "SI", "IH", "DPE", "UMSDR", "RFCF", "NFCF", "DT", "UPE", "NC", "OM", "DF", "DR",
+}
+
+// flagText renders flags, a set of field numbers, in their order, comma
+// separated.
+func flagText(flags uint64) string {
+	if flags == 0 {
 		return ""
 	}
 	names := make([]string, 0, 8)
-	add := func(set bool, name string) {
-		if set {
+	for n, name := range flagNames {
+		if flags&(1<<n) != 0 {
 			names = append(names, name)
 		}
 	}
-	add(f.GetFailedLocalHealthcheck(), "LH")
-	add(f.GetNoHealthyUpstream(), "UH")
-	add(f.GetUpstreamRequestTimeout(), "UT")
-	add(f.GetLocalReset(), "LR")
-	add(f.GetUpstreamRemoteReset(), "UR")
-	add(f.GetUpstreamConnectionFailure(), "UF")
-	add(f.GetUpstreamConnectionTermination(), "UC")
-	add(f.GetUpstreamOverflow(), "UO")
-	add(f.GetNoRouteFound(), "NR")
-	add(f.GetDelayInjected(), "DI")
-	add(f.GetFaultInjected(), "FI")
-	add(f.GetRateLimited(), "RL")
-	// The message's presence alone says unauthorized; Envoy knows one reason.
-	add(f.GetUnauthorizedDetails() != nil, flagExtAuthz)
-	add(f.GetRateLimitServiceError(), "RLSE")
-	add(f.GetDownstreamConnectionTermination(), "DC")
-	add(f.GetUpstreamRetryLimitExceeded(), "URX")
-	add(f.GetStreamIdleTimeout(), "SI")
-	add(f.GetInvalidEnvoyRequestHeaders(), "IH")
-	add(f.GetDownstreamProtocolError(), "DPE")
-	add(f.GetUpstreamMaxStreamDurationReached(), "UMSDR")
-	add(f.GetResponseFromCacheFilter(), "RFCF")
-	add(f.GetNoFilterConfigFound(), "NFCF")
-	add(f.GetDurationTimeout(), "DT")
-	add(f.GetUpstreamProtocolError(), "UPE")
-	add(f.GetNoClusterFound(), "NC")
-	add(f.GetOverloadManager(), "OM")
-	add(f.GetDnsResolutionFailure(), "DF")
-	add(f.GetDownstreamRemoteReset(), "DR")
 	return strings.Join(names, ",")
 }

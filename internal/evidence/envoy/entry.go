@@ -1,0 +1,308 @@
+package envoy
+
+import "github.com/meshaudit/meshaudit/internal/evidence"
+
+// An entry is what is read of one access log entry, HTTP or TCP: the fields of
+// envoy.data.accesslog.v3 that README.md names.
+type entry struct {
+	// Of an HTTP entry.
+	method, protocol                         uint64
+	path, originalPath, authority, requestID string
+	headers                                  Headers
+	code                                     uint64
+	details, grpcHeader, grpcTrailer         string
+
+	// The common properties.
+	common                                             bool // they are there
+	remote, local, direct                              address
+	upstreamRemote, upstreamLocal                      address
+	tls                                                tlsProperties
+	started                                            bool
+	seconds                                            int64
+	nanos                                              int32
+	lastDownstreamTx, duration, lastUpstreamRx, lastRx int64 // nanoseconds since the start
+	cluster, route, streamID, termination              string
+	upstreamFailure, downstreamFailure                 string
+	flags                                              uint64                  // bit n: field n of ResponseFlags
+	metadata                                           [len(filters)]string    // serialized Struct, by filter
+	peers                                              [len(peerStates)]string // serialized Any, by filter state
+	tags                                               labels
+	attempts, logType                                  uint64
+	intermediate                                       bool
+}
+
+type address struct {
+	given bool
+	host  string // or a pipe's path
+	port  uint64
+}
+
+type tlsProperties struct {
+	given, hasCipher bool
+	version, cipher  uint64
+	serverName       string
+	peer, own        certificate
+}
+
+// A certificate is what an entry says of one.
+type certificate struct {
+	given bool
+	uris  [evidence.MaxIdentities]string
+	count int
+}
+
+// http reads an HTTPAccessLogEntry.
+func (e *entry) http(message string) bool {
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		switch f.tag {
+		case 1<<3 | bytesType:
+			w.require(e.properties(f.s))
+		case 2<<3 | varintType:
+			e.protocol = f.v
+		case 3<<3 | bytesType:
+			w.require(e.request(f.s))
+		case 4<<3 | bytesType:
+			w.require(e.response(f.s))
+		}
+	}
+	return !w.bad
+}
+
+// tcp reads a TCPAccessLogEntry.
+func (e *entry) tcp(message string) bool {
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		if f.tag == 1<<3|bytesType {
+			w.require(e.properties(f.s))
+		}
+	}
+	return !w.bad
+}
+
+// request reads HTTPRequestProperties.
+func (e *entry) request(message string) bool {
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		switch f.tag {
+		case 1<<3 | varintType:
+			e.method = f.v
+		case 3<<3 | bytesType:
+			e.authority = f.s
+		case 5<<3 | bytesType:
+			e.path = f.s
+		case 9<<3 | bytesType:
+			e.requestID = f.s
+		case 10<<3 | bytesType:
+			e.originalPath = f.s
+		case 13<<3 | bytesType:
+			e.headers.Add(w.pair(f.s))
+		}
+	}
+	return !w.bad
+}
+
+// response reads HTTPResponseProperties.
+func (e *entry) response(message string) bool {
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		switch f.tag {
+		case 1<<3 | bytesType:
+			e.code = w.wrapped(f.s)
+		case 4<<3 | bytesType:
+			if name, value := w.pair(f.s); name == "grpc-status" {
+				e.grpcHeader = value
+			}
+		case 5<<3 | bytesType:
+			if name, value := w.pair(f.s); name == "grpc-status" {
+				e.grpcTrailer = value
+			}
+		case 6<<3 | bytesType:
+			e.details = f.s
+		}
+	}
+	return !w.bad
+}
+
+// properties reads AccessLogCommon.
+func (e *entry) properties(message string) bool {
+	e.common = true
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		switch f.tag {
+		case 2<<3 | bytesType:
+			w.require(e.remote.read(f.s))
+		case 3<<3 | bytesType:
+			w.require(e.local.read(f.s))
+		case 4<<3 | bytesType:
+			w.require(e.tls.read(f.s))
+		case 5<<3 | bytesType:
+			e.seconds, e.nanos = w.clock(f.s)
+			e.started = true
+		case 6<<3 | bytesType:
+			e.lastRx = w.length(f.s)
+		case 10<<3 | bytesType:
+			e.lastUpstreamRx = w.length(f.s)
+		case 12<<3 | bytesType:
+			e.lastDownstreamTx = w.length(f.s)
+		case 13<<3 | bytesType:
+			w.require(e.upstreamRemote.read(f.s))
+		case 14<<3 | bytesType:
+			w.require(e.upstreamLocal.read(f.s))
+		case 15<<3 | bytesType:
+			e.cluster = f.s
+		case 16<<3 | bytesType:
+			w.require(e.responseFlags(f.s))
+		case 17<<3 | bytesType:
+			w.require(e.filterMetadata(f.s))
+		case 18<<3 | bytesType:
+			e.upstreamFailure = f.s
+		case 19<<3 | bytesType:
+			e.route = f.s
+		case 20<<3 | bytesType:
+			w.require(e.direct.read(f.s))
+		case 21<<3 | bytesType:
+			name, state := w.pair(f.s)
+			for n := range peerStates {
+				if name == peerStates[n] {
+					e.peers[n] = state
+				}
+			}
+		case 22<<3 | bytesType:
+			e.tags.set(w.pair(f.s))
+		case 23<<3 | bytesType:
+			e.duration = w.length(f.s)
+		case 24<<3 | varintType:
+			e.attempts = uint64(uint32(f.v))
+		case 25<<3 | bytesType:
+			e.termination = f.s
+		case 26<<3 | bytesType:
+			e.streamID = f.s
+		case 27<<3 | varintType:
+			e.intermediate = f.v != 0
+		case 28<<3 | bytesType:
+			e.downstreamFailure = f.s
+		case 33<<3 | varintType:
+			e.logType = f.v
+		}
+	}
+	return !w.bad
+}
+
+// read reads a core.v3.Address: a socket's or a pipe's.
+func (a *address) read(message string) bool {
+	a.given = true
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		switch f.tag {
+		case 1<<3 | bytesType:
+			in := wire{s: f.s}
+			for f, ok := in.next(); ok; f, ok = in.next() {
+				switch f.tag {
+				case 2<<3 | bytesType:
+					a.host = f.s
+				case 3<<3 | varintType:
+					a.port = uint64(uint32(f.v))
+				}
+			}
+			w.require(!in.bad)
+		case 2<<3 | bytesType:
+			in := wire{s: f.s}
+			for f, ok := in.next(); ok; f, ok = in.next() {
+				if f.tag == 1<<3|bytesType {
+					a.host, a.port = f.s, 0
+				}
+			}
+			w.require(!in.bad)
+		}
+	}
+	return !w.bad
+}
+
+func (a *address) socket(host *string, port *uint16) {
+	if a.host != "" {
+		*host = evidence.Text(a.host, evidence.MaxName)
+		*port = uint16(min(a.port, 65535))
+	}
+}
+
+// read reads TLSProperties.
+func (t *tlsProperties) read(message string) bool {
+	t.given = true
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		switch f.tag {
+		case 1<<3 | varintType:
+			t.version = f.v
+		case 2<<3 | bytesType:
+			t.cipher, t.hasCipher = w.wrapped(f.s), true
+		case 3<<3 | bytesType:
+			t.serverName = f.s
+		case 4<<3 | bytesType:
+			w.require(t.own.read(f.s))
+		case 5<<3 | bytesType:
+			w.require(t.peer.read(f.s))
+		}
+	}
+	return !w.bad
+}
+
+// read reads CertificateProperties.
+func (c *certificate) read(message string) bool {
+	c.given = true
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		if f.tag != 1<<3|bytesType {
+			continue
+		}
+		in := wire{s: f.s}
+		for f, ok := in.next(); ok; f, ok = in.next() {
+			if f.tag == 1<<3|bytesType && c.count < len(c.uris) {
+				c.uris[c.count] = f.s
+				c.count++
+			}
+		}
+		w.require(!in.bad)
+	}
+	return !w.bad
+}
+
+func (c *certificate) identities(p *evidence.Party, from string) {
+	for _, uri := range c.uris[:c.count] {
+		p.AddIdentity(evidence.ParseIdentity(uri, evidence.ProofMTLSSAN, from))
+	}
+}
+
+// responseFlags reads ResponseFlags: all bools, but for the details of one
+// whose presence alone says that the request was not authorized.
+func (e *entry) responseFlags(message string) bool {
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		number := f.tag >> 3
+		if number < uint64(len(flagNames)) && (f.tag&7 == bytesType) == (number == unauthorizedDetails) {
+			if f.tag&7 == varintType && f.v == 0 {
+				e.flags &^= 1 << number
+			} else {
+				e.flags |= 1 << number
+			}
+		}
+	}
+	return !w.bad
+}
+
+// filterMetadata reads core.v3.Metadata.
+func (e *entry) filterMetadata(message string) bool {
+	w := wire{s: message}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		if f.tag != 1<<3|bytesType {
+			continue
+		}
+		name, value := w.pair(f.s)
+		for n := range filters {
+			if name == filters[n] {
+				e.metadata[n] = value
+			}
+		}
+	}
+	return !w.bad
+}

@@ -1,0 +1,142 @@
+package envoy
+
+import (
+	"errors"
+	"math"
+	"time"
+)
+
+// The wire form of an access log message, read without building it: a proxy
+// sends thousands of entries a second, of which most fields are not kept. All
+// strings are parts of the message, which is copied once.
+
+var errWire = errors.New("no access log message: malformed protobuf")
+
+// A wire is what is left to read of one protobuf message. After the first error
+// bad is set, and there are no more fields.
+type wire struct {
+	s   string
+	bad bool
+}
+
+// A field is one field as it came. Its tag is its number and type; s is its
+// value if it is of bytesType, v if it is of varintType.
+type field struct {
+	tag uint64
+	v   uint64
+	s   string
+}
+
+// Wire types, to be joined with a field's number: 3<<3 | bytesType.
+const (
+	varintType  = 0
+	fixed64Type = 1
+	bytesType   = 2 // strings and messages too
+	fixed32Type = 5
+)
+
+// next reads a field; ok is false at the end and at the first error. Groups are
+// an error: nothing here has ever had one.
+func (w *wire) next() (f field, ok bool) {
+	if w.s == "" || w.bad {
+		return f, false
+	}
+	f.tag = w.varint()
+	if number := f.tag >> 3; number == 0 || number > 1<<29-1 {
+		w.bad = true
+	}
+	switch f.tag & 7 {
+	case varintType:
+		f.v = w.varint()
+	case bytesType:
+		f.s = w.take(w.varint())
+	case fixed64Type:
+		w.take(8)
+	case fixed32Type:
+		w.take(4)
+	default:
+		w.bad = true
+	}
+	return f, !w.bad
+}
+
+func (w *wire) varint() uint64 {
+	var v uint64
+	for n := 0; n < len(w.s) && n < 10; n++ {
+		c := w.s[n]
+		v |= uint64(c&0x7f) << (7 * n)
+		if c < 0x80 {
+			w.s = w.s[n+1:]
+			return v
+		}
+	}
+	w.bad = true
+	return 0
+}
+
+func (w *wire) take(n uint64) string {
+	if w.bad || n > uint64(len(w.s)) {
+		w.bad = true
+		return ""
+	}
+	s := w.s[:n]
+	w.s = w.s[n:]
+	return s
+}
+
+// require makes w bad unless a message within it was whole.
+func (w *wire) require(whole bool) { w.bad = w.bad || !whole }
+
+// pair reads an entry of a map with string keys.
+func (w *wire) pair(message string) (key, value string) {
+	in := wire{s: message}
+	for f, ok := in.next(); ok; f, ok = in.next() {
+		switch f.tag {
+		case 1<<3 | bytesType:
+			key = f.s
+		case 2<<3 | bytesType:
+			value = f.s
+		}
+	}
+	w.require(!in.bad)
+	return key, value
+}
+
+// wrapped reads a wrapper such as UInt32Value.
+func (w *wire) wrapped(message string) (v uint64) {
+	in := wire{s: message}
+	for f, ok := in.next(); ok; f, ok = in.next() {
+		if f.tag == 1<<3|varintType {
+			v = f.v
+		}
+	}
+	w.require(!in.bad)
+	return v
+}
+
+// clock reads a Timestamp or a Duration.
+func (w *wire) clock(message string) (seconds int64, nanos int32) {
+	in := wire{s: message}
+	for f, ok := in.next(); ok; f, ok = in.next() {
+		switch f.tag {
+		case 1<<3 | varintType:
+			seconds = int64(f.v)
+		case 2<<3 | varintType:
+			nanos = int32(f.v)
+		}
+	}
+	w.require(!in.bad)
+	return seconds, nanos
+}
+
+// length is a Duration in nanoseconds, cut to what fits.
+func (w *wire) length(message string) int64 {
+	seconds, nanos := w.clock(message)
+	switch limit := int64(math.MaxInt64/time.Second) - 1; {
+	case seconds > limit:
+		return math.MaxInt64
+	case seconds < -limit:
+		return math.MinInt64
+	}
+	return seconds*int64(time.Second) + int64(nanos)
+}
