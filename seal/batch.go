@@ -179,6 +179,9 @@ func encodeBatch(sig Signal, msgs [][]byte, rnd func([]byte)) (*sealedBatch, err
 	return s, nil
 }
 
+// keptBuffer is how large a buffer may be that is kept for the next batch.
+const keptBuffer = 2 << 20
+
 // batchDecoder opens bodies; it keeps its buffers between batches.
 type batchDecoder struct {
 	hasher batchHasher
@@ -195,6 +198,13 @@ var batchDecoders = sync.Pool{New: func() any {
 	}
 	return &batchDecoder{zstd: d}
 }}
+
+// shrink gives up a large buffer.
+func (d *batchDecoder) shrink() {
+	if cap(d.buf) > keptBuffer {
+		d.buf = nil
+	}
+}
 
 // open decompresses a body. The result is valid until the next call.
 func (d *batchDecoder) open(s *Section, stored []byte) (seed [seedBytes]byte, msg []byte, err error) {

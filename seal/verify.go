@@ -150,9 +150,10 @@ type verification struct {
 	report *LogReport
 	total  int64
 
-	mu    sync.Mutex // of report.Findings and firstBad
-	jobs  chan func()
-	where struct { // the frame at hand
+	mu     sync.Mutex // of report.Findings and firstBad
+	jobs   chan func()
+	memory budget   // of batches that are worked on
+	where  struct { // the frame at hand
 		segment string
 		offset  int64
 		entry   uint64 // the next one, as the frames before say
@@ -273,10 +274,15 @@ func (v *verification) run(ctx context.Context) error {
 	return nil
 }
 
+// verifyMemory is how many bytes of batches, as stored and uncompressed, are
+// worked on at once: one as large as can be, or dozens of usual ones.
+const verifyMemory = 24 << 20
+
 // startWorkers runs what needs no order beside the walk. No more bodies wait
 // than are worked on, which bounds memory.
 func (v *verification) startWorkers() (stop func()) {
 	v.jobs = make(chan func())
+	v.memory = budget{free: verifyMemory, max: verifyMemory}
 	var wg sync.WaitGroup
 	for range runtime.GOMAXPROCS(0) {
 		wg.Go(func() {
@@ -493,9 +499,13 @@ func (v *verification) frameSections(f *frame) {
 	segment, offset, entry := v.where.segment, v.where.offset, v.where.entry
 	switch f.Kind {
 	case KindBatch:
+		size := int64(f.Sections[0].Stored + f.Sections[1].Stored + f.Sections[1].Plain)
+		_ = v.memory.acquire(context.Background(), size) // the workers give it back
 		v.jobs <- func() {
+			defer v.memory.release(size)
 			d := batchDecoders.Get().(*batchDecoder)
 			defer batchDecoders.Put(d)
+			defer d.shrink()
 			if err := d.verify(f.Header, f.sections[0], f.sections[1]); err != nil {
 				v.foundAt(segment, offset, entry, Tampering, Integrity, nextIsolate, fmt.Sprintf("%s: %v", f.name(), err))
 			}

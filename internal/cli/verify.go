@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -70,6 +71,9 @@ Exit code:
 		if err != nil {
 			return err
 		}
+		if os.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(verifyMemory)
+		}
 		bar := &progress{s: s, start: now}
 		if s.progress {
 			opts.Progress = bar.show
@@ -95,6 +99,10 @@ Exit code:
 	}
 	return c
 }
+
+// verifyMemory is what verify uses before it collects garbage at once. Without
+// it, entries of the largest size leave more garbage than verify needs memory.
+const verifyMemory = 36 << 20
 
 // progress is a line on the terminal that says how far verify is.
 type progress struct {
