@@ -1,0 +1,185 @@
+package k8saudit
+
+import (
+	"bytes"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// Options say what counts beside the defaults.
+type Options struct {
+	// TrustDomain, if set, is that of the cluster's service accounts: a SPIFFE ID
+	// is derived from a service account's name, and marked as claimed.
+	TrustDomain string
+	// ConfigMaps and Secrets are NAMESPACE/NAME in which * stands for any part
+	// of either: writes to them are configuration changes, and reads of these
+	// secrets are operator actions.
+	ConfigMaps, Secrets []string
+	// Groups are further API groups to which every write is a configuration
+	// change: exact, or with a *. before it.
+	Groups []string
+}
+
+// DefaultConfigMaps and DefaultSecrets hold the configuration and the roots of
+// trust of common meshes.
+var (
+	DefaultConfigMaps = []string{
+		"istio-system/istio", "linkerd/linkerd-config", "kube-system/cilium-config",
+		"kube-system/aws-auth", "kube-system/extension-apiserver-authentication", "spire*/spire-*",
+	}
+	DefaultSecrets = []string{
+		"istio-system/cacerts", "istio-system/istio-ca-secret", "linkerd/linkerd-identity-issuer", "kube-system/cilium-ca",
+	}
+)
+
+// groups are the API groups of policy and of the mesh: a write to any of their
+// resources, but for their status and those that never mean a person's or a
+// controller's intent, is a configuration change.
+var groups = []string{
+	"*.istio.io", "gateway.networking.k8s.io", "*.gateway.networking.k8s.io", "policy.linkerd.io", "linkerd.io", "multicluster.linkerd.io",
+	"workload.linkerd.io", "cilium.io", "kuma.io", "spire.spiffe.io", "spiffeid.spiffe.io", "gateway.envoyproxy.io",
+	"rbac.authorization.k8s.io", "admissionregistration.k8s.io", "policy.networking.k8s.io", "kyverno.io", "policies.kyverno.io",
+	"templates.gatekeeper.sh", "constraints.gatekeeper.sh", "config.gatekeeper.sh", "certificates.k8s.io", "cert-manager.io",
+	"trust.cert-manager.io", "apiregistration.k8s.io",
+}
+
+// state are resources of those groups by which agents tell what is.
+var state = map[string]bool{
+	"ciliumendpoints": true, "ciliumidentities": true, "ciliumnodes": true, "ciliumendpointslices": true, "ciliumpodippools": true,
+	"dataplanes": true, "dataplaneinsights": true, "meshinsights": true, "serviceinsights": true, "zoneinsights": true, "zoneingresses": true,
+	"zoneingressinsights": true, "zoneegressinsights": true, "zoneegresses": true, "updaterequests": true, "externalworkloads": true,
+	"certificaterequests": true, "certificatesigningrequests": true,
+}
+
+// resources are those of other groups, GROUP/RESOURCE, that are policy or a
+// workload's identity.
+var resources = map[string]bool{
+	"networking.k8s.io/networkpolicies": true, "networking.k8s.io/ingresses": true, "networking.k8s.io/ingressclasses": true,
+	"/serviceaccounts": true, "/namespaces": true, "extensions/networkpolicies": true, "policy/podsecuritypolicies": true,
+}
+
+// actions are the subresources by which an operator acts on a workload.
+var actions = map[string]bool{
+	"pods/exec": true, "pods/attach": true, "pods/portforward": true, "pods/proxy": true, "pods/ephemeralcontainers": true,
+	"pods/log": true, "pods/eviction": true, "services/proxy": true, "nodes/proxy": true, "serviceaccounts/token": true,
+	"certificatesigningrequests/approval": true,
+}
+
+// workloads are written by operators; what the control plane itself writes of
+// them follows from that.
+var workloads = map[string]bool{
+	"/pods": true, "/replicationcontrollers": true, "apps/deployments": true, "apps/statefulsets": true, "apps/daemonsets": true,
+	"apps/replicasets": true, "batch/jobs": true, "batch/cronjobs": true, "extensions/deployments": true, "extensions/daemonsets": true,
+}
+
+// A Decoder reads events. It is safe for concurrent use.
+type Decoder struct {
+	trustDomain         string
+	configMaps, secrets []string
+	groups              []string
+}
+
+// New returns a decoder.
+func New(o Options) *Decoder {
+	return &Decoder{
+		trustDomain: o.TrustDomain,
+		configMaps:  slices.Concat(DefaultConfigMaps, o.ConfigMaps), secrets: slices.Concat(DefaultSecrets, o.Secrets),
+		groups: slices.Concat(groups, o.Groups),
+	}
+}
+
+// classify says what the event is about, and whether it makes a record.
+func (d *Decoder) classify(a *audit, e *evidence.Evidence) {
+	observed := func(event evidence.Event) { e.Event, e.Role = event, evidence.RoleObserver }
+	resource := a.resource
+	if a.sub != "" {
+		resource += "/" + a.sub
+	}
+	dry := dryRun(a.uri)
+	switch {
+	case a.code == 401:
+		observed(evidence.EventAuthn)
+	case resource == "serviceaccounts/token" && isNode(a.user.name),
+		resource == "certificatesigningrequests/status" && a.writes() && a.code < 400:
+		observed(evidence.EventIdentityIssue)
+	case actions[resource],
+		a.resource == "certificatesigningrequests" && a.sub == "" && a.writes() && !isNode(a.user.name),
+		a.group+"/"+resource == "/secrets" && a.verb == "get" && a.name != "" && matches(d.secrets, a.namespace, a.name):
+		observed(evidence.EventOperatorAction)
+	case a.writes() && !dry && d.policy(a):
+		observed(evidence.EventConfigChange)
+		c := &e.Act.Change
+		c.Group, c.Resource, c.Namespace, c.Name, c.Verb = a.group, resource, a.namespace, a.name, a.verb
+		describe(a, e)
+	case a.writes() && !dry && a.sub != "status" && a.sub != "binding" && workloads[a.group+"/"+a.resource] && !isControlPlane(a.user.name),
+		a.as.name != "":
+		observed(evidence.EventOperatorAction)
+	case e.Verdict != nil && e.Verdict.Decision == evidence.Deny:
+		observed(evidence.EventAuthz)
+	}
+}
+
+func (a *audit) writes() bool {
+	switch a.verb {
+	case "create", "update", "patch", "delete", "deletecollection":
+		return true
+	}
+	return false
+}
+
+// policy tells whether the event's object is policy, trust, or a mesh's
+// configuration.
+func (d *Decoder) policy(a *audit) bool {
+	switch {
+	case a.sub == "status" || a.sub != "" && a.sub != "finalize" && a.sub != "scale":
+		return false
+	case a.group == "" && a.resource == "configmaps":
+		return matches(d.configMaps, a.namespace, a.name)
+	case a.group == "" && a.resource == "secrets":
+		return matches(d.secrets, a.namespace, a.name)
+	case resources[a.group+"/"+a.resource]:
+		return true
+	case a.group == "" || state[a.resource]:
+		return false
+	}
+	for _, g := range d.groups {
+		if suffix, ok := strings.CutPrefix(g, "*"); ok && strings.HasSuffix(a.group, suffix) || g == a.group {
+			return true
+		}
+	}
+	return false
+}
+
+func matches(patterns []string, namespace, name string) bool {
+	for _, p := range patterns {
+		if ok, err := path.Match(p, namespace+"/"+name); ok && err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// dryRun tells whether nothing is to be stored. Of a query string only this is
+// looked at.
+func dryRun(uri []byte) bool {
+	_, query, _ := bytes.Cut(uri, []byte("?"))
+	for len(query) > 0 {
+		var pair []byte
+		pair, query, _ = bytes.Cut(query, []byte("&"))
+		if string(pair) == "dryRun=All" {
+			return true
+		}
+	}
+	return false
+}
+
+func isNode(user string) bool { return strings.HasPrefix(user, "system:node:") }
+
+// isControlPlane tells the users of Kubernetes itself.
+func isControlPlane(user string) bool {
+	return isNode(user) || strings.HasPrefix(user, "system:kube-") || user == "system:apiserver" ||
+		strings.HasPrefix(user, "system:serviceaccount:kube-system:")
+}
