@@ -388,6 +388,7 @@ type walker struct {
 	sealed uint64
 	prev   Hash
 	begun  bool // a frame was seen: prev, epoch, record and sealed are known
+	closed bool // the last entry was a close
 }
 
 // step checks the next frame and moves on.
@@ -406,6 +407,8 @@ func (k *walker) step(f *frame) error {
 			return fmt.Errorf("%s begins the log, which must be the open of epoch 0", f.name())
 		case k.begun && f.Kind == KindOpen && (f.Epoch != k.epoch+1 || f.Open.After == AfterFirst):
 			return fmt.Errorf("%s opens epoch %d after %s, after epoch %d", f.name(), f.Epoch, f.Open.After, k.epoch)
+		case k.closed && f.Kind != KindOpen:
+			return fmt.Errorf("%s follows the close of its epoch", f.name())
 		case k.begun && f.Kind != KindOpen && f.Epoch != k.epoch:
 			return fmt.Errorf("%s is of epoch %d, within epoch %d", f.name(), f.Epoch, k.epoch)
 		case k.begun && f.FirstRecord != k.record:
@@ -414,6 +417,7 @@ func (k *walker) step(f *frame) error {
 			return fmt.Errorf("%s was sealed before the entry in front of it", f.name())
 		}
 		k.entry, k.epoch, k.record, k.sealed = f.Entry+1, f.Epoch, f.FirstRecord+f.Records, f.Sealed
+		k.closed = f.Kind == KindClose
 	} else if !k.begun {
 		return errors.New("a checkpoint stands where an entry belongs")
 	}

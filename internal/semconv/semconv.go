@@ -47,8 +47,6 @@ const (
 	RPCService              = "rpc.service"
 	RPCMethod               = "rpc.method"
 	RPCGRPCStatusCode       = "rpc.grpc.status_code"
-	MessagingSystem         = "messaging.system"
-	MessagingDestination    = "messaging.destination.name"
 	ServerAddress           = "server.address"
 	ServerPort              = "server.port"
 	ClientAddress           = "client.address"

@@ -2,7 +2,7 @@
 // A second verifier of sealed logs, written from docs/sealed-log.md alone and sharing no line with the
 // Go package: what both accept, the page describes. Node 20 and the zstd command; nothing else.
 //
-//   node verify.mjs STORE --trust FILE [--auditor KEY] [--as-of TIME]
+//   node verify.mjs STORE --trust FILE [--auditor KEY] [--as-of TIME] [--since CHECKPOINT]
 //
 // Exit: 0 all proven, 1 tampering, 2 incomplete or unproven, 3 the verifier failed. Memory is bounded by
 // a few sections and does not grow with the log.
@@ -21,6 +21,7 @@ const MAX_FINDINGS = 200 // that are kept; the answer counts all
 const MAX_SMALL_FILE = 1 << 20 // bytes: trust, keys, checkpoint
 const BATCH = 16 << 20 // plain bytes that wait for one zstd process
 const CHUNK = 1 << 20
+const PUBLISH_GRACE = 10n * 1000000000n // ns
 const ZERO = Buffer.alloc(32)
 const isZero = b => !b.some(c => c !== 0)
 const seconds = ns => new Date(Number(ns / 1000000n)).toISOString()
@@ -63,6 +64,7 @@ class LogVerifier {
     this.dir = join(root, dirName)
     this.origin = origin
     this.opts = opts
+    this.since = opts.since?.origin === origin ? opts.since : null
     this.findings = []
     this.worst = NOTE
     this.omitted = 0
@@ -86,6 +88,7 @@ class LogVerifier {
   }
 
   find(cls, axis, file, at, what) {
+    if (cls === INCOMPLETE && (axis === 'completeness' || axis === 'order') && this.next.entry < (this.since?.size ?? 0n)) cls = NOTE // reviewed then
     if (cls > this.worst) this.worst = cls
     if (this.findings.length < MAX_FINDINGS) this.findings.push({ cls, axis, file, at, what })
     else this.omitted++
@@ -103,7 +106,8 @@ class LogVerifier {
     for (let i = 0; i < this.segments.length; i++) if (!this.segment(i)) break
     this.flush()
     this.end()
-    this.findings.sort((a, b) => a.file < b.file ? -1 : a.file > b.file ? 1 : a.at - b.at)
+    const rank = f => f.file.startsWith('segment/') ? 0 : f.file ? 1 : 2
+    this.findings.sort((a, b) => rank(a) - rank(b) || (a.file < b.file ? -1 : a.file > b.file ? 1 : a.at - b.at))
   }
 
   // ---- the directory
@@ -140,8 +144,7 @@ class LogVerifier {
   readPublished() {
     const path = join(this.dir, 'checkpoint')
     if (!existsSync(path)) {
-      this.find(NOTE, 'completeness', 'checkpoint', 0, 'nothing is published yet, or the file is gone')
-      return { size: 0n }
+      return { size: 0n } // end() judges that
     }
     try {
       const note = readSmall(path)
@@ -230,7 +233,7 @@ class LogVerifier {
       const have = this.tileFiles(0, n).find(t => t.width >= want)
       const b = have && readFileSync(join(this.dir, have.path))
       if (!b || b.length !== 32 * have.width) {
-        this.find(INCOMPLETE, 'integrity', 'tile/0', 0, `leaf hashes of pruned entries from ${256 * n} are missing: roots cannot be checked`)
+        this.find(INCOMPLETE, 'completeness', 'segment/' + this.segments[0], 0, `leaf hashes of pruned entries from ${256 * n} are missing: roots cannot be checked`)
         this.rootless = true
         return
       }
@@ -274,7 +277,7 @@ class LogVerifier {
       }
       this.judge(r, file, isLast)
       if (!this.group.sealed && this.group.entries > 0 || r.size === 0 && !isLast) { // the last may not have been written to yet
-        this.damage(r, file, isLast, this.group.at, this.group.at, null)
+        this.damage(r, file, isLast, r.size, this.group.at, null)
         return false
       }
       return true
@@ -369,6 +372,10 @@ class LogVerifier {
       if (!this.signer) throw new Bad('a checkpoint in front of the first open')
       if (this.keys.length > 0 && !openNote(section.bytes, this.origin, [parseVerifierKey(this.signer)]).signers.length) bad('integrity', "checkpoint is not signed by its epoch's signer")
       this.note = section.bytes
+      if (cp.size === this.since?.size) {
+        this.sinceSeen = true
+        if (!this.since.root.equals(this.tree.root())) bad('integrity', 'the older checkpoint has another root: the log was rewritten')
+      }
       if (cp.size <= this.published.size) this.publishedKey = this.keyFor(cp.size)
     } catch (e) {
       if (!(e instanceof Bad)) throw e
@@ -475,7 +482,7 @@ class LogVerifier {
 
   enqueue(item) {
     const body = item.sections[1]
-    const fault = (section, what) => this.find(TAMPERING, 'integrity', item.file, item.at + item.sections[section].at, what)
+    const fault = (section, what) => this.find(TAMPERING, 'integrity', item.file, item.at, `section ${item.sections[section].name}: ${what}`)
     try {
       checkZstd(body.bytes, body.plain)
     } catch (e) {
@@ -544,11 +551,14 @@ class LogVerifier {
     this.grow(level + 1, row[0])
   }
 
-  // tileFiles returns the files there are of tile n of a level.
-  tileFiles(level, n) {
+  tileName(level, n) {
     let name = String(n % 1000).padStart(3, '0')
     for (n = Math.floor(n / 1000); n > 0; n = Math.floor(n / 1000)) name = `x${String(n % 1000).padStart(3, '0')}/${name}`
-    const path = `tile/${level}/${name}`
+    return `tile/${level}/${name}`
+  }
+  // tileFiles returns the files there are of tile n of a level.
+  tileFiles(level, n) {
+    const path = this.tileName(level, n)
     const found = existsSync(join(this.dir, path)) ? [{ path, width: 256 }] : []
     for (const w of list(join(this.dir, path + '.p'))) if (/^[1-9][0-9]{0,2}$/.test(w) && Number(w) < 256) found.push({ path: `${path}.p/${w}`, width: Number(w) })
     return found
@@ -565,7 +575,7 @@ class LogVerifier {
       if (!b || !b.equals(want.subarray(0, b.length))) this.find(TAMPERING, 'integrity', f.path, 0, 'tile differs from the entries')
       have = Math.max(have, f.width)
     }
-    if (have < need && need <= t.hashes.length) this.find(NOTE, 'completeness', `tile/${level}`, 0, `tile ${t.index} is missing, or has less than ${need} hashes`)
+    if (have < need && need === 256) this.find(INCOMPLETE, 'completeness', this.tileName(level, t.index), 0, 'tile is missing')
   }
 
   // walkTiles finds what is no tile of a tree of `size` entries.
@@ -605,6 +615,8 @@ class LogVerifier {
     for (const [level, t] of this.tiles.entries()) this.checkTile(level, t)
     this.walkTiles('tile', size)
     if (this.published.size > size) this.find(TAMPERING, 'completeness', 'checkpoint', 0, `truncation: ${this.published.size} entries were published, ${size} are there`)
+    if (this.since?.size > size) this.find(TAMPERING, 'completeness', '', 0, `rolled back: an older checkpoint states ${this.since.size} entries, ${size} are there`)
+    else if (this.since && !this.sinceSeen && this.since.size > BigInt(this.segments[0].slice(0, 20))) this.find(TAMPERING, 'integrity', '', 0, 'the log has no commit where the older checkpoint was published')
     for (const t of this.torn) {
       const pending = t.entry === size // a recovery was interrupted before its open
       this.find(pending ? NOTE : TAMPERING, 'integrity', `torn/${t.name}`, 0, 'no open names this file')
@@ -614,6 +626,7 @@ class LogVerifier {
       this.find(INCOMPLETE, 'completeness', '', 0, 'no sealed entry')
       return
     }
+    if (!existsSync(join(this.dir, 'checkpoint')) && this.opts.asOf - this.kept.last.sealed > PUBLISH_GRACE) this.find(INCOMPLETE, 'completeness', 'checkpoint', 0, 'the published checkpoint is missing')
     const late = this.opts.asOf - this.kept.last.sealed
     if (late > 2n * 1000000000n * this.kept.heartbeat) {
       this.find(INCOMPLETE, 'freshness', '', 0, `last sealed at ${seconds(this.kept.last.sealed)}, not within two heartbeats of ${seconds(this.opts.asOf)}`)
@@ -645,6 +658,7 @@ export function verifyStore(root, opts, out) {
   for (const o of new Set((opts.trust?.keys ?? []).map(k => k.name))) {
     if (!origins.has(o)) find(INCOMPLETE, `no log of trusted origin ${o}`)
   }
+  if (opts.since && !origins.has(opts.since.origin)) find(TAMPERING, `the log of ${opts.since.origin}, of which there is an older checkpoint, is gone`)
   for (const [origin, name] of origins) {
     const log = new LogVerifier(root, name, origin, opts)
     try {
@@ -662,12 +676,13 @@ export function verifyStore(root, opts, out) {
 // run is the command: it returns the exit code.
 export function run(args, out) {
   const opts = { asOf: BigInt(Date.now()) * 1000000n }
-  let root
+  let root, since
   while (args.length > 0) {
     const a = args.shift()
-    if (['--trust', '--auditor', '--as-of'].includes(a) && args.length === 0) throw new Error(`${a} wants a value`)
+    if (['--trust', '--auditor', '--as-of', '--since'].includes(a) && args.length === 0) throw new Error(`${a} wants a value`)
     if (a === '--trust') opts.trust = parseTrust(readSmall(args.shift()).toString())
     else if (a === '--auditor') opts.auditor = parseAuditorKey(readSmall(args.shift()).toString('latin1'))
+    else if (a === '--since') since = readSmall(args.shift())
     else if (a === '--as-of') {
       const t = args.shift()
       const ms = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/.test(t) ? Date.parse(t) : NaN
@@ -676,7 +691,12 @@ export function run(args, out) {
     } else if (root === undefined && !a.startsWith('--')) root = a
     else throw new Error(`unexpected argument ${a}`)
   }
-  if (root === undefined) throw new Error('usage: verify.mjs STORE --trust FILE [--auditor KEY] [--as-of TIME]')
+  if (root === undefined) throw new Error('usage: verify.mjs STORE --trust FILE [--auditor KEY] [--as-of TIME] [--since CHECKPOINT]')
+  if (since) {
+    const origin = since.toString().split('\n')[0]
+    opts.since = { origin, ...openNote(since, origin, (opts.trust?.keys ?? []).filter(k => k.name === origin)) }
+    if (opts.since.signers.length === 0) throw new Error('the older checkpoint is not signed by a trusted key')
+  }
   return verifyStore(root, opts, out)
 }
 

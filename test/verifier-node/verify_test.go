@@ -112,8 +112,8 @@ func startNode(t *testing.T) *node {
 
 // question is what both verifiers are asked. Empty file names: not given.
 type question struct {
-	store, trust, auditor string
-	asOf                  time.Time
+	store, trust, auditor, since string
+	asOf                         time.Time
 }
 
 func (n *node) ask(t *testing.T, q question) answer {
@@ -124,6 +124,9 @@ func (n *node) ask(t *testing.T, q question) answer {
 	}
 	if q.auditor != "" {
 		args = append(args, "--auditor", q.auditor)
+	}
+	if q.since != "" {
+		args = append(args, "--since", q.since)
 	}
 	line, err := json.Marshal(args)
 	if err != nil {
@@ -229,7 +232,7 @@ func (s *site) log(elem ...string) string {
 
 // question asks about the store right after its last entry, with everything that can be given.
 func (s *site) question() question {
-	return question{s.path("store"), s.path("keys", "trust"), s.path("keys", "auditor.key"), s.now}
+	return question{store: s.path("store"), trust: s.path("keys", "trust"), auditor: s.path("keys", "auditor.key"), asOf: s.now}
 }
 
 // newSite makes keys and a configuration with two auditors, one of either suite.
@@ -469,7 +472,7 @@ func TestWholeLogs(t *testing.T) {
 			s := make(t)
 			q := s.question()
 			n.agree(t, "as it is", q, seal.ExitProven)
-			n.agree(t, "without the auditor", question{q.store, q.trust, "", q.asOf}, seal.ExitProven)
+			n.agree(t, "without the auditor", question{store: q.store, trust: q.trust, asOf: q.asOf}, seal.ExitProven)
 			if name != "three epochs, many segments" {
 				return
 			}
