@@ -1,0 +1,102 @@
+package evidencetest
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// Origin is that of the lines of Corpus.
+var Origin = evidence.Origin{
+	Workload: evidence.Workload{PodName: "pod-1", Namespace: "ns", Name: "app", Node: "node-1"},
+	Cluster:  "east",
+	Time:     1_763_856_000_000_000_000,
+}
+
+// Corpus decodes a file's lines and compares with the file's golden one: how
+// many lines became how much evidence and which were refused and why, then the
+// evidence. Every line must be one or the other, and every piece must survive
+// its record.
+func Corpus(t *testing.T, path string, decode evidence.Decoder) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var body, refused strings.Builder
+	lines, decoded, pieces := 0, 0, 0
+	for line := range bytes.Lines(text) {
+		lines++
+		got, err := decode(nil, &Origin, bytes.TrimRight(line, "\r\n"))
+		if (err == nil) == (len(got) == 0) {
+			t.Errorf("%s line %d: %d pieces and error %v", path, lines, len(got), err)
+		}
+		if err != nil {
+			fmt.Fprintf(&refused, "line %d refused: %s: %v\n", lines, evidence.RefusalReason(err), err)
+			continue
+		}
+		decoded++
+		for i := range got {
+			pieces++
+			RoundTrip(t, &got[i])
+			body.WriteString(Render(&got[i]))
+		}
+	}
+	if lines == 0 {
+		t.Fatalf("%s is empty", path)
+	}
+	Golden(t, path+".golden", fmt.Sprintf("%d lines, %d decoded, %d pieces\n%s%s", lines, decoded, pieces, &refused, &body))
+}
+
+// FuzzLine is what holds for every line: it is refused with a known reason or
+// gives evidence that survives its record, bounded and without query strings,
+// and twice the same.
+func FuzzLine(t *testing.T, decode evidence.Decoder, line []byte) {
+	t.Helper()
+	before := bytes.Clone(line)
+	got, err := decode(nil, &Origin, line)
+	if !bytes.Equal(before, line) {
+		t.Fatal("the decoder changed its input")
+	}
+	if err != nil {
+		if len(got) != 0 || len(err.Error()) > 4096 {
+			t.Fatalf("%d pieces with an error of %d bytes", len(got), len(err.Error()))
+		}
+		return
+	}
+	again, err := decode(nil, &Origin, line)
+	if err != nil || len(again) != len(got) {
+		t.Fatalf("the second time: %d pieces, %v", len(again), err)
+	}
+	for i := range got {
+		if strings.ContainsAny(got[i].Path, "?#") {
+			t.Fatalf("path %q", got[i].Path)
+		}
+		if a, b := Render(&got[i]), Render(&again[i]); a != b {
+			t.Fatalf("the second time %s, first %s", b, a)
+		}
+		RoundTrip(t, &got[i])
+	}
+}
+
+// BadLines are hostile lines that no decoder may do more with than refuse.
+func BadLines() map[string][]byte {
+	return map[string][]byte{
+		"empty":            {},
+		"blank":            []byte("   "),
+		"a comment":        []byte("# comment"),
+		"nul":              {0},
+		"invalid UTF-8":    []byte("{\"\xff\":\"\xfe\"}"),
+		"deep array":       bytes.Repeat([]byte("["), 10_000),
+		"deep object":      append(bytes.Repeat([]byte(`{"flow":`), 10_000), bytes.Repeat([]byte("}"), 10_000)...),
+		"1 MiB of a":       bytes.Repeat([]byte("a"), 1<<20),
+		"1 MiB of spaces":  bytes.Repeat([]byte(" "), 1<<20),
+		"1 MiB of quotes":  bytes.Repeat([]byte(`"`), 1<<20),
+		"1 MiB of pairs":   bytes.Repeat([]byte("a=b "), 1<<18),
+		"1 MiB of escapes": append([]byte(`{"a":"`), bytes.Repeat([]byte(`\u0041`), 170_000)...),
+	}
+}

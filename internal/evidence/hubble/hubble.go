@@ -1,0 +1,611 @@
+// Package hubble reads the flows that Cilium's Hubble exports as JSON lines.
+//
+// A flow is what one node saw of one packet or one request. These tell of a
+// call and have a role: HTTP requests and responses, policy verdicts, drops,
+// and the first packet of a TCP connection. Of a request that went through,
+// the response tells everything again, so the request is not final. Every
+// other flow (further packets, DNS, Kafka, agent and debug events) is sealed
+// without a role: nothing is correlated from it.
+//
+// # Identities
+//
+// Cilium gives a workload a number and finds it by address. Its mutual
+// authentication issues spiffe://spiffe.cilium/identity/NUMBER for it. That ID
+// is derived here only where the flow says that this authentication took
+// place (auth_type SPIRE) and only for numbers of workloads (from 256 on). The
+// certificate was the agents', not the connection's, and the sender was told by
+// its address, so its proof is ip.
+package hubble
+
+import (
+	"bytes"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
+	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
+)
+
+// Engine is the verdict's engine.
+const Engine = "cilium"
+
+const (
+	fromIdentity  = "cilium.identity"
+	trustDomain   = "spiffe://spiffe.cilium/identity/"
+	firstWorkload = 256 // smaller numbers are reserved: host, world, health …
+)
+
+// Cilium's numbers of event types.
+const (
+	eventDrop          = "1"
+	eventTrace         = "4"
+	eventPolicyVerdict = "5"
+)
+
+type endpoint struct {
+	address, identity, namespace, pod string
+	port                              uint16
+	workload, kind                    string // of workloads[0]
+	labels                            labels
+}
+
+type labels struct{ app, version, cluster, revision string }
+
+type flow struct {
+	time, uuid, verdict, dropReason, authType, node string
+	kind, event, direction, summary                 string
+	isReply                                         bool
+	source, destination                             endpoint
+	protocol                                        string // TCP, UDP …
+	syn, ack                                        bool
+	l7                                              string // REQUEST, RESPONSE, SAMPLE
+	http                                            bool
+	method, url, version, code, latency             string
+	headers                                         envoy.Headers
+	policyName, policyNamespace, policyKind         string
+	deniedBy                                        bool // policy is one that denied
+	traceParent                                     string
+	twice                                           string
+}
+
+// Decode reads one line: an exported event, or a bare flow.
+func Decode(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evidence.Evidence, error) {
+	line = bytes.TrimSpace(line)
+	if len(line) == 0 || line[0] != '{' {
+		return dst, fmt.Errorf("hubble line: %w", evidence.ErrNotEvidence)
+	}
+	var f flow
+	c := jsonscan.New(line)
+	found := false
+	if c.Object() {
+		for c.Next() {
+			switch string(c.Key) {
+			case "flow":
+				if found {
+					f.twice = "flow"
+				}
+				found = true
+				f.read(&c)
+			case "node_name":
+				f.node = c.String()
+			case "time":
+				f.time = first(f.time, c.String())
+			default:
+				c.Skip()
+			}
+		}
+	}
+	if err := c.End(); err != nil {
+		return dst, fmt.Errorf("hubble line: %w: byte %d: %w", evidence.ErrMalformed, c.Offset(), err)
+	}
+	switch {
+	case f.twice != "":
+		return dst, fmt.Errorf("hubble line: %w: %s is there twice", evidence.ErrMalformed, f.twice)
+	case !found: // lost_events, agent_event, debug_event, node_status
+		return dst, fmt.Errorf("hubble line: %w: no flow", evidence.ErrNotEvidence)
+	}
+	e, err := f.evidence(from)
+	if err != nil {
+		return dst, fmt.Errorf("hubble line: %w", err)
+	}
+	return append(dst, e), nil
+}
+
+// once says which keys of a flow may stand there once: what decides.
+func (f *flow) once(seen *uint8, bit int, key string) {
+	if *seen&(1<<bit) != 0 {
+		f.twice = key
+	}
+	*seen |= 1 << bit
+}
+
+func (f *flow) read(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	var seen uint8
+	for c.Next() {
+		switch string(c.Key) {
+		case "time":
+			f.time = c.String()
+		case "uuid":
+			f.uuid = c.String()
+		case "verdict":
+			f.once(&seen, 0, "verdict")
+			f.verdict = c.String()
+		case "drop_reason_desc":
+			f.once(&seen, 1, "drop_reason_desc")
+			f.dropReason = c.String()
+		case "auth_type":
+			f.once(&seen, 2, "auth_type")
+			f.authType = c.String()
+		case "node_name":
+			f.node = c.String()
+		case "Type":
+			f.kind = c.String()
+		case "traffic_direction":
+			f.once(&seen, 3, "traffic_direction")
+			f.direction = c.String()
+		case "is_reply", "reply":
+			if v, ok := c.Bool(); ok && v {
+				f.isReply = true
+			}
+		case "IP":
+			f.once(&seen, 4, "IP")
+			f.ip(c)
+		case "l4":
+			f.l4(c)
+		case "source":
+			f.once(&seen, 5, "source")
+			f.source.read(c)
+		case "destination":
+			f.once(&seen, 6, "destination")
+			f.destination.read(c)
+		case "l7":
+			f.once(&seen, 7, "l7")
+			f.readL7(c)
+		case "event_type":
+			if c.Object() {
+				for c.Next() {
+					if string(c.Key) == "type" {
+						f.event = c.Scalar()
+					} else {
+						c.Skip()
+					}
+				}
+			}
+		case "egress_denied_by", "ingress_denied_by":
+			f.policies(c, true)
+		case "egress_allowed_by", "ingress_allowed_by":
+			f.policies(c, false)
+		case "trace_context":
+			f.trace(c)
+		default:
+			c.Skip()
+		}
+	}
+}
+
+func (f *flow) ip(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		switch string(c.Key) {
+		case "source":
+			f.source.address = c.String()
+		case "destination":
+			f.destination.address = c.String()
+		default:
+			c.Skip()
+		}
+	}
+}
+
+func (f *flow) l4(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		switch string(c.Key) {
+		case "TCP", "UDP", "SCTP":
+			f.protocol = strings.ToLower(string(c.Key))
+		default:
+			f.protocol = "icmp"
+		}
+		if !c.Object() {
+			continue
+		}
+		for c.Next() {
+			switch string(c.Key) {
+			case "source_port":
+				f.source.port = port(c.Scalar())
+			case "destination_port":
+				f.destination.port = port(c.Scalar())
+			case "flags":
+				if c.Object() {
+					for c.Next() {
+						switch string(c.Key) {
+						case "SYN":
+							f.syn, _ = c.Bool()
+						case "ACK":
+							f.ack, _ = c.Bool()
+						default:
+							c.Skip()
+						}
+					}
+				}
+			default:
+				c.Skip()
+			}
+		}
+	}
+}
+
+func (e *endpoint) read(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		switch string(c.Key) {
+		case "identity":
+			e.identity = c.Scalar()
+		case "namespace":
+			e.namespace = c.String()
+		case "pod_name":
+			e.pod = c.String()
+		case "cluster_name":
+			e.labels.cluster = c.String()
+		case "labels":
+			if c.Array() {
+				for c.Element() {
+					e.labels.read(c.Bytes())
+				}
+			}
+		case "workloads":
+			if c.Array() {
+				for c.Element() {
+					e.readWorkload(c)
+				}
+			}
+		default:
+			c.Skip()
+		}
+	}
+}
+
+func (e *endpoint) readWorkload(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	var name, kind string
+	for c.Next() {
+		switch string(c.Key) {
+		case "name":
+			name = c.String()
+		case "kind":
+			kind = c.String()
+		default:
+			c.Skip()
+		}
+	}
+	if e.workload == "" {
+		e.workload, e.kind = name, kind
+	}
+}
+
+// read takes one label, SOURCE:KEY=VALUE.
+func (l *labels) read(label []byte) {
+	rest, ok := bytes.CutPrefix(label, []byte("k8s:"))
+	if !ok {
+		return
+	}
+	key, value, _ := bytes.Cut(rest, []byte("="))
+	switch string(key) {
+	case "app.kubernetes.io/name", "k8s-app":
+		if l.app == "" {
+			l.app = string(value)
+		}
+	case "app":
+		l.app = string(value)
+	case "version", "app.kubernetes.io/version":
+		l.version = string(value)
+	case "pod-template-hash":
+		l.revision = string(value)
+	case "io.cilium.k8s.policy.cluster":
+		if l.cluster == "" {
+			l.cluster = string(value)
+		}
+	}
+}
+
+func (f *flow) readL7(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		switch string(c.Key) {
+		case "type":
+			f.l7 = c.String()
+		case "latency_ns":
+			f.latency = c.Scalar()
+		case "http":
+			f.http = true
+			f.readHTTP(c)
+		default:
+			c.Skip()
+		}
+	}
+}
+
+func (f *flow) readHTTP(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		switch string(c.Key) {
+		case "code":
+			f.code = c.Scalar()
+		case "method":
+			f.method = c.String()
+		case "url":
+			f.url = c.String()
+		case "protocol":
+			f.version = c.String()
+		case "headers":
+			if c.Array() {
+				for c.Element() {
+					f.header(c)
+				}
+			}
+		default:
+			c.Skip()
+		}
+	}
+}
+
+func (f *flow) header(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	var key, value string
+	for c.Next() {
+		switch string(c.Key) {
+		case "key":
+			key = c.String()
+		case "value":
+			value = c.String()
+		default:
+			c.Skip()
+		}
+	}
+	f.headers.Add(key, value)
+}
+
+// policies reads the policies that decided; one that denied outweighs those
+// that allowed.
+func (f *flow) policies(c *jsonscan.Cursor, denied bool) {
+	if !c.Array() {
+		return
+	}
+	for c.Element() {
+		if !c.Object() {
+			continue
+		}
+		var name, namespace, kind string
+		for c.Next() {
+			switch string(c.Key) {
+			case "name":
+				name = c.String()
+			case "namespace":
+				namespace = c.String()
+			case "kind":
+				kind = c.String()
+			default:
+				c.Skip()
+			}
+		}
+		if f.policyName == "" || denied && !f.deniedBy {
+			f.policyName, f.policyNamespace, f.policyKind, f.deniedBy = name, namespace, kind, denied
+		}
+	}
+}
+
+func (f *flow) trace(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		if string(c.Key) != "parent" {
+			c.Skip()
+			continue
+		}
+		if c.Object() {
+			for c.Next() {
+				if string(c.Key) == "trace_id" {
+					f.traceParent = c.String()
+				} else {
+					c.Skip()
+				}
+			}
+		}
+	}
+}
+
+func (f *flow) evidence(from *evidence.Origin) (evidence.Evidence, error) {
+	e := evidence.Evidence{Source: evidence.SourceHubble, Event: evidence.EventConnection, Final: true, Cluster: from.Cluster}
+	t, err := time.Parse(time.RFC3339Nano, f.time)
+	if err != nil || t.Unix() <= 0 || t.Year() >= 2262 {
+		return e, fmt.Errorf("%w: time is %q", evidence.ErrMalformed, evidence.Text(f.time, 64))
+	}
+	e.Start = t.UnixNano()
+	e.Position = name(f.uuid)
+	e.Reporter.Node = name(f.node)
+
+	// A reply's source is the callee.
+	client, server := &f.source, &f.destination
+	if f.isReply {
+		client, server = server, client
+	}
+	client.party(&e.From)
+	server.party(&e.To)
+	var own *endpoint
+	role := evidence.RoleNone
+	// The direction is the connection's, be the packet a reply or not.
+	switch f.direction {
+	case "EGRESS":
+		role, own = evidence.RoleCaller, client
+		e.From.Workload.Node = e.Reporter.Node
+	case "INGRESS":
+		role, own = evidence.RoleCallee, server
+		e.To.Workload.Node = e.Reporter.Node
+	}
+	if own != nil && own.labels.cluster != "" && own.labels.cluster != "default" {
+		e.Cluster = name(own.labels.cluster)
+	}
+	e.Verdict = f.decision()
+	if f.authType == "SPIRE" && e.Verdict != nil && e.Verdict.Decision == evidence.Allow {
+		client.derive(&e.From)
+		server.derive(&e.To)
+	}
+	e.Protocol = f.protocol
+	if f.traceParent != "" {
+		e.TraceID, _ = evidence.ParseTraceID(f.traceParent)
+	}
+	if f.http {
+		e.Role = role
+		return e, f.request(&e)
+	}
+	if f.tells() {
+		e.Role = role
+		// One node's flows about one connection are one report.
+		if e.From.Port != 0 {
+			e.StreamID = fmt.Sprintf("%s/%s:%d>%s:%d", f.protocol, e.From.Address, e.From.Port, e.To.Address, e.To.Port)
+		}
+	}
+	return e, nil
+}
+
+// tells whether a flow without HTTP tells of a connection: the policy's
+// verdict on it, its drop, its first packet.
+func (f *flow) tells() bool {
+	switch {
+	case f.kind == "L7": // DNS, Kafka
+		return false
+	case f.event == eventPolicyVerdict, f.event == eventDrop, f.verdict == "DROPPED":
+		return true
+	}
+	return f.event == eventTrace && f.protocol == "tcp" && f.syn && !f.ack && !f.isReply
+}
+
+// decision reads what Cilium did with the packet or request. Only what a
+// policy had a say in is a verdict: a policy verdict's event, a drop, an
+// audit, a request at the HTTP proxy.
+func (f *flow) decision() *evidence.Verdict {
+	v := &evidence.Verdict{Engine: Engine, Enforced: true}
+	switch f.verdict {
+	case "FORWARDED", "REDIRECTED":
+		if f.event != eventPolicyVerdict && !f.http && f.policyName == "" {
+			return nil
+		}
+		v.Decision = evidence.Allow
+	case "DROPPED":
+		v.Decision = evidence.Deny
+		v.Reason = evidence.Text(f.dropReason, evidence.MaxDetail)
+		switch f.dropReason {
+		case "POLICY_DENIED":
+			v.DefaultDeny = !f.deniedBy // no policy allowed it
+		case "POLICY_DENY", "AUTH_REQUIRED", "":
+		default:
+			return nil // the network's reasons: no route, invalid packet …
+		}
+	case "AUDIT":
+		// It would have been denied, and went through.
+		v.Decision, v.Enforced, v.Reason = evidence.Deny, false, "audit mode"
+	case "ERROR":
+		v.Decision = evidence.Error
+	default:
+		return nil // TRACED, TRANSLATED, VERDICT_UNKNOWN
+	}
+	v.PolicyID, v.PolicyNamespace = name(f.policyName), name(f.policyNamespace)
+	return v
+}
+
+func (f *flow) request(e *evidence.Evidence) error {
+	e.Event = evidence.EventRequest
+	e.Method = name(f.method)
+	e.Path = evidence.PathOnly(f.url)
+	if u, err := url.Parse(evidence.Text(f.url, 4*evidence.MaxPath)); err == nil && u.Host != "" {
+		e.Host = evidence.Authority(u.Host)
+	}
+	e.Protocol = name(f.version)
+	e.RequestID = f.headers.RequestID
+	if f.code != "" && f.code != "0" {
+		n, err := strconv.ParseUint(f.code, 10, 10)
+		if err != nil {
+			return fmt.Errorf("%w: code is %q", evidence.ErrMalformed, evidence.Text(f.code, 32))
+		}
+		e.Status = int(n)
+	}
+	e.Final = f.l7 != "REQUEST" || f.verdict != "FORWARDED" && f.verdict != "REDIRECTED"
+	// A response's time is its own; the request came before it.
+	if ns, err := strconv.ParseUint(f.latency, 10, 60); err == nil && f.l7 == "RESPONSE" {
+		e.End = e.Start
+		e.Start -= int64(ns)
+	}
+	if t := f.headers.Trace(); t != (envoy.Trace{}) {
+		if e.TraceID = t.ID; e.Role == evidence.RoleCaller {
+			e.SpanID = t.Span
+		} else {
+			e.ParentSpanID = t.Span
+		}
+	}
+	f.headers.Claims(&e.From)
+	if f.headers.GRPC {
+		envoy.RPC(e)
+	}
+	return nil
+}
+
+func (e *endpoint) party(p *evidence.Party) {
+	p.Address, p.Port = name(e.address), e.port
+	p.Workload = evidence.Workload{
+		PodName: name(e.pod), Namespace: name(e.namespace),
+		Name: name(first(e.workload, e.labels.app)), Kind: name(e.kind), Version: name(e.labels.version),
+	}
+}
+
+// derive states the SPIFFE ID of Cilium's mutual authentication.
+func (e *endpoint) derive(p *evidence.Party) {
+	if n, err := strconv.ParseUint(e.identity, 10, 32); err != nil || n < firstWorkload {
+		return
+	}
+	if id, err := spiffeid.FromString(trustDomain + e.identity); err == nil {
+		p.AddIdentity(evidence.Identity{ID: id, Proof: evidence.ProofIP, From: fromIdentity})
+	}
+}
+
+func port(s string) uint16 {
+	n, err := strconv.ParseUint(s, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(n)
+}
+
+func name(s string) string { return evidence.Text(s, evidence.MaxName) }
+
+func first(values ...string) string {
+	for _, v := range values {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
