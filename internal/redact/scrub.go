@@ -8,19 +8,40 @@ const cut = "[redacted]"
 // schemes are the authentication schemes whose credentials follow them.
 var schemes = [...]string{"bearer", "basic", "dpop", "negotiate", "token", "apikey"}
 
-// scrub cuts out what looks like a credential: user information in URLs, JWTs
-// (eyJ…, which is {" in base64, followed by a dot), and what follows the name of
-// an authentication scheme. It returns s itself if there is none.
+// scrub cuts out what looks like a credential: user information and query
+// strings in URLs, JWTs (eyJ…, which is {" in base64, followed by a dot), and
+// what follows the name of an authentication scheme. It returns s itself if
+// there is none.
 func scrub(s string) string {
 	if !suspicious(s) {
 		return s
 	}
-	return scrubSchemes(scrubJWTs(scrubUserInfo(s)))
+	return scrubSchemes(scrubJWTs(scrubUserInfo(scrubQueries(s))))
+}
+
+// scrubQueries cuts what follows a question mark, up to where a URL ends in a
+// text, if that names a parameter.
+func scrubQueries(s string) string {
+	for from := 0; ; {
+		i := strings.IndexByte(s[from:], '?')
+		if i < 0 {
+			return s
+		}
+		from += i + 1
+		end := strings.IndexAny(s[from:], " \t\n\"'<>")
+		if end < 0 {
+			end = len(s) - from
+		}
+		if strings.IndexByte(s[from:from+end], '=') >= 0 {
+			s = s[:from] + cut + s[from+end:]
+			from += len(cut)
+		}
+	}
 }
 
 // suspicious is a cheap test that nothing to cut passes.
 func suspicious(s string) bool {
-	return strings.Contains(s, "eyJ") || strings.ContainsAny(s, " \t+@") || strings.Contains(s, "%20")
+	return strings.Contains(s, "eyJ") || strings.ContainsAny(s, " \t+@?") || strings.Contains(s, "%20")
 }
 
 func scrubUserInfo(s string) string {

@@ -47,6 +47,9 @@ type Config struct {
 	Expect []string `mapstructure:"expect"`
 	// Cluster is mesh.cluster on records whose evidence names none. Default "".
 	Cluster string `mapstructure:"cluster"`
+	// Sources tell what the records of others' receivers are. Default none
+	// beside the built-in ones.
+	Sources []SourceConfig `mapstructure:"sources"`
 	// Redaction extends the allow-list.
 	Redaction RedactionConfig `mapstructure:"redaction"`
 	// Ledger compares what proxies say they logged with what came.
@@ -139,6 +142,9 @@ func (c *Config) Validate() error {
 		default:
 			fault("`expect` knows callee, caller and verdict, got %q", e)
 		}
+	}
+	if _, err := compileSources(c.Sources); err != nil {
+		errs = append(errs, err)
 	}
 	for _, a := range c.Redaction.Allow {
 		switch {

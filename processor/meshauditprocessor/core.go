@@ -35,6 +35,7 @@ import (
 type core struct {
 	cfg        *Config
 	redactor   *redact.Redactor
+	recognised *sources
 	correlator *correlate.Correlator
 	telemetry  *metadata.TelemetryBuilder
 	logger     *zap.Logger
@@ -51,12 +52,16 @@ type core struct {
 }
 
 func newCore(set component.TelemetrySettings, cfg *Config) (*core, error) {
+	recognised, err := compileSources(cfg.Sources)
+	if err != nil {
+		return nil, err
+	}
 	t, err := metadata.NewTelemetryBuilder(set)
 	if err != nil {
 		return nil, err
 	}
 	c := &core{
-		cfg: cfg, redactor: cfg.redactor(), correlator: correlate.New(cfg.correlator()),
+		cfg: cfg, redactor: cfg.redactor(), recognised: recognised, correlator: correlate.New(cfg.correlator()),
 		telemetry: t, logger: set.Logger, wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
 		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }},
 	}
@@ -96,6 +101,7 @@ type intake struct {
 	sources  map[evidence.Source]int64
 	nodes    map[string]int // access log entries, by the proxy that wrote them
 	redacted int64
+	refused  map[refusal]int64
 }
 
 func (c *core) intake(ctx context.Context) *intake {
@@ -111,6 +117,10 @@ func (c *core) intake(ctx context.Context) *intake {
 func (in *intake) accepted(ctx context.Context) {
 	for source, n := range in.sources {
 		in.telemetry.MeshauditEvidence.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(attribute.String("source", string(source)))))
+	}
+	for r, n := range in.refused {
+		in.telemetry.MeshauditRefusedLines.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(
+			attribute.String("source", string(r.source)), attribute.String("reason", r.reason))))
 	}
 	for node, n := range in.nodes {
 		in.ledger.Received(node, n, time.Now())
@@ -150,11 +160,17 @@ func (in *intake) traces(td ptrace.Traces) {
 
 func (in *intake) logs(ld plog.Logs) {
 	for _, rl := range ld.ResourceLogs().All() {
+		decoded := in.lines(rl)
 		n := in.redactor.Resource(rl.Resource())
-		for _, sl := range rl.ScopeLogs().All() {
+		for s, sl := range rl.ScopeLogs().All() {
 			n += in.redactor.Scope(sl.Scope())
 			under := in.under(rl.Resource(), sl.Scope())
-			for _, lr := range sl.LogRecords().All() {
+			for i, lr := range sl.LogRecords().All() {
+				if decoded != nil && decoded[s] != nil && decoded[s][i] != nil {
+					in.line(decoded[s][i], lr, under, n)
+					n = 0
+					continue
+				}
 				n += in.report(lr.Attributes())
 				n += in.redactor.LogRecord(lr)
 				e, known := readLog(rl.Resource(), lr)
@@ -176,9 +192,27 @@ func (in *intake) logs(ld plog.Logs) {
 	}
 }
 
+// line takes a record that a source's decoder has read.
+func (in *intake) line(l *line, lr plog.LogRecord, under [32]byte, n int) {
+	e := &l.evidence
+	if m := in.redactor.LogRecord(lr); m > 0 {
+		n += m
+		if l.known { // what is sealed is what counts
+			*e, l.known = otlp.Decode(lr)
+		}
+	}
+	if l.known {
+		pcommon.NewValueEmpty().CopyTo(lr.Body())
+	} else {
+		n += in.redactor.LogBody(lr, redact.HashBody)
+	}
+	e.Digest = in.digest(func(b []byte) []byte { return appendLog(append(b, under[:]...), lr) })
+	in.take(e, l.known, lr.Attributes(), n)
+}
+
 func (in *intake) body(lr plog.LogRecord, known bool) redact.Body {
 	switch {
-	case lr.EventName() == semconv.EventEvidence || strings.HasPrefix(lr.EventName(), semconv.EventEvidence+"."):
+	case isOwn(lr.EventName()):
 		if in.reporter != nil {
 			return redact.TrustBody // what our receiver could not decode, redacted there
 		}

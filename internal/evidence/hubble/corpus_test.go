@@ -6,8 +6,10 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
 )
 
+var corpus = []string{"testdata/flows_http.jsonl", "testdata/flows_tcp.jsonl"}
+
 func TestCorpus(t *testing.T) {
-	for _, path := range []string{"testdata/flows_http.jsonl", "testdata/flows_tcp.jsonl"} {
+	for _, path := range corpus {
 		evidencetest.Corpus(t, path, Decode)
 	}
 }

@@ -506,12 +506,13 @@ func (f *flow) tells() bool {
 
 // decision reads what Cilium did with the packet or request. Only what a
 // policy had a say in is a verdict: a policy verdict's event, a drop, an
-// audit, a request at the HTTP proxy.
+// audit, a flow that names its policy. That the HTTP proxy forwarded a request
+// is none: it also does so where it only watches.
 func (f *flow) decision() *evidence.Verdict {
 	v := &evidence.Verdict{Engine: Engine, Enforced: true}
 	switch f.verdict {
 	case "FORWARDED", "REDIRECTED":
-		if f.event != eventPolicyVerdict && !f.http && f.policyName == "" {
+		if f.event != eventPolicyVerdict && f.policyName == "" {
 			return nil
 		}
 		v.Decision = evidence.Allow

@@ -6,8 +6,10 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
 )
 
+var corpus = []string{"testdata/linkerd_apache.log", "testdata/linkerd_json.jsonl"}
+
 func TestCorpus(t *testing.T) {
-	for _, path := range []string{"testdata/linkerd_apache.log", "testdata/linkerd_json.jsonl"} {
+	for _, path := range corpus {
 		evidencetest.Corpus(t, path, Decode)
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
 )
 
+var corpus = []string{"testdata/kiali_ztunnel.log"}
+
 func TestCorpus(t *testing.T) {
-	for _, path := range []string{"testdata/kiali_ztunnel.log"} {
+	for _, path := range corpus {
 		evidencetest.Corpus(t, path, Decode)
 	}
 }

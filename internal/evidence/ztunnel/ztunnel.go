@@ -345,7 +345,7 @@ func rejected(why string) *evidence.Verdict {
 // policyName reads NAMESPACE/NAME; a policy of the whole mesh has no namespace.
 func policyName(s string) (namespace, id string) {
 	namespace, id, ok := strings.Cut(s, "/")
-	if !ok {
+	if !ok || strings.Contains(s, ":") { // no name of Kubernetes
 		namespace, id = "", s
 	}
 	return name(namespace), name(id)

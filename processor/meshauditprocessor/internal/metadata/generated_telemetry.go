@@ -39,6 +39,7 @@ type TelemetryBuilder struct {
 	MeshauditRecordsDropped metric.Int64ObservableCounter
 	MeshauditRecordsRefused metric.Int64Counter
 	MeshauditRedacted       metric.Int64Counter
+	MeshauditRefusedLines   metric.Int64Counter
 	MeshauditUnjoined       metric.Int64ObservableCounter
 }
 
@@ -250,6 +251,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_meshaudit_redacted",
 		metric.WithDescription("Values that the allow-list dropped or hashed, in evidence that was taken by the next consumer. [Alpha]"),
 		metric.WithUnit("{value}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditRefusedLines, err = builder.meter.Int64Counter(
+		"otelcol_meshaudit_refused_lines",
+		metric.WithDescription("Lines that the source's decoder refused, in evidence that was taken by the next consumer; of them only a hash is sealed. [Alpha]"),
+		metric.WithUnit("{line}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditUnjoined, err = builder.meter.Int64ObservableCounter(

@@ -53,6 +53,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.MeshauditRecords.Add(context.Background(), 1)
 	tb.MeshauditRecordsRefused.Add(context.Background(), 1)
 	tb.MeshauditRedacted.Add(context.Background(), 1)
+	tb.MeshauditRefusedLines.Add(context.Background(), 1)
 	AssertEqualMeshauditAmendments(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
@@ -84,6 +85,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditRedacted(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditRefusedLines(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditUnjoined(t, testTel,

@@ -1,0 +1,104 @@
+package hubble
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+)
+
+const (
+	head    = `{"flow":{"time":"2025-03-01T10:00:00.5Z","uuid":"u-1","IP":{"source":"10.0.0.1","destination":"10.0.0.2"},"l4":{"TCP":{"source_port":40000,"destination_port":80,"flags":{"SYN":true}}},"source":{"identity":3418,"namespace":"x","pod_name":"a-1","workloads":[{"name":"a","kind":"Deployment"}]},"destination":{"identity":11615,"namespace":"y","pod_name":"b-1"},"Type":"L3_L4","node_name":"n1","traffic_direction":"INGRESS","is_reply":false,`
+	verdict = head + `"event_type":{"type":5},`
+)
+
+var traps = []string{
+	verdict + `"verdict":"FORWARDED","auth_type":"SPIRE","ingress_allowed_by":[{"name":"allow-a","namespace":"y","kind":"CiliumNetworkPolicy"}]}}`,
+	verdict + `"verdict":"DROPPED","drop_reason_desc":"POLICY_DENIED"}}`,
+	verdict + `"verdict":"DROPPED","drop_reason_desc":"POLICY_DENY","ingress_denied_by":[{"name":"no-a","namespace":"y"}]}}`,
+	verdict + `"verdict":"AUDIT"}}`,
+	verdict + `"verdict":"DROPPED","auth_type":"SPIRE","drop_reason_desc":"AUTH_REQUIRED"}}`,
+	head + `"event_type":{"type":1},"verdict":"DROPPED","drop_reason_desc":"CT_TRUNCATED_OR_INVALID_HEADER"}}`,
+	head + `"event_type":{"type":4},"verdict":"FORWARDED"}}`,
+	strings.Replace(head, `"is_reply":false`, `"is_reply":true`, 1) + `"event_type":{"type":4},"verdict":"FORWARDED"}}`,
+	strings.Replace(head, "L3_L4", "L7", 1) + `"event_type":{"type":129},"verdict":"FORWARDED","l7":{"type":"REQUEST","dns":{"query":"secret.example.org."}}}}`,
+	strings.Replace(head, "L3_L4", "L7", 1) + `"event_type":{"type":129},"verdict":"DROPPED","l7":{"type":"REQUEST","http":{"method":"GET","url":"http://u:p@b/x?token=t","protocol":"HTTP/1.1","headers":[{"key":"Cookie","value":"s"},{"key":"X-Request-Id","value":"r-1"}]}}}}`,
+	strings.Replace(verdict, `"identity":3418`, `"identity":2`, 1) + `"verdict":"FORWARDED","auth_type":"SPIRE"}}`,
+}
+
+func one(t *testing.T, line string) evidence.Evidence {
+	t.Helper()
+	got, err := Decode(nil, &evidencetest.Origin, []byte(line))
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d pieces, %v, of %s", len(got), err, line)
+	}
+	evidencetest.RoundTrip(t, &got[0])
+	return got[0]
+}
+
+func TestVerdicts(t *testing.T) {
+	for i, want := range []*evidence.Verdict{
+		{Engine: Engine, Decision: evidence.Allow, Enforced: true, PolicyID: "allow-a", PolicyNamespace: "y"},
+		{Engine: Engine, Decision: evidence.Deny, Enforced: true, DefaultDeny: true, Reason: "POLICY_DENIED"},
+		{Engine: Engine, Decision: evidence.Deny, Enforced: true, Reason: "POLICY_DENY", PolicyID: "no-a", PolicyNamespace: "y"},
+		{Engine: Engine, Decision: evidence.Deny, Reason: "audit mode"},
+		{Engine: Engine, Decision: evidence.Deny, Enforced: true, Reason: "AUTH_REQUIRED"},
+		nil, nil,
+	} {
+		e := one(t, traps[i])
+		if (e.Verdict == nil) != (want == nil) || want != nil && *e.Verdict != *want {
+			t.Errorf("%d: %+v, want %+v", i, e.Verdict, want)
+		}
+		if e.Role != evidence.RoleCallee || e.Event != evidence.EventConnection || e.Position != "u-1" {
+			t.Errorf("%d: %v %v %q", i, e.Role, e.Event, e.Position)
+		}
+	}
+}
+
+// An identity is derived only where the flow says that Cilium authenticated.
+func TestDerivedIdentities(t *testing.T) {
+	e := one(t, traps[0])
+	if id := e.From.Identities; len(id) != 1 || id[0].ID.String() != "spiffe://spiffe.cilium/identity/3418" || id[0].Proof != evidence.ProofIP || id[0].From != "cilium.identity" {
+		t.Errorf("derived %+v", id)
+	}
+	for _, i := range []int{1, 3, 4, 6} {
+		if e := one(t, traps[i]); len(e.From.Identities)+len(e.To.Identities) != 0 {
+			t.Errorf("%d: made up %+v %+v", i, e.From.Identities, e.To.Identities)
+		}
+	}
+	if e := one(t, traps[10]); len(e.From.Identities) != 0 || len(e.To.Identities) != 1 {
+		t.Errorf("the reserved identity world: %+v", e.From.Identities)
+	}
+}
+
+func TestFlows(t *testing.T) {
+	if e := one(t, traps[7]); e.Role != evidence.RoleNone || e.From.Address != "10.0.0.2" {
+		t.Errorf("a reply: %v from %s", e.Role, e.From.Address)
+	}
+	if e := one(t, traps[8]); e.Role != evidence.RoleNone || strings.Contains(evidencetest.Render(&e), "secret") {
+		t.Errorf("DNS: %s", evidencetest.Render(&e))
+	}
+	e := one(t, traps[9])
+	if !e.Final || e.Path != "/x" || e.Host != "b" || e.RequestID != "r-1" || e.Verdict.Decision != evidence.Deny {
+		t.Errorf("a request that was denied: %s", evidencetest.Render(&e))
+	}
+	if e := one(t, traps[0]); e.From.Workload.Name != "a" || e.From.Workload.Kind != "Deployment" || e.To.Workload.Node != "n1" {
+		t.Errorf("workloads: %+v %+v", e.From.Workload, e.To.Workload)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for line, want := range map[string]error{
+		`{"lost_events":{"source":"HUBBLE_RING_BUFFER","num_events_lost":3},"node_name":"n"}`: evidence.ErrNotEvidence,
+		verdict + `"verdict":"DROPPED","verdict":"FORWARDED"}}`:                               evidence.ErrMalformed,
+		verdict + `"source":{}}}`: evidence.ErrMalformed,
+		`{"flow":{"time":"x"}}`:   evidence.ErrMalformed,
+		verdict:                   evidence.ErrMalformed,
+	} {
+		if _, err := Decode(nil, &evidencetest.Origin, []byte(line)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", line, err, want)
+		}
+	}
+}

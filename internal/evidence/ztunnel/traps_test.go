@@ -1,0 +1,87 @@
+package ztunnel
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+)
+
+const (
+	access = "2025-03-01T10:00:00.5Z\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:40000 dst.addr=10.0.0.2:15008 direction=\"inbound\" bytes_sent=0 bytes_recv=0 duration=\"500ms\" error="
+	asJSON = `{"level":"info","time":"2025-03-01T10:00:00.5Z","scope":"access","message":"connection complete","src.addr":"10.0.0.1:40000","src.workload":"a","src.namespace":"x","src.identity":"spiffe://cluster.local/ns/x/sa/a","dst.addr":"10.0.0.2:15008","dst.hbone_addr":"10.0.0.2:80","dst.workload":"b","dst.namespace":"y","dst.identity":"spiffe://cluster.local/ns/y/sa/b","direction":"inbound","bytes_sent":1,"bytes_recv":9007199254740993,"duration":"500ms"}`
+)
+
+var traps = []string{
+	access + `"connection closed due to policy rejection: allow policies exist, but none allowed"`,
+	access + `"connection closed due to policy rejection: explicitly denied by: istio-system/no-a"`,
+	access + `"tls error: invalid peer certificate: UnknownIssuer"`,
+	access + `"quoted \"inside\" and = and src.addr=9.9.9.9:1"`,
+	asJSON,
+	"2024-04-12T10:17:44.080629Z  INFO access: connection complete src.addr=10.0.0.1:1 dst.addr=10.0.0.2:2 direction=\"outbound\"",
+	"2025-03-01T10:00:00.5Z\twarn\taccess\tconnection failed\tsrc.addr=10.0.0.1:40000 dst.addr=10.0.0.2:80 direction=\"inbound\" error=\"workload mismatch\"",
+	"2025-03-01T10:00:00.5Z\tinfo\tstate:inbound{id=5 peer=10.0.0.1:40000}\tdry-run: no allow policies match",
+}
+
+func one(t *testing.T, line string) evidence.Evidence {
+	t.Helper()
+	got, err := Decode(nil, &evidencetest.Origin, []byte(line))
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d pieces, %v, of %s", len(got), err, line)
+	}
+	evidencetest.RoundTrip(t, &got[0])
+	return got[0]
+}
+
+func TestFailures(t *testing.T) {
+	e := one(t, traps[0])
+	if v := e.Verdict; v == nil || v.Decision != evidence.Deny || !v.DefaultDeny || !v.Enforced || e.Event != evidence.EventConnection {
+		t.Errorf("no policy allowed: %+v", v)
+	}
+	if e.End-e.Start != 500_000_000 || e.TLS.Known {
+		t.Errorf("from %d to %d, TLS %+v", e.Start, e.End, e.TLS)
+	}
+	if v := one(t, traps[1]).Verdict; v == nil || v.PolicyNamespace != "istio-system" || v.PolicyID != "no-a" || v.DefaultDeny {
+		t.Errorf("denied by a policy: %+v", v)
+	}
+	if e := one(t, traps[2]); e.Event != evidence.EventHandshake || e.TLS.FailureReason == "" || e.TLS.Established {
+		t.Errorf("handshake: %v %+v", e.Event, e.TLS)
+	}
+	// A peer must not name a source by what it puts into an error.
+	if e := one(t, traps[3]); e.From.Address != "10.0.0.1" || e.StatusDetail != `quoted "inside" and = and src.addr=9.9.9.9:1` {
+		t.Errorf("quotes: %q %q", e.From.Address, e.StatusDetail)
+	}
+	if e := one(t, traps[6]); !e.Failed || e.Verdict != nil {
+		t.Errorf("an early refusal: %+v", e)
+	}
+	if v := one(t, traps[7]).Verdict; v == nil || v.Enforced || !v.DefaultDeny {
+		t.Errorf("dry run: %+v", v)
+	}
+}
+
+func TestVariants(t *testing.T) {
+	e := one(t, asJSON)
+	if e.To.Port != 80 || len(e.From.Identities) != 1 || e.From.Identities[0].Proof != evidence.ProofMTLSSAN || !e.TLS.Mutual {
+		t.Errorf("JSON: %+v", e)
+	}
+	if e := one(t, traps[5]); e.Role != evidence.RoleCaller || e.From.Port != 1 || e.TLS.Established || !e.TLS.Known {
+		t.Errorf("with spaces: %+v", e)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for line, want := range map[string]error{
+		"2025-03-01T10:00:00Z\tinfo\tproxy\tlistener established\taddress=[::]:15008": evidence.ErrNotEvidence,
+		`{"level":"info","scope":"state","message":"started"}`:                        evidence.ErrNotEvidence,
+		access + `"open`:                   evidence.ErrMalformed,
+		access + `"a"b`:                    evidence.ErrMalformed,
+		access + `"a" src.addr=10.9.9.9:1`: evidence.ErrMalformed,
+		asJSON[:len(asJSON)-1] + `,"src.identity":"spiffe://cluster.local/ns/x/sa/z"}`: evidence.ErrMalformed,
+		"2025-03-01T10:00:00Z\tinfo\taccess\tconnection complete\tsrc.addr=1.2.3.4:5":  evidence.ErrMalformed,
+	} {
+		if got, err := Decode(nil, &evidencetest.Origin, []byte(line)); !errors.Is(err, want) || len(got) != 0 {
+			t.Errorf("%s: %v, want %v", line, err, want)
+		}
+	}
+}

@@ -1,0 +1,169 @@
+package meshauditprocessor
+
+import (
+	"strconv"
+	"strings"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+const semconvSource = semconv.EvidenceSource
+
+func isOwn(eventName string) bool {
+	return eventName == semconv.EventEvidence || strings.HasPrefix(eventName, semconv.EventEvidence+".")
+}
+
+// A line is what became of one record that a source's decoder took.
+type line struct {
+	evidence evidence.Evidence
+	known    bool // false: refused
+}
+
+// A refusal is counted.
+type refusal struct {
+	source evidence.Source
+	reason string
+}
+
+// lines decodes the records of one resource that a source matches, before
+// anything is redacted: the decoders are the allow-list. Such a record becomes
+// the evidence that it holds, further pieces follow at the scope's end, and of
+// one that is refused only the hash will be left. What it returns is by scope
+// and record, nil for what is no line.
+func (in *intake) lines(rl plog.ResourceLogs) [][]*line {
+	if in.reporter != nil {
+		return nil // our own receivers send no lines
+	}
+	var out [][]*line
+	var origin *evidence.Origin
+	var pieces []evidence.Evidence
+	for s, sl := range rl.ScopeLogs().All() {
+		records := sl.LogRecords()
+		for i := range records.Len() { // pieces that are added are no lines
+			rec := record{rl, sl, records.At(i)}
+			r := in.recognised.of(rec)
+			if r == nil {
+				continue
+			}
+			if out == nil {
+				out = make([][]*line, rl.ScopeLogs().Len())
+				origin = originOf(rl.Resource())
+			}
+			if out[s] == nil {
+				out[s] = make([]*line, records.Len())
+			}
+			if r.decode == nil || refusedBefore(rec.lr) {
+				out[s][i] = &line{evidence: evidence.Evidence{Source: r.source}}
+				continue
+			}
+			origin.Time = int64(rec.lr.Timestamp())
+			var err error
+			if pieces, err = r.decode(pieces[:0], origin, rec); err != nil {
+				in.refuse(rec.lr, r.source, err)
+				out[s][i] = &line{evidence: evidence.Evidence{Source: r.source}}
+				continue
+			}
+			position := positionOf(rec)
+			onlyPlace(rec.lr)
+			for n := range pieces {
+				l := &line{pieces[n], true}
+				lr := rec.lr
+				if n == 0 {
+					out[s][i] = l
+				} else {
+					lr = records.AppendEmpty()
+					rec.lr.CopyTo(lr)
+					onlyPlace(lr)
+					out[s] = append(out[s], l)
+				}
+				if l.evidence.Position == "" && position != "" {
+					if l.evidence.Position = position; n > 0 {
+						l.evidence.Position += "#" + strconv.Itoa(n)
+					}
+				}
+				otlp.Encode(&l.evidence, lr)
+			}
+		}
+	}
+	return out
+}
+
+// refuse marks a record that gave no evidence; its body is hashed later, like
+// any that is not understood.
+func (in *intake) refuse(lr plog.LogRecord, source evidence.Source, err error) {
+	if in.refused == nil {
+		in.refused = make(map[refusal]int64, 1)
+	}
+	in.refused[refusal{source, evidence.RefusalReason(err)}]++
+	onlyPlace(lr)
+	lr.Attributes().PutBool(semconv.EvidenceRaw, true)
+	lr.Attributes().PutStr(semconv.EvidenceError, evidence.RefusalReason(err))
+	lr.SetSeverityText("")
+}
+
+// refusedBefore tells a record that an earlier attempt refused: a receiver
+// that is told no may send again what we have changed already.
+func refusedBefore(lr plog.LogRecord) bool {
+	v, ok := lr.Attributes().Get(semconv.EvidenceRaw)
+	return ok && v.Type() == pcommon.ValueTypeBool && v.Bool() && lr.Body().Type() == pcommon.ValueTypeEmpty
+}
+
+// onlyPlace leaves of a line's attributes where it was read, and nothing that
+// would be taken for a part of the evidence.
+func onlyPlace(lr plog.LogRecord) {
+	lr.Attributes().RemoveIf(func(name string, _ pcommon.Value) bool { return !strings.HasPrefix(name, "log.") })
+}
+
+// positionOf is the place of a line in its file. Two equal lines have two, a
+// line that is read again has the same.
+func positionOf(rec record) string {
+	path := pathOf(rec)
+	for _, name := range [...]string{logFileOffset, logFileNumber} {
+		if v, ok := rec.lr.Attributes().Get(name); ok && path != "" {
+			return path + ":" + v.AsString()
+		}
+	}
+	if v, ok := rec.lr.Attributes().Get(logRecordUID); ok {
+		return evidence.Text(v.AsString(), evidence.MaxName)
+	}
+	return ""
+}
+
+// originOf reads what the collector says of where a resource's lines come from.
+func originOf(res pcommon.Resource) *evidence.Origin {
+	var o evidence.Origin
+	w := &o.Workload
+	for name, v := range res.Attributes().All() {
+		s := evidence.Text(v.Str(), evidence.MaxName)
+		switch name {
+		case "k8s.pod.name":
+			w.PodName = s
+		case "k8s.pod.uid":
+			w.PodUID = s
+		case "k8s.namespace.name":
+			w.Namespace = s
+		case "k8s.node.name":
+			w.Node = s
+		case "k8s.cluster.name":
+			o.Cluster = s
+		case "k8s.deployment.name":
+			w.Name, w.Kind = s, "Deployment"
+		case "k8s.statefulset.name":
+			w.Name, w.Kind = s, "StatefulSet"
+		case "k8s.daemonset.name":
+			w.Name, w.Kind = s, "DaemonSet"
+		case "service.version":
+			w.Version = s
+		case "service.name":
+			if w.Name == "" {
+				w.Name = s
+			}
+		}
+	}
+	return &o
+}

@@ -1,0 +1,304 @@
+package meshauditprocessor
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+
+	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadatatest"
+)
+
+// linesOf is what file_log sends: each line with its path and offset. Attributes
+// are added to each record.
+func linesOf(path string, attributes map[string]string, lines ...string) plog.Logs {
+	ld := plog.NewLogs()
+	sl := ld.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty()
+	for i, line := range lines {
+		lr := sl.LogRecords().AppendEmpty()
+		lr.SetObservedTimestamp(1)
+		lr.Body().SetStr(line)
+		lr.Attributes().PutStr("log.file.path", path)
+		lr.Attributes().PutInt("log.file.record_offset", int64(100*i))
+		for k, v := range attributes {
+			lr.Attributes().PutStr(k, v)
+		}
+	}
+	return ld
+}
+
+// corpusLine is line n (from 1) of a decoder's corpus.
+func corpusLine(t *testing.T, path string, n int) string {
+	t.Helper()
+	b, err := os.ReadFile("../../internal/evidence/" + path)
+	require.NoError(t, err)
+	return strings.TrimSpace(string(bytes.Split(b, []byte("\n"))[n-1]))
+}
+
+const (
+	ztunnelLog = "ztunnel/testdata/kiali_ztunnel.log"
+	ztunnelPod = "/var/log/pods/istio-system_ztunnel-x7k2p_0d9d/istio-proxy/0.log"
+)
+
+// run sends logs through a processor of its own and gives what left.
+func run(t *testing.T, cfg *Config, send ...func() plog.Logs) *sink {
+	t.Helper()
+	p := newPair(t, cfg)
+	p.start(t)
+	for _, s := range send {
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), s()))
+	}
+	time.Sleep(time.Minute)
+	p.stop(t)
+	return p.sink
+}
+
+func withSources(s ...SourceConfig) *Config {
+	cfg := createDefaultConfig()
+	cfg.Sources = s
+	return cfg
+}
+
+// Every event name that a line can give, from a real line to the record.
+func TestLineToRecord(t *testing.T) {
+	for _, tt := range lineToRecord {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				line := tt.line
+				if tt.corpus != "" {
+					line = corpusLine(t, tt.corpus, tt.number)
+				}
+				s := run(t, withSources(), func() plog.Logs {
+					return linesOf("/x", map[string]string{semconv.EvidenceSource: tt.decoder}, line)
+				})
+				require.Len(t, s.evidence(), 1)
+				require.Len(t, s.records(), 1)
+				got := s.records()[0]
+				assert.Equal(t, tt.event, got.EventName())
+				for name, want := range tt.want {
+					assert.Equal(t, want, attr(t, got, name), name)
+				}
+			})
+		})
+	}
+}
+
+type lineCase struct {
+	name, decoder, line, corpus string
+	number                      int
+	event                       string
+	want                        map[string]string
+}
+
+var lineToRecord = []lineCase{
+	{
+		name: "a connection", decoder: "ztunnel", corpus: ztunnelLog, number: 2, event: semconv.EventConnection,
+		want: map[string]string{
+			semconv.SourceSPIFFEID: "spiffe://cluster.local/ns/istio-system/sa/istio-ingressgateway-service-account",
+			semconv.MTLSOutcome:    "mutual",
+		},
+	},
+	{
+		name: "a connection that policy rejected", decoder: "ztunnel", event: semconv.EventConnection,
+		line: "2025-03-01T10:00:00.000001Z\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:40000 src.workload=\"a\" src.namespace=\"x\" src.identity=\"spiffe://cluster.local/ns/x/sa/a\" dst.addr=10.0.0.2:15008 dst.hbone_addr=10.0.0.2:80 dst.workload=\"b\" dst.namespace=\"y\" dst.identity=\"spiffe://cluster.local/ns/y/sa/b\" direction=\"inbound\" bytes_sent=0 bytes_recv=0 duration=\"0ms\" error=\"connection closed due to policy rejection: explicitly denied by: y/no-a\"",
+		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzPolicyID: "no-a", semconv.AuthzPolicyNamespace: "y"},
+	},
+	{
+		name: "a handshake that failed", decoder: "ztunnel", event: semconv.EventHandshake,
+		line: "2025-03-01T10:00:00.000001Z\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:40000 dst.addr=10.0.0.2:15008 direction=\"inbound\" bytes_sent=0 bytes_recv=0 duration=\"1ms\" error=\"tls error: invalid peer certificate: UnknownIssuer\"",
+		want: map[string]string{semconv.MTLSOutcome: "failed"},
+	},
+	{
+		name: "a dry run", decoder: "ztunnel", event: semconv.EventAuthz,
+		line: "2025-03-01T10:00:00.000001Z\tinfo\tstate:inbound{id=5 peer=10.0.0.1:40000}\tdry-run: deny policy match\tpolicy=\"y/no-a\"",
+		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzEnforced: "false", semconv.AuthzPolicyID: "no-a"},
+	},
+	{
+		name: "Linkerd's request", decoder: "linkerd", corpus: "linkerd/testdata/linkerd_json.jsonl", number: 2, event: semconv.EventRequest,
+		want: map[string]string{semconv.HTTPRequestMethod: "POST", semconv.HTTPResponseStatusCode: "303"},
+	},
+	{
+		name: "Linkerd's denial", decoder: "linkerd", event: semconv.EventAuthz,
+		line: `{"timestamp":"2025-03-01T10:00:00.5Z","level":"INFO","fields":{"message":"Request denied","server.group":"policy.linkerd.io","server.kind":"server","server.name":"web","route.group":"","route.kind":"default","route.name":"default","client.tls":"Some(Established { client_id: Some(ClientId(Dns(Name(\"a.x.serviceaccount.identity.linkerd.cluster.local\")))), negotiated_protocol: None })","client.ip":"10.0.0.1"},"target":"linkerd_app_inbound::policy::http"}`,
+		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzPolicyID: "server/web/default/default"},
+	},
+	{
+		name: "Hubble's response", decoder: "hubble", corpus: "hubble/testdata/flows_http.jsonl", number: 4, event: semconv.EventRequest,
+		want: map[string]string{semconv.HTTPRequestMethod: "GET", semconv.HTTPResponseStatusCode: "503"},
+	},
+}
+
+func TestIdentityOfLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		line := corpusLine(t, ztunnelLog, 1)
+		twice := func() plog.Logs { return linesOf(ztunnelPod, nil, line, line) }
+		s := run(t, withSources(), twice, twice)
+		got := s.evidence()
+		require.Len(t, got, 4)
+		id := func(i int) string { return attr(t, got[i], semconv.EvidenceID) }
+		assert.NotEqual(t, id(0), id(1), "two equal lines are two")
+		assert.Equal(t, id(0), id(2), "the same line read again is the same")
+		assert.Equal(t, id(1), id(3))
+		assert.Len(t, s.records(), 2)
+		assert.Equal(t, ztunnelPod+":100", attr(t, got[1], semconv.EvidencePosition))
+		assert.Empty(t, got[0].Body().AsString())
+	})
+}
+
+// A receiver that is told no offers what we have changed already once more.
+func TestRetryOfTheSameLogs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ld := linesOf(ztunnelPod, nil, corpusLine(t, ztunnelLog, 1), "# a comment", "2025-03-01T10:00:00Z\tinfo\tstate\tstarted\t")
+		same := func() plog.Logs { return ld }
+		s := run(t, withSources(), same, same)
+		got := s.evidence()
+		require.Len(t, got, 6)
+		for i := range 3 {
+			assert.Equal(t, attr(t, got[i], semconv.EvidenceID), attr(t, got[i+3], semconv.EvidenceID))
+		}
+		assert.Len(t, s.records(), 1)
+	})
+}
+
+func TestWhichSource(t *testing.T) {
+	line := corpusLine(t, ztunnelLog, 1)
+	z := func(m MatchConfig) *Config { return withSources(SourceConfig{Match: m, Decoder: "ztunnel"}) }
+	resource := func(ld plog.Logs, name, value string) plog.Logs {
+		ld.ResourceLogs().At(0).Resource().Attributes().PutStr(name, value)
+		return ld
+	}
+	for _, tt := range []struct {
+		name string
+		cfg  *Config
+		logs plog.Logs
+		want string
+	}{
+		{"nothing", withSources(), linesOf("/x", nil, line), "opaque"},
+		{"the built-in path", withSources(), linesOf(ztunnelPod, nil, line), "ztunnel"},
+		{"the attribute", withSources(), linesOf("/x", map[string]string{semconv.EvidenceSource: "ztunnel"}, line), "ztunnel"},
+		{"the resource's attribute", withSources(), resource(linesOf("/x", nil, line), semconv.EvidenceSource, "ztunnel"), "ztunnel"},
+		{"an attribute that names no decoder", withSources(), linesOf("/x", map[string]string{semconv.EvidenceSource: "envoy_als"}, line), "opaque"},
+		{"the list before the built-in ones", withSources(SourceConfig{Match: MatchConfig{Path: "/var/*"}, Decoder: "opaque"}), linesOf(ztunnelPod, nil, line), "opaque"},
+		{"a path", z(MatchConfig{Path: "/logs/*.log"}), linesOf("/logs/a/b.log", nil, line), "ztunnel"},
+		{"another path", z(MatchConfig{Path: "/logs/*.log"}), linesOf("/logs/b.txt", nil, line), "opaque"},
+		{"a resource that is not kept", z(MatchConfig{Resource: map[string]string{"my.kind": "zt*"}}), resource(linesOf("/x", nil, line), "my.kind", "ztunnel"), "ztunnel"},
+		{"one of two conditions", z(MatchConfig{Path: "/x", Scope: "a"}), linesOf("/x", nil, line), "opaque"},
+		{"an event name", z(MatchConfig{EventName: "*"}), linesOf("/x", nil, line), "ztunnel"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := run(t, tt.cfg, func() plog.Logs { return tt.logs })
+				require.Len(t, s.evidence(), 1)
+				assert.Equal(t, tt.want, attr(t, s.evidence()[0], semconv.EvidenceSource))
+			})
+		})
+	}
+}
+
+func TestSourceFaults(t *testing.T) {
+	cfg := withSources(
+		SourceConfig{Decoder: "ztunnel"},
+		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "zebra"},
+		SourceConfig{Match: MatchConfig{Resource: map[string]string{"a": ""}}, Decoder: "linkerd"},
+	)
+	err := cfg.Validate()
+	require.Error(t, err)
+	for _, want := range []string{"sources::0", "must have a condition", "sources::1", `"zebra"`, "hubble", "sources::2", "match::resource::a"} {
+		assert.ErrorContains(t, err, want)
+	}
+}
+
+// What is refused is sealed as a hash and counted by source and reason.
+func TestRefusedLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tel := componenttest.NewTelemetry()
+		s := new(sink)
+		logs, err := NewFactory().CreateLogs(t.Context(), metadatatest.NewSettings(tel), withSources(), s)
+		require.NoError(t, err)
+		require.NoError(t, logs.Start(t.Context(), componenttest.NewNopHost()))
+		lines := []string{strings.Repeat("x", 1<<20+1)}
+		for _, line := range evidencetest.BadLines() {
+			lines = append(lines, string(line))
+		}
+		require.NoError(t, logs.ConsumeLogs(t.Context(), linesOf("/x", map[string]string{semconv.EvidenceSource: "hubble"}, lines...)))
+		require.NoError(t, logs.Shutdown(t.Context()))
+		counts := make(map[string]int64)
+		m, err := tel.GetMetric("otelcol_meshaudit_refused_lines")
+		require.NoError(t, err)
+		for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
+			reason, _ := p.Attributes.Value(attribute.Key("reason"))
+			counts[reason.AsString()] += p.Value
+		}
+		assert.Equal(t, int64(len(lines)), counts["not_evidence"]+counts["malformed"]+counts["too_long"])
+		assert.Equal(t, int64(1), counts["too_long"])
+		assert.Len(t, s.evidence(), len(lines))
+		for _, lr := range s.evidence() {
+			assert.Empty(t, lr.Body().AsString())
+			assert.Equal(t, "hubble", attr(t, lr, semconv.EvidenceSource))
+			assert.Equal(t, "true", attr(t, lr, semconv.EvidenceRaw))
+			assert.NotEmpty(t, attr(t, lr, semconv.EvidenceError))
+		}
+		require.NoError(t, tel.Shutdown(t.Context()))
+	})
+}
+
+// No secret in any field of any source leaves the processor.
+func TestSecretsInLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, tt := range lineToRecord {
+			line := tt.line
+			if tt.corpus != "" {
+				line = corpusLine(t, tt.corpus, tt.number)
+			}
+			var planted []string
+			if strings.HasPrefix(line, "{") {
+				for _, b := range evidencetest.PlantJSON(t, []byte(line)) {
+					planted = append(planted, string(b))
+				}
+			} else {
+				planted = plantText(line)
+			}
+			noSecret(t, tt.name, linesOf("/x", map[string]string{semconv.EvidenceSource: tt.decoder, "cookie": evidencetest.Secret}, planted...))
+		}
+	})
+}
+
+func noSecret(t *testing.T, name string, ld plog.Logs) {
+	t.Helper()
+	n := ld.LogRecordCount()
+	s := run(t, withSources(), func() plog.Logs { return ld })
+	require.GreaterOrEqual(t, len(s.evidence()), n)
+	for _, out := range s.AllLogs() {
+		b, err := (&plog.JSONMarshaler{}).MarshalLogs(out)
+		require.NoError(t, err)
+		if i := bytes.Index(b, []byte(evidencetest.Secret)); i >= 0 {
+			t.Errorf("%s: a secret left: …%s…", name, b[max(0, i-200):min(len(b), i+50)])
+		}
+	}
+}
+
+// plantText puts each shape in the place of each word of a line, and behind
+// each of its equals signs, in both quotings.
+func plantText(line string) (out []string) {
+	for _, shape := range evidencetest.SecretShapes {
+		for i := range len(line) {
+			if line[i] != ' ' && line[i] != '\t' && line[i] != '=' {
+				continue
+			}
+			end := i + 1 + strings.IndexAny(line[i+1:]+" ", " \t")
+			out = append(out, line[:i+1]+shape+line[end:], line[:i+1]+`"`+shape+`"`+line[end:])
+		}
+	}
+	return out
+}
