@@ -130,7 +130,7 @@ type batchEncoder struct {
 	zstd   *zstd.Encoder
 }
 
-var batchEncoders = sync.Pool{New: func() any {
+var batchEncoders = &sync.Pool{New: func() any {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20),
 		zstd.WithSingleSegment(true)) // so that the frame always states its content size
@@ -190,7 +190,7 @@ type batchDecoder struct {
 	filter []byte
 }
 
-var batchDecoders = sync.Pool{New: func() any {
+var batchDecoders = &sync.Pool{New: func() any {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxZstdWindow),
 		zstd.WithDecoderMaxMemory(maxSectionBytes), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {

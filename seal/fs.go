@@ -187,3 +187,8 @@ func replaceFile(fsys FS, name string, b []byte, perm fs.FileMode) error {
 // tmpSuffix marks a file that is being written; a reader passes it over and
 // the next start removes it.
 const tmpSuffix = ".tmp"
+
+// ReplaceFile puts b at name, durably and whole or not at all.
+func ReplaceFile(fsys FS, name string, b []byte, perm fs.FileMode) error {
+	return replaceFile(fsys, name, b, perm)
+}

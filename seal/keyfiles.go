@@ -16,7 +16,9 @@ const (
 	ChainKeyFile       = "chain.key"        // secret: moves on with every epoch
 	AuditorKeyFile     = "auditor.key"      // secret: belongs to the auditor, elsewhere
 	AuditorPubFile     = "auditor.pub"
-	TrustFile          = "trust" // what a verifier pins
+	TrustFile          = "trust"       // what a verifier pins
+	WitnessKeyFile     = "witness.key" // secret: cosigns checkpoints
+	WitnessPubFile     = "witness.pub"
 )
 
 // CreateWriterKeys makes the two secrets of a new writer and its trust file in
@@ -97,6 +99,25 @@ func CreateAuditorKey(dir, suite string) (Recipient, error) {
 	}
 	r := k.Recipient()
 	return r, WritePublic(filepath.Join(dir, AuditorPubFile), []byte(r.String()+"\n"))
+}
+
+// CreateWitnessKey makes a witness's key in dir. Nothing is overwritten.
+func CreateWitnessKey(dir, name string) (*WitnessKey, error) {
+	k, err := GenerateWitnessKey(name)
+	if err != nil {
+		return nil, err
+	}
+	text, err := k.MarshalText()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := WriteSecret(filepath.Join(dir, WitnessKeyFile), text); err != nil {
+		return nil, err
+	}
+	return k, WritePublic(filepath.Join(dir, WitnessPubFile), []byte("witness "+k.VerifierKey()+"\n"))
 }
 
 // CreateTrialKeys makes all keys of a writer and of its auditor in one

@@ -1,8 +1,10 @@
 package seal
 
 import (
+	"context"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -10,78 +12,114 @@ import (
 // what is acknowledged. They are derived: a start rebuilds what is missing.
 const publishEvery = time.Second
 
-// publisher writes the checkpoint file and the tiles of what is durable,
-// beside the commits.
+// publisher writes the checkpoint file and the tiles of what is durable, and
+// has it witnessed, beside the commits.
 type publisher struct {
 	fs        FS
 	dir       string
 	fault     func(error)
-	work      chan snapshot
-	done      chan struct{}
+	witnesses *witnesses // nil: none
+	witnessed func(Witnessing)
+
+	mu      sync.Mutex
+	next    *snapshot     // offered and not yet taken
+	offered chan struct{} // told when there is one
+	short   chan struct{} // told when too few witnesses cosigned
+	ctx     context.Context
+	cancel  context.CancelFunc // stops the goroutine
+	done    chan struct{}
+
 	scheduled bool     // by the committer: something is not yet offered
+	stored    uint64   // size of the last cosigned checkpoint, where each is kept
 	old       []string // partial tiles that the next publication replaces
 }
 
 type snapshot struct {
-	tiles      []tile
-	checkpoint []byte
-	last       bool // the writer is closed
+	full, partial []tile
+	checkpoint    []byte
+	last          bool // the writer is closed
 }
 
 func (p *publisher) start(fsys FS, dir string, fault func(error)) {
 	p.fs, p.dir, p.fault = fsys, dir, fault
-	p.work, p.done = make(chan snapshot), make(chan struct{})
+	p.offered, p.short, p.done = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{})
+	p.ctx, p.cancel = context.WithCancel(context.Background())
 	go func() {
 		defer close(p.done)
-		for s := range p.work {
-			if err := p.publish(s); err != nil {
-				p.fault(err)
+		for {
+			select {
+			case <-p.offered:
+			case <-p.ctx.Done():
+				return
+			}
+			if s := p.take(); s != nil {
+				if err := p.publish(p.ctx, s); err != nil {
+					p.fault(err)
+				}
 			}
 		}
 	}()
 }
 
+// stop waits for what is being published, but not for witnesses.
 func (p *publisher) stop() {
-	close(p.work)
+	p.cancel()
 	<-p.done
+	if p.witnesses != nil {
+		p.witnesses.late.Wait()
+	}
 }
 
-// offer hands the state to the goroutine, unless that is busy.
-func (p *publisher) offer(s *logState) bool {
+// offer hands the state to the goroutine. What is not yet taken is superseded,
+// but for its full tiles.
+func (p *publisher) offer(s *logState) {
+	p.scheduled = false
 	if s == nil {
-		return false
+		return
 	}
+	p.mu.Lock()
+	n := &snapshot{s.tree.full, s.tree.partial(), s.checkpoint, false}
+	if p.next != nil {
+		n.full = append(p.next.full, n.full...)
+	}
+	p.next = n
+	p.mu.Unlock()
+	s.tree.full = nil
+	tell(p.offered)
+}
+
+func (p *publisher) take() *snapshot {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.next
+	p.next = nil
+	return s
+}
+
+func tell(c chan struct{}) {
 	select {
-	case p.work <- s.snapshot():
-		p.scheduled = false
-		s.tree.full = nil
-		return true
+	case c <- struct{}{}:
 	default:
-		return false
 	}
 }
 
-// now publishes and waits.
+// now publishes and waits, as the last act.
 func (p *publisher) now(s *logState) error {
 	p.stop()
-	last := s.snapshot()
+	p.offer(s)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	last := p.take()
 	last.last = true
-	err := p.publish(last)
-	p.work, p.done = make(chan snapshot), make(chan struct{})
-	close(p.done)
-	return err
-}
-
-func (s *logState) snapshot() snapshot {
-	return snapshot{append(s.tree.full[:len(s.tree.full):len(s.tree.full)], s.tree.partial()...), s.checkpoint, false}
+	return p.publish(ctx, last)
 }
 
 // publish writes tiles first, so that a reader of the checkpoint finds all
 // that it needs. Of what cannot be replaced it writes what is complete: full
 // tiles, and at the end the others, which spare a start to compute them.
-func (p *publisher) publish(s snapshot) error {
+func (p *publisher) publish(ctx context.Context, s *snapshot) error {
 	var partial []string
-	for _, t := range s.tiles {
+	for _, t := range slices.Concat(s.full, s.partial) {
 		name := filepath.Join(p.dir, filepath.FromSlash(t.path()))
 		if direct(p.fs) {
 			if len(t.hashes) < tileWidth && !s.last {
@@ -102,10 +140,11 @@ func (p *publisher) publish(s snapshot) error {
 			partial = append(partial, name)
 		}
 	}
-	if direct(p.fs) {
-		return nil // a cosigned checkpoint would go to checkpointName
+	checkpoint, witnessing := s.checkpoint, Witnessing{}
+	if p.witnesses != nil {
+		checkpoint, witnessing = p.witnesses.cosign(ctx, s)
 	}
-	if err := replaceFile(p.fs, filepath.Join(p.dir, checkpointFile), s.checkpoint, 0o644); err != nil {
+	if err := p.storeCheckpoint(checkpoint, &witnessing); err != nil {
 		return err
 	}
 	for _, name := range p.old {
@@ -115,5 +154,25 @@ func (p *publisher) publish(s snapshot) error {
 		}
 	}
 	p.old = partial
+	if p.witnesses != nil {
+		p.witnessed(witnessing)
+		if !witnessing.Enough() {
+			tell(p.short)
+		}
+	}
 	return nil
+}
+
+// storeCheckpoint is the one place where a published checkpoint, with the
+// cosignatures that it has, becomes readable. Where nothing is replaced, those
+// that a quorum cosigned are kept, one of a size.
+func (p *publisher) storeCheckpoint(checkpoint []byte, w *Witnessing) error {
+	if direct(p.fs) {
+		if w.Cosigned == 0 || !w.Enough() || w.Size == p.stored {
+			return nil
+		}
+		p.stored = w.Size
+		return createObject(p.fs, filepath.Join(p.dir, filepath.FromSlash(checkpointName(w.Size))), checkpoint)
+	}
+	return replaceFile(p.fs, filepath.Join(p.dir, checkpointFile), checkpoint, 0o644)
 }

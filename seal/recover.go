@@ -40,6 +40,11 @@ func (w *Writer) begin(before *logState) (*logState, error) {
 	if n := len(end.cuts); n > 0 && end.cuts[n-1].clean && end.last != nil && end.last.Kind == KindClose && published == end.tree.size {
 		end.cuts = end.cuts[:n-1] // only what is durable was published
 	}
+	if before == nil && w.witnesses != nil {
+		if err := w.checkAgainstWitnesses(end); err != nil {
+			return nil, err
+		}
+	}
 	key, err := w.chainKey(end)
 	if err != nil {
 		return nil, err
@@ -183,6 +188,7 @@ type logEnd struct {
 	last   *Header // last kept entry, nil: the log is empty
 	record uint64  // next record number
 	signed signed  // its last checkpoint
+	note   []byte  // the last checkpoint, signed
 	cuts   []cut
 }
 
@@ -235,6 +241,7 @@ func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
 		if seg.last == nil {
 			continue // a crash came before its first commit was whole
 		}
+		end.note = seg.note
 		end.prev, end.last, end.record, end.signed = seg.prev, seg.last, seg.last.FirstRecord+seg.last.Records, seg.signed
 		end.tree, err = w.restoreTree(seg)
 		return end, err
@@ -248,6 +255,7 @@ type segmentTail struct {
 	kept, size int64
 	leaves     []Hash
 	checkpoint Checkpoint // the last one
+	note       []byte     // and signed
 	prev       Hash
 	last       *Header
 	signed     signed // checkpoint
@@ -280,7 +288,6 @@ func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error
 	fr := newFrameReader(io.NewSectionReader(f, 0, readable), 0)
 	var leaves []Hash
 	var last *Header
-	var signedNote []byte // of the last checkpoint
 	for {
 		fm, err := fr.next()
 		if err == nil {
@@ -311,11 +318,11 @@ func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error
 		}
 		t.kept, t.prev = fm.offset+fm.size, fm.id()
 		t.leaves, t.last = append(t.leaves, leaves...), last
-		t.checkpoint, signedNote = c, fm.sections[0]
+		t.checkpoint, t.note = c, bytes.Clone(fm.sections[0])
 		leaves = leaves[:0]
 	}
 	if t.last != nil {
-		if t.signed, err = w.signerOf(signedNote); err != nil {
+		if t.signed, err = w.signerOf(t.note); err != nil {
 			return nil, fmt.Errorf("segment %s: its last checkpoint is not signed by this log key (%w): configure the key that this log was written under, after `keygen rotate` also the previous one, or another origin", segmentName(first), err)
 		}
 	}

@@ -72,7 +72,8 @@ type LogReport struct {
 	Pinned     bool // its first chain key was pinned
 	TagsProven bool // the auditor's key was given, and every tag checked with it
 
-	FreshChains uint64 // epochs whose chain does not follow from the one before
+	FreshChains uint64       // epochs whose chain does not follow from the one before
+	Witnessed   *WitnessedTo // nil: the trust file names no witness
 
 	// The last entry that is proven, if any is: everything through it is.
 	Proven     bool
@@ -82,6 +83,15 @@ type LogReport struct {
 
 	Findings []Finding // by place, the first bad object first
 	Omitted  int       // findings beyond maxFindings
+}
+
+// WitnessedTo says how far a quorum of witnesses vouches for a log.
+type WitnessedTo struct {
+	Quorum, Of int
+	By         []string  // who vouches for any of it
+	Size       uint64    // entries for which the quorum vouches; 0: none
+	Time       time.Time // the earliest of the quorum's cosignatures
+	Asked      bool      // the witnesses, and not only the store
 }
 
 // maxFindings bounds a report; the first ones matter.

@@ -16,12 +16,15 @@ import (
 //	log VKEY [until SIZE]     a writer's key; the log's name is in it
 //	chain ORIGIN BASE64       the pinned commitment to its first chain key
 //	chain ORIGIN fresh        its writer begins a new chain at every start
+//	witness VKEY [URL]        whose cosignatures count, and where to ask it
+//	quorum N                  how many witnesses are enough; without it, all
 //
 // Keys are never taken from the log itself.
 type Trust struct {
-	Keys   []TrustedKey
-	Chains map[string]Hash
-	Fresh  map[string]bool // origins
+	Keys      []TrustedKey
+	Chains    map[string]Hash
+	Fresh     map[string]bool // origins
+	Witnesses *WitnessPolicy  // never nil; may be empty
 }
 
 // TrustedKey is a writer's verifier key; it signs checkpoints of at most Until
@@ -41,6 +44,8 @@ func (k TrustedKey) Origin() string { return k.verifier.Name() }
 // ParseTrust parses a trust file.
 func ParseTrust(b []byte) (*Trust, error) {
 	t := &Trust{Chains: map[string]Hash{}, Fresh: map[string]bool{}}
+	var witnesses []Witness
+	quorum := 0
 	n := 0
 	for l := range strings.Lines(string(b)) {
 		n++
@@ -70,12 +75,28 @@ func ParseTrust(b []byte) (*Trust, error) {
 					t.Chains[f[1]], err = hash(f[2])
 				}
 			}
+		case f[0] == "witness" && (len(f) == 2 || len(f) == 3):
+			var w Witness
+			if w, err = NewWitness(f[1], strings.Join(f[2:], "")); err == nil {
+				witnesses = append(witnesses, w)
+				_, err = NewWitnessPolicy(witnesses, 0)
+			}
+		case f[0] == "quorum" && len(f) == 2:
+			var q uint64
+			if q, err = number(f[1]); err == nil && (q == 0 || q > 1000 || quorum != 0) {
+				err = fmt.Errorf("there is one quorum, of 1 or more witnesses")
+			}
+			quorum = int(min(q, 1000))
 		default:
-			err = fmt.Errorf("expected \"log VKEY [until SIZE]\" or \"chain ORIGIN BASE64\", found %q", clip(strings.TrimSpace(l)))
+			err = fmt.Errorf("expected \"log VKEY [until SIZE]\", \"chain ORIGIN BASE64\", \"witness VKEY [URL]\" or \"quorum N\", found %q", clip(strings.TrimSpace(l)))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("trust file, line %d: %w", n, err)
 		}
+	}
+	var err error
+	if t.Witnesses, err = NewWitnessPolicy(witnesses, quorum); err != nil {
+		return nil, fmt.Errorf("trust file: %w", err)
 	}
 	return t, nil
 }

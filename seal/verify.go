@@ -25,6 +25,10 @@ type VerifyOptions struct {
 	// incomplete before it was reviewed when it was taken, and is a note.
 	Since []byte
 
+	// WitnessClient, if set, asks the witnesses of the trust file that have a
+	// URL what they have seen.
+	WitnessClient WitnessClient
+
 	// Progress, if set, is told how many bytes were read of how many.
 	Progress func(done, total int64)
 }
@@ -70,7 +74,12 @@ func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) 
 	}
 	if opts.Trust != nil {
 		for _, o := range opts.Trust.Origins() {
-			if !slices.Contains(origins, o) {
+			if slices.Contains(origins, o) {
+				continue
+			}
+			if f := opts.missingLog(ctx, o); f != nil {
+				r.Findings = append(r.Findings, *f)
+			} else {
 				r.Findings = append(r.Findings, Finding{Class: Incomplete, Axis: Completeness, What: fmt.Sprintf("the log of %s is missing: the trust file expects it", o), Next: "restore it from a copy, or remove its lines from the trust file if it never wrote here"})
 			}
 		}
@@ -187,6 +196,9 @@ type verification struct {
 	publishedAs string      // its name
 	since       *Checkpoint // kept elsewhere
 	sinceSeen   bool        // the log has the root that it states
+
+	testimonies []*testimony // of witnesses
+	unasked     []string     // witnesses that gave no answer, and why
 }
 
 // zeroedBatch is a batch whose sections are all zeros: erased, if an erase
@@ -252,7 +264,7 @@ func (v *verification) run(ctx context.Context) error {
 	}
 	v.report.Segments = len(firsts)
 	v.torn, v.erased = map[Torn]uint64{}, map[uint64]bool{}
-	if err := v.readPublished(); err != nil {
+	if err := v.readPublished(ctx); err != nil {
 		return err
 	}
 	for _, s := range strange {
@@ -415,6 +427,7 @@ func (v *verification) frameHeader(f *frame) {
 			v.found(Tampering, Integrity, "the writer's machine or its log key was in other hands: trust nothing after the last proven entry", "%s has a wrong tag: it was not sealed by the holder of the chain key", f.name())
 		}
 	}
+	v.witnessEntry(f.Header)
 	v.entries++
 	v.records += f.Records
 	v.last = f.Header
@@ -536,6 +549,7 @@ func (v *verification) checkpoint(f *frame) {
 	if p := v.published; p != nil && p.Size == c.Size && p.Root != root {
 		v.foundAt(checkpointFile, 0, c.Size, Tampering, Integrity, nextIsolate, fmt.Sprintf("the published checkpoint for %d entries has another root: two histories", c.Size))
 	}
+	v.witnessCheckpoint(c.Size, root)
 	if p := v.since; p != nil && p.Size == c.Size {
 		if v.sinceSeen = p.Root == root; !v.sinceSeen {
 			v.found(Tampering, Integrity, nextIsolate, "the older checkpoint for %d entries has another root: the log was rewritten", p.Size)
@@ -656,12 +670,13 @@ func (v *verification) conclude() error {
 		v.found(Tampering, Completeness, nextIsolate, "entries before %d are missing, and no prune ordered that", gone)
 	}
 	if v.last != nil {
-		silence := v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed)))
+		silence := v.opts.AsOf.Sub(v.freshAt())
 		if limit := 2 * time.Duration(v.heartbeat) * time.Second; silence > limit {
 			v.found(Incomplete, Freshness, "if the writer was stopped on purpose, say until when it should reach with --as-of; else find out why it is silent",
 				"the last entry was sealed at %s, %v before the time asked for; the writer promises a sign of life every %ds", at(v.last.Sealed), humane(silence), v.heartbeat)
 		}
 	}
+	v.concludeWitnesses()
 	r.TagsProven = v.opts.Auditor != nil && !v.tagsLost && r.Axis(Integrity) < Tampering && r.Axis(Order) < Tampering && v.last != nil
 	for _, p := range slices.Backward(v.proven) {
 		if !v.firstBad.set || p.entries <= v.firstBad.entry {

@@ -2,6 +2,7 @@ package seal
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -12,10 +13,11 @@ import (
 	"strings"
 )
 
-// readPublished reads the checkpoint file.
-func (v *verification) readPublished() error {
+// readPublished reads the newest published checkpoint, and asks the witnesses.
+func (v *verification) readPublished(ctx context.Context) error {
 	b, name, err := newestCheckpoint(v.fs, v.dir)
 	if errors.Is(err, fs.ErrNotExist) {
+		v.askWitnesses(ctx, nil)
 		return nil
 	}
 	if err != nil {
@@ -38,6 +40,8 @@ func (v *verification) readPublished() error {
 		return nil
 	}
 	v.published, v.publishedAs, v.signers.publishedNote = &c, name, b
+	v.cosigned(b, c)
+	v.askWitnesses(ctx, b)
 	return nil
 }
 

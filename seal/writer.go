@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -58,6 +59,20 @@ type Config struct {
 	// crash does not explain; without it, such a log is refused.
 	Quarantine bool
 
+	// Witnesses cosign what is published, through WitnessClient. nil: none.
+	Witnesses     *WitnessPolicy
+	WitnessClient WitnessClient
+
+	// WitnessTimeout bounds how long witnesses may take. 0: 5 s.
+	WitnessTimeout time.Duration
+
+	// AckWitnessed makes Append return only when a checkpoint that covers
+	// its request bears enough cosignatures.
+	AckWitnessed bool
+
+	// Witnessed, if set, is told after every submission.
+	Witnessed func(Witnessing)
+
 	FS  FS               // nil: OS
 	Now func() time.Time // nil: time.Now
 
@@ -81,11 +96,14 @@ type Commit struct {
 // ErrClosed: the writer is closed.
 var ErrClosed = errors.New("sealed log is closed")
 
-// FaultError: the group could not be made durable, or the writer has not yet
-// recovered from such a failure. The request may be sent again.
+// FaultError: the group could not be made durable, the writer has not yet
+// recovered from such a failure, or too few witnesses cosigned. The request may
+// be sent again.
 type FaultError struct{ Err error }
 
-func (e *FaultError) Error() string { return "sealed log: not durable, send again: " + e.Err.Error() }
+func (e *FaultError) Error() string {
+	return "sealed log: not acknowledged, send again: " + e.Err.Error()
+}
 func (e *FaultError) Unwrap() error { return e.Err }
 
 // Writer appends to one log. Appends from many goroutines are committed in
@@ -104,6 +122,7 @@ type Writer struct {
 	filled [][]*pending          // groups of encoded batches, each of one request
 	shared [signalCount]*pending // small requests that share an entry, not yet encoded
 	refuse error                 // set while the writer accepts nothing
+	sealed []unwitnessed         // durable groups that wait for witnesses, in order
 
 	kick     chan struct{} // something waits
 	closing  chan struct{}
@@ -117,8 +136,9 @@ type Writer struct {
 	pruned    time.Time // when the retention was last applied
 	committed time.Time // when the last group of requests was begun
 
-	stopped  chan error    // why to stop for good
-	closedTo atomic.Uint64 // see Closed
+	stopped   chan error    // why to stop for good
+	closedTo  atomic.Uint64 // see Closed
+	witnesses *witnesses    // nil: none
 }
 
 // pending is a batch that waits to be committed.
@@ -163,9 +183,11 @@ func Open(cfg Config) (*Writer, error) {
 	if w.lock, err = cfg.FS.Lock(filepath.Join(w.dir, lockName)); err != nil {
 		return nil, fmt.Errorf("%s: %w; give every exporter an `origin` of its own", w.dir, err)
 	}
+	w.witnesses = newWitnesses(w)
 	if w.log, err = w.begin(nil); err != nil {
 		return nil, errors.Join(err, w.lock.Close())
 	}
+	w.publisher.witnesses, w.publisher.witnessed = w.witnesses, w.submitted
 	w.closedTo.Store(w.log.closed())
 	w.publisher.start(cfg.FS, w.dir, w.publishFault)
 	go w.run()
@@ -194,6 +216,9 @@ func (c *Config) complete() error {
 	if c.SegmentMaxBytes == 0 {
 		c.SegmentMaxBytes = 64 << 20
 	}
+	if c.WitnessTimeout == 0 {
+		c.WitnessTimeout = 5 * time.Second
+	}
 	if c.MaxPendingBytes == 0 {
 		c.MaxPendingBytes = 64 << 20
 	}
@@ -212,6 +237,10 @@ func (c *Config) complete() error {
 		return fmt.Errorf("the previous log key is for origin %q, this log's origin is %q", c.PreviousLogKey.Name(), c.Origin)
 	case len(c.Auditors) == 0:
 		return errors.New("a writer needs an auditor's public key, or nobody can ever check the HMAC chain; make one with: meshaudit keygen auditor")
+	case !c.Witnesses.empty() && c.WitnessClient == nil:
+		return errors.New("a writer with witnesses needs a client to reach them")
+	case c.AckWitnessed && c.Witnesses.empty():
+		return errors.New("a writer without witnesses cannot wait for them")
 	case c.Heartbeat < time.Second || c.Heartbeat%time.Second != 0:
 		return fmt.Errorf("heartbeat must be whole seconds, got %v", c.Heartbeat)
 	}
@@ -463,6 +492,9 @@ func (w *Writer) run() {
 			w.publisher.scheduled = true
 			publish.Reset(w.cfg.publishEvery)
 		}
+		if w.cfg.AckWitnessed { // callers wait for it
+			w.publisher.offer(w.log)
+		}
 	}
 	w.maintain()
 	committed()
@@ -474,7 +506,10 @@ func (w *Writer) run() {
 			w.commit(nil, &Header{Kind: KindBeat})
 			committed()
 		case <-publish.C:
-			if !w.publisher.offer(w.log) {
+			w.publisher.offer(w.log)
+		case <-w.publisher.short:
+			if !w.publisher.scheduled {
+				w.publisher.scheduled = true
 				publish.Reset(w.cfg.publishEvery)
 			}
 		case <-maintain.C:
@@ -522,8 +557,12 @@ func (w *Writer) commit(group []*pending, other *Header) {
 		err = &FaultError{c.Err}
 		w.setRefuse(err)
 	}
-	for _, p := range group {
-		w.settle(p, err)
+	if err == nil && w.cfg.AckWitnessed && len(group) > 0 {
+		w.awaitWitnesses(w.log.tree.size, group)
+	} else {
+		for _, p := range group {
+			w.settle(p, err)
+		}
 	}
 	c.Took = w.cfg.Now().Sub(start)
 	if w.cfg.Observe != nil {
@@ -572,6 +611,13 @@ func (w *Writer) Stop(cause error) {
 	case w.stopped <- cause:
 	default: // it is stopped already
 	}
+}
+
+// forGood reports whether an error is what to say for ever.
+func forGood(err error) bool {
+	var fork *ForkError
+	var contradiction *ContradictionError
+	return errors.As(err, &fork) || errors.As(err, &contradiction)
 }
 
 // stop is Stop, in the committer.
@@ -655,8 +701,7 @@ func (w *Writer) recover(cause error) {
 
 // finish ends the epoch and publishes what is left.
 func (w *Writer) finish() error {
-	var fork *ForkError
-	if !errors.As(w.refused(), &fork) { // which is what to say, for ever
+	if !forGood(w.refused()) {
 		w.setRefuse(ErrClosed)
 	}
 	var err error
@@ -668,6 +713,7 @@ func (w *Writer) finish() error {
 		w.log.abandon()
 	}
 	w.publisher.stop()
+	w.giveUp(math.MaxUint64, errors.New("the log was closed"))
 	return errors.Join(err, w.lock.Close())
 }
 

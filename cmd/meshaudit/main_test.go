@@ -10,10 +10,12 @@ import (
 	"flag"
 	"fmt"
 	"math"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -24,6 +26,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/meshaudit/meshaudit/internal/cli"
+	"github.com/meshaudit/meshaudit/internal/witness"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -41,11 +44,21 @@ func TestScripts(t *testing.T) {
 		Dir: filepath.Join("testdata", "script"),
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("COLUMNS", "")
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			env.Setenv("ADDRESS", l.Addr().String()) // free, for a witness
+			if err := l.Close(); err != nil {
+				return err
+			}
 			return copyFile(filepath.Join("testdata", "shop.jsonl"), filepath.Join(env.WorkDir, "shop.jsonl"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,
 			"flip":  flip,
+			"reach": reach,
+			"name":  nameWitness,
 		},
 		RequireExplicitExec: true,
 		UpdateScripts:       *update,
@@ -70,6 +83,32 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("%v: exit code %d, want %d", args[1:], got, want)
 	}
+}
+
+// reach ADDRESS waits until something listens there.
+func reach(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: reach ADDRESS")
+	}
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		c, err := net.Dial("tcp", args[0])
+		if err == nil {
+			ts.Check(c.Close())
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%v", err)
+		}
+	}
+}
+
+// name TRUST PUB URL adds a witness, and where it is, to a trust file.
+func nameWitness(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: name TRUST PUB URL")
+	}
+	trust := ts.ReadFile(args[0]) + strings.TrimSpace(ts.ReadFile(args[1])) + " " + args[2] + "\n"
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(trust), 0o600))
 }
 
 // flip STORE ENTRY header|body changes one bit of an entry of the store's first
@@ -123,7 +162,7 @@ func copyFile(from, to string) error {
 }
 
 // mkstore [-crash] STORE KEYS FILE seals the records of FILE in STORE with the
-// writer's keys and for the auditor in KEYS, the first batch of a new log at
+// writer's keys, for the auditor and with the witnesses of the trust file in KEYS, the first batch of a new log at
 // 2025-11-23T10:00:02Z, and one each second after that. With -crash the log is
 // left as it is when the machine stops.
 func mkstore() int {
@@ -152,6 +191,10 @@ func makeStore(store, keys, file string, crash bool) error {
 	if err != nil {
 		return err
 	}
+	trust, err := seal.ReadTrust(filepath.Join(keys, seal.TrustFile))
+	if err != nil {
+		return err
+	}
 	var now atomic.Int64 // the writer asks from another goroutine
 	now.Store(time.Date(2025, 11, 23, 10, 0, 1, 0, time.UTC).UnixNano())
 	if l, err := seal.OpenLog(store, logKey.Name()); err == nil {
@@ -164,9 +207,10 @@ func makeStore(store, keys, file string, crash bool) error {
 	}
 	w, err := seal.Open(seal.Config{
 		Root: store, Origin: logKey.Name(), LogKey: logKey,
-		Chain:    seal.ChainFile{FS: seal.OS, Path: filepath.Join(keys, seal.ChainKeyFile)},
-		Auditors: []seal.Recipient{auditor},
-		Now:      func() time.Time { return time.Unix(0, now.Load()) },
+		Chain:     seal.ChainFile{FS: seal.OS, Path: filepath.Join(keys, seal.ChainKeyFile)},
+		Auditors:  []seal.Recipient{auditor},
+		Witnesses: trust.Witnesses, WitnessClient: &witness.Client{},
+		Now: func() time.Time { return time.Unix(0, now.Load()) },
 	})
 	if err != nil {
 		return err

@@ -50,6 +50,9 @@ type Config struct {
 	// keeps it aside in torn/ and goes on. A torn tail, as a crash leaves
 	// it, is always kept aside.
 	OnDamagedTail string `mapstructure:"on_damaged_tail"`
+
+	// Witnesses cosign what is published. Default: none.
+	Witnesses WitnessesConfig `mapstructure:"witnesses"`
 }
 
 // RetentionConfig says what to keep, at least the newest epoch.
@@ -114,6 +117,7 @@ func createDefaultConfig() *Config {
 		MaxPendingBytes: 64 << 20,
 		OnDamagedTail:   damageRefuse,
 		Keys:            KeysConfig{Chain: chainKept},
+		Witnesses:       WitnessesConfig{Ack: ackStored, Timeout: 5 * time.Second},
 	}
 }
 
@@ -150,6 +154,7 @@ func (c *Config) Validate() error {
 	if c.OnDamagedTail != damageRefuse && c.OnDamagedTail != damageQuarantine {
 		fault("`on_damaged_tail` must be %q or %q, got %q", damageRefuse, damageQuarantine, c.OnDamagedTail)
 	}
+	c.Witnesses.validate(fault)
 	if k := &c.Keys; k.Create && (k.LogKey != "" || k.PreviousLogKey != "" || k.ChainKey != "" || k.ChainState != "" || len(k.Auditors) > 0) {
 		fault("`keys::create` makes all keys in `keys::directory`: give no other key beside it")
 	}

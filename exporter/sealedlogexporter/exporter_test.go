@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/exporter"
@@ -53,6 +54,9 @@ func TestConfig(t *testing.T) {
 		Directory: "/var/lib/meshaudit/store", Origin: "example.org/meshaudit/edge-0", Heartbeat: 30 * time.Second,
 		EpochMaxAge: 12 * time.Hour, Retention: RetentionConfig{MaxAge: 400 * 24 * time.Hour, MaxBytes: 1 << 40},
 		SegmentMaxBytes: 16 << 20, MaxPendingBytes: 32 << 20, OnDamagedTail: "quarantine",
+		Witnesses: WitnessesConfig{Quorum: 1, Ack: "witnessed", Timeout: 2 * time.Second, List: []WitnessConfig{{
+			VerifierKey:  "example.org/witness/a+058a9c34+BIEqPIZ7I6b7UTocchjG0kJG0mfYh5tYpqvXJiI9lZ7q",
+			ClientConfig: confighttp.ClientConfig{Endpoint: "https://witness.example.org"}}}},
 		Keys: KeysConfig{
 			Directory: "/etc/meshaudit/keys", LogKey: "/run/secrets/meshaudit/log.key",
 			Chain: "kept", ChainKey: "/run/secrets/meshaudit/chain.key", ChainState: "/var/lib/meshaudit/chain.key",
@@ -61,7 +65,7 @@ func TestConfig(t *testing.T) {
 	}, cfg)
 
 	err = load("sealed_log/wrong").Validate()
-	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be"} {
+	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be", "`witnesses::ack`", "`witnesses::timeout`", "`witnesses::list[0]`", "`witnesses::list[0]::endpoint`"} {
 		assert.ErrorContains(t, err, setting, "every fault is reported at once")
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.uber.org/zap"
 
@@ -26,6 +25,12 @@ type writer struct {
 	users     int
 	log       *seal.Writer
 	telemetry *metadata.TelemetryBuilder
+
+	status struct { // told from several goroutines
+		mu          sync.Mutex
+		fault       error // of the store
+		unwitnessed error
+	}
 }
 
 func newWriter(cfg *Config, set component.TelemetrySettings) *writer {
@@ -39,11 +44,11 @@ type face struct {
 	started bool
 }
 
-func (f *face) start(_ context.Context, host component.Host) error {
+func (f *face) start(ctx context.Context, host component.Host) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.users == 0 {
-		if err := f.open(host); err != nil {
+		if err := f.open(ctx, host); err != nil {
 			return err
 		}
 	}
@@ -68,12 +73,20 @@ func (f *face) shutdown(ctx context.Context) error {
 	return err
 }
 
-func (w *writer) open(host component.Host) error {
+func (w *writer) open(ctx context.Context, host component.Host) error {
 	origin, err := w.cfg.origin()
 	if err != nil {
 		return err
 	}
 	k, err := w.cfg.loadKeys(origin, w.set.Logger)
+	if err != nil {
+		return err
+	}
+	policy, err := w.cfg.Witnesses.policy()
+	if err != nil {
+		return err
+	}
+	client, err := w.cfg.Witnesses.client(ctx, host, w.set)
 	if err != nil {
 		return err
 	}
@@ -95,6 +108,11 @@ func (w *writer) open(host component.Host) error {
 		SegmentMaxBytes: w.cfg.SegmentMaxBytes,
 		MaxPendingBytes: w.cfg.MaxPendingBytes,
 		Quarantine:      w.cfg.OnDamagedTail == damageQuarantine,
+		Witnesses:       policy,
+		WitnessClient:   client,
+		WitnessTimeout:  w.cfg.Witnesses.Timeout,
+		AckWitnessed:    w.cfg.Witnesses.Ack == ackWitnessed,
+		Witnessed:       func(r seal.Witnessing) { w.witnessed(host, r) },
 		Observe:         w.observe,
 		Fault:           func(err error) { w.fault(host, err) },
 	})
@@ -132,14 +150,16 @@ func (w *writer) observe(c seal.Commit) {
 }
 
 func (w *writer) fault(host component.Host, err error) {
+	w.status.mu.Lock()
+	defer w.status.mu.Unlock()
+	w.status.fault = err
 	if err == nil {
 		w.set.Logger.Info("Sealed log has recovered")
-		componentstatus.ReportStatus(host, componentstatus.NewEvent(componentstatus.StatusOK))
-		return
+	} else {
+		w.telemetry.SealedLogFaults.Add(context.Background(), 1)
+		w.set.Logger.Error("Sealed log cannot be written; senders are told to try again until it can", zap.Error(err))
 	}
-	w.telemetry.SealedLogFaults.Add(context.Background(), 1)
-	w.set.Logger.Error("Sealed log cannot be written; senders are told to try again until it can", zap.Error(err))
-	componentstatus.ReportStatus(host, componentstatus.NewRecoverableErrorEvent(err))
+	w.report(host)
 }
 
 // append seals one marshaled request. Failures of disk, lock and fsync are

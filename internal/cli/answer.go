@@ -40,7 +40,7 @@ var axisWords = map[seal.Axis]map[string]string{
 	seal.Order:        {isProven: "every entry is where it was sealed"},
 	seal.Completeness: {isProven: "nothing that was sealed is missing"},
 	seal.Freshness:    {isProven: "it reaches up to the time asked for"},
-	seal.Witnessed:    {isNone: "no witness was asked"},
+	seal.Witnessed:    {isNone: "the trust file names no witness"},
 	seal.Erasures:     {isProven: "nothing was erased"},
 }
 
@@ -153,6 +153,9 @@ func (s *streams) writeLog(p *page, a *storeAnswer, l *logAnswer) {
 func axisText(l *logAnswer, axis seal.Axis, state string) string {
 	if words := axisWords[axis][state]; words != "" {
 		return words
+	}
+	if w := l.Witnessed; axis == seal.Witnessed && state == isProven {
+		return fmt.Sprintf("%d of %s cosigned all of it, at %s UTC", len(w.By), counted(w.Of, "witness"), stamp(w.time))
 	}
 	n := 0
 	for i := range l.Findings {

@@ -15,13 +15,51 @@ import (
 func newKeygen(s *streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "keygen",
-		Short: "Make the keys of a writer or of an auditor, or replace a log key",
+		Short: "Make the keys of a writer, of an auditor or of a witness, or replace a log key",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return usage(c, errors.New("say whose keys: `meshaudit keygen writer` or `meshaudit keygen auditor`; to replace a log key: `meshaudit keygen rotate`"))
+			return usage(c, errors.New("say whose keys: `meshaudit keygen writer`, `meshaudit keygen auditor` or `meshaudit keygen witness`; to replace a log key: `meshaudit keygen rotate`"))
 		},
 	}
-	c.AddCommand(newKeygenWriter(s), newKeygenAuditor(s), newKeygenRotate(s))
+	c.AddCommand(newKeygenWriter(s), newKeygenAuditor(s), newKeygenRotate(s), newKeygenWitness(s))
+	return c
+}
+
+func newKeygenWitness(s *streams) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "witness --name NAME [--out DIR]",
+		Short: "Make the key of a witness",
+		Long: `Makes the key with which ` + "`meshaudit witness`" + ` cosigns checkpoints, on the
+witness's own machine. The line on stdout names the witness in trust files; the
+URL where it can be asked may be added to it. Nothing is overwritten.`,
+		Example: `  meshaudit keygen witness --name example.org/witness/a --out keys`,
+		Args:    noArgs,
+	}
+	name := c.Flags().String("name", "", "name of the witness, for ever; by convention a URL without a scheme")
+	dir := c.Flags().String("out", ".", "`DIR` in which the files are made")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *name == "" {
+			return usage(c, errors.New("--name is missing: it names the witness, e.g. example.org/witness/a"))
+		}
+		if err := seal.ValidWitnessName(*name); err != nil {
+			return usage(c, err)
+		}
+		if err := absent(*dir, seal.WitnessKeyFile, seal.WitnessPubFile); err != nil {
+			return err
+		}
+		k, err := seal.CreateWitnessKey(*dir, *name)
+		if err != nil {
+			return fmt.Errorf("make the witness's key: %w", err)
+		}
+		if err := s.print("witness " + k.VerifierKey() + "\n"); err != nil {
+			return err
+		}
+		fmt.Fprintf(s.err, `Made in %s:
+  %-12s secret: for meshaudit witness --key
+  %-12s the line above: into trust files, and its key into each writer's witnesses::list
+`, *dir, seal.WitnessKeyFile, seal.WitnessPubFile)
+		return nil
+	}
 	return c
 }
 

@@ -23,8 +23,8 @@ func counted[T uint64 | int64 | int](n T, noun string) string {
 	switch noun {
 	case "entry":
 		noun = "entries"
-	case "batch":
-		noun = "batches"
+	case "batch", "witness":
+		noun += "es"
 	default:
 		noun += "s"
 	}

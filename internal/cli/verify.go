@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshaudit/meshaudit/internal/query"
+	"github.com/meshaudit/meshaudit/internal/witness"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -33,12 +34,14 @@ Exit code:
   3  the verifier could not do its work; also for bad usage`,
 		Example: `  meshaudit verify run/store --trust run/keys/trust --auditor run/keys/auditor.key
   meshaudit verify run/store --trust trust --as-of 2025-11-23T18:00:00Z -o json
-  meshaudit verify run/store --trust trust --since checkpoint-of-last-week`,
+  meshaudit verify run/store --trust trust --since checkpoint-of-last-week
+  meshaudit verify run/store --trust trust --witness`,
 		Args: oneStore,
 	}
 	trustFile := c.Flags().String("trust", "", "`FILE` with what to trust: the lines that keygen writer printed")
 	auditorFile := c.Flags().String("auditor", "", "the auditor's secret `KEY`, to check the HMAC chain too")
 	since := c.Flags().String("since", "", "`FILE` with an older published checkpoint, kept elsewhere: the log must still agree with it")
+	ask := c.Flags().Bool("witness", false, "ask the witnesses in the trust file that have a URL what they have seen")
 	asOf := c.Flags().String("as-of", "", "`TIME` up to which the logs should reach; default now")
 	form := output(c, "text", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -54,6 +57,12 @@ Exit code:
 			if opts.Trust, err = seal.ReadTrust(*trustFile); err != nil {
 				return fmt.Errorf("--trust: %w", err)
 			}
+		}
+		if *ask {
+			if opts.Trust == nil || opts.Trust.Witnesses == nil || len(opts.Trust.Witnesses.Witnesses) == 0 {
+				return usage(c, errors.New("--witness asks the witnesses in the trust file: give one with `witness VKEY URL` lines"))
+			}
+			opts.WitnessClient = &witness.Client{}
 		}
 		if *since != "" {
 			if opts.Since, err = os.ReadFile(*since); err != nil {
@@ -172,12 +181,26 @@ type logAnswer struct {
 	WithoutSecret string `json:"without_secret"` // proven or not, by signatures and hashes
 	WithAuditor   string `json:"with_auditor"`   // proven or not, by the HMAC of every entry; none: no key was given
 
+	Witnessed *witnessedAnswer `json:"witnessed"` // null: the trust file names no witness
+
 	Counts     countsAnswer    `json:"counts"`
 	LastProven *lastAnswer     `json:"last_proven"` // null: nothing
 	FirstBad   *findingAnswer  `json:"first_bad"`   // null: nothing
 	Findings   []findingAnswer `json:"findings"`
 	Omitted    int             `json:"findings_omitted"`
 	Next       string          `json:"next"` // the next thing to do, "" if nothing
+}
+
+// witnessedAnswer is how far a quorum of witnesses vouches for a log.
+type witnessedAnswer struct {
+	Quorum  int      `json:"quorum"`
+	Of      int      `json:"of"`
+	By      []string `json:"by"`      // witnesses that vouch for any of it
+	Entries uint64   `json:"entries"` // from the first on; 0: the quorum is missed
+	Time    *string  `json:"time"`    // the earliest of the quorum's cosignatures
+	Asked   bool     `json:"asked"`   // the witnesses themselves, with --witness
+
+	time time.Time
 }
 
 type countsAnswer struct {
@@ -251,8 +274,8 @@ func answerLog(store string, opts *seal.VerifyOptions, l *seal.LogReport) *logAn
 		switch found := l.Axis(axis); {
 		case found == seal.Tampering:
 			state = isTampering
-		case axis == seal.Witnessed && found == seal.Note:
-			state = isNone // no witness is asked yet
+		case axis == seal.Witnessed && l.Witnessed == nil:
+			state = isNone // the trust file names none
 		case found == seal.Incomplete && l.Trusted:
 			state = isIncomplete
 		case found == seal.Incomplete || unproven:
@@ -282,6 +305,13 @@ func answerLog(store string, opts *seal.VerifyOptions, l *seal.LogReport) *logAn
 		a.FirstBad, a.Next = &a.Findings[0], a.Findings[0].Next
 	}
 	a.LastProven = lastProven(l)
+	if w := l.Witnessed; w != nil {
+		a.Witnessed = &witnessedAnswer{Quorum: w.Quorum, Of: w.Of, By: append([]string{}, w.By...), Entries: w.Size, Asked: w.Asked, time: w.Time}
+		if w.Size > 0 {
+			t := moment(w.Time)
+			a.Witnessed.Time = &t
+		}
+	}
 	return a
 }
 

@@ -53,6 +53,8 @@ export function parseTrust(text) {
         const chain = decodeB64(f[2])
         if (!validOrigin(f[1]) || chain.length !== 32 || trust.chains.has(f[1])) throw new Bad('bad chain line')
         trust.chains.set(f[1], chain)
+      } else if (f[0] === 'witness' && (f.length === 2 || f.length === 3) || f[0] === 'quorum' && f.length === 2) {
+        // This verifier does not judge cosignatures.
       } else {
         throw new Bad(`unknown line ${JSON.stringify(line)}`)
       }

@@ -23,15 +23,18 @@ func Tracer(settings component.TelemetrySettings) trace.Tracer {
 // TelemetryBuilder provides an interface for components to report telemetry
 // as defined in metadata and user config.
 type TelemetryBuilder struct {
-	meter                   metric.Meter
-	mu                      sync.Mutex
-	registrations           []metric.Registration
-	SealedLogCommitDuration metric.Float64Histogram
-	SealedLogCommits        metric.Int64Counter
-	SealedLogEntries        metric.Int64Counter
-	SealedLogFaults         metric.Int64Counter
-	SealedLogRecords        metric.Int64Counter
-	SealedLogStoredBytes    metric.Int64Counter
+	meter                         metric.Meter
+	mu                            sync.Mutex
+	registrations                 []metric.Registration
+	SealedLogCommitDuration       metric.Float64Histogram
+	SealedLogCommits              metric.Int64Counter
+	SealedLogEntries              metric.Int64Counter
+	SealedLogFaults               metric.Int64Counter
+	SealedLogRecords              metric.Int64Counter
+	SealedLogStoredBytes          metric.Int64Counter
+	SealedLogWitnessFailures      metric.Int64Counter
+	SealedLogWitnessedCheckpoints metric.Int64Counter
+	SealedLogWitnessesMissing     metric.Int64Gauge
 }
 
 // TelemetryBuilderOption applies changes to default builder.
@@ -98,6 +101,24 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_sealed_log_stored_bytes",
 		metric.WithDescription("Bytes written to segments. [Alpha]"),
 		metric.WithUnit("By"),
+	)
+	errs = errors.Join(errs, err)
+	builder.SealedLogWitnessFailures, err = builder.meter.Int64Counter(
+		"otelcol_sealed_log_witness_failures",
+		metric.WithDescription("Submissions of a checkpoint that a witness did not cosign. [Alpha]"),
+		metric.WithUnit("{submission}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.SealedLogWitnessedCheckpoints, err = builder.meter.Int64Counter(
+		"otelcol_sealed_log_witnessed_checkpoints",
+		metric.WithDescription("Published checkpoints that a quorum of witnesses cosigned. [Alpha]"),
+		metric.WithUnit("{checkpoint}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.SealedLogWitnessesMissing, err = builder.meter.Int64Gauge(
+		"otelcol_sealed_log_witnesses_missing",
+		metric.WithDescription("Witnesses that the newest published checkpoint lacks to the quorum; 0 is good. [Alpha]"),
+		metric.WithUnit("{witness}"),
 	)
 	errs = errors.Join(errs, err)
 	return &builder, errs

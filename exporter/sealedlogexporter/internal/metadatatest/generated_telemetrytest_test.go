@@ -25,6 +25,9 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.SealedLogFaults.Add(context.Background(), 1)
 	tb.SealedLogRecords.Add(context.Background(), 1)
 	tb.SealedLogStoredBytes.Add(context.Background(), 1)
+	tb.SealedLogWitnessFailures.Add(context.Background(), 1)
+	tb.SealedLogWitnessedCheckpoints.Add(context.Background(), 1)
+	tb.SealedLogWitnessesMissing.Record(context.Background(), 1)
 	AssertEqualSealedLogCommitDuration(t, testTel,
 		[]metricdata.HistogramDataPoint[float64]{{}}, metricdatatest.IgnoreValue(),
 		metricdatatest.IgnoreTimestamp())
@@ -41,6 +44,15 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualSealedLogStoredBytes(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualSealedLogWitnessFailures(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualSealedLogWitnessedCheckpoints(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualSealedLogWitnessesMissing(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 
