@@ -155,6 +155,7 @@ func pack(b []byte, e *evidence.Evidence) []byte {
 		for _, s := range actFields(e.Act) {
 			b = appendString(b, clip(*s, maxString))
 		}
+		b = binary.AppendVarint(b, e.Act.NotAfter)
 	}
 	return b
 }
@@ -354,6 +355,7 @@ func unpack(packed string, e *evidence.Evidence) error {
 		for _, s := range actFields(e.Act) {
 			*s = u.str()
 		}
+		e.Act.NotAfter = u.varint()
 	}
 	if u.bad || u.s != "" {
 		return errPacked

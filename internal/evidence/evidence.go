@@ -152,6 +152,7 @@ type Act struct {
 	Action               string // in the source's own words, e.g. "patch authorizationpolicies"
 	Outcome              string // success, failure; "": unknown
 	TargetID, TargetType string
+	NotAfter             int64 // of an identity that was issued, unix seconds; 0: not stated
 	Change               Change
 }
 

@@ -110,7 +110,7 @@ var allowed = func() map[string]rule {
 		semconv.AuditAction, semconv.AuditOutcome, semconv.AuditTargetID, semconv.AuditTargetType,
 		semconv.ActorTokenIssuer, semconv.ActorTokenAud, semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound, semconv.ActorTokenProof,
 		semconv.ChangeGroup, semconv.ChangeResource, semconv.ChangeNamespace, semconv.ChangeName, semconv.ChangeVerb,
-		semconv.ChangeDiffSHA256, semconv.ChangeRevision, semconv.ChangeImpersonator,
+		semconv.IdentityNotAfter, semconv.ChangeDiffSHA256, semconv.ChangeRevision, semconv.ChangeImpersonator,
 		semconv.MTLSOutcome, semconv.MTLSFailureReason, semconv.MTLSPeerPresented,
 		semconv.MeshCluster, semconv.MeshDuration, semconv.MeshAmends,
 		semconv.MeshEvidenceState, semconv.MeshEvidenceStateReason, semconv.MeshFindingKind,

@@ -95,6 +95,10 @@ const (
 	ChangeRevision     = "mesh.change.revision" // of the policy that is in force from now on
 	ChangeImpersonator = "mesh.change.impersonator"
 
+	// IdentityNotAfter is until when an identity that was issued is valid, unix
+	// seconds: with its SPIFFE ID it is the tls.client.not_after of its use.
+	IdentityNotAfter = "mesh.identity.not_after"
+
 	// Keys of the maps in ActorDelegation.
 	DelegateIssuer  = "iss"
 	DelegateSubject = "sub"

@@ -103,6 +103,7 @@ func EncodeAct(a *evidence.Act, m pcommon.Map) {
 	for _, name := range actNames {
 		w.str(name, *actField(a, name))
 	}
+	w.num(semconv.IdentityNotAfter, a.NotAfter)
 }
 
 // act reads an attribute of an actor or an act, and passes over any other.
@@ -124,15 +125,14 @@ func (d *decoder) act(name string, v pcommon.Value) {
 				}
 			}
 		}
+	case semconv.IdentityNotAfter:
+		d.deed().NotAfter = integer(v)
 	default:
 		switch {
 		case slices.Contains(actorNames[:], name):
 			*actorField(d.actor(), name) = v.Str()
 		case slices.Contains(actNames[:], name):
-			if d.e.Act == nil {
-				d.e.Act = new(evidence.Act)
-			}
-			*actField(d.e.Act, name) = v.Str()
+			*actField(d.deed(), name) = v.Str()
 		}
 	}
 }
@@ -142,6 +142,13 @@ func (d *decoder) actor() *evidence.Actor {
 		d.e.Actor = new(evidence.Actor)
 	}
 	return d.e.Actor
+}
+
+func (d *decoder) deed() *evidence.Act {
+	if d.e.Act == nil {
+		d.e.Act = new(evidence.Act)
+	}
+	return d.e.Act
 }
 
 func delegate(m pcommon.Map) (out evidence.Delegate) {
