@@ -110,7 +110,11 @@ func removeTemporary(fsys FS, dir string) error {
 	if direct(fsys) {
 		return nil // there is none
 	}
-	names, err := fsys.ReadDir(dir)
+	read := fsys.ReadDir
+	if o, ok := fsys.(ObjectFS); ok {
+		read = o.Tail // what is here
+	}
+	names, err := read(dir)
 	if err != nil {
 		return err
 	}

@@ -121,6 +121,11 @@ func (t tile) path() string {
 	return s
 }
 
+// TilePath is the name of a full tile below a log's directory.
+func TilePath(level int, index uint64) string {
+	return tile{level, index, make([]Hash, tileWidth)}.path()
+}
+
 func (t tile) bytes() []byte {
 	b := make([]byte, 0, len(t.hashes)*sha256.Size)
 	for i := range t.hashes {

@@ -484,7 +484,7 @@ func (w *Writer) run() {
 		if w.log == nil {
 			return
 		}
-		w.closedTo.Store(w.log.closed())
+		w.closedTo.Store(w.log.closed()) // after a recovery, or a new epoch
 		if w.cfg.SegmentMaxAge > 0 && w.log.segment != nil {
 			aged.Reset(w.cfg.SegmentMaxAge - w.cfg.Now().Sub(w.log.started))
 		}
@@ -556,6 +556,8 @@ func (w *Writer) commit(group []*pending, other *Header) {
 	if c.Err != nil {
 		err = &FaultError{c.Err}
 		w.setRefuse(err)
+	} else {
+		w.closedTo.Store(w.log.closed())
 	}
 	if err == nil && w.cfg.AckWitnessed && len(group) > 0 {
 		w.awaitWitnesses(w.log.tree.size, group)
@@ -711,6 +713,7 @@ func (w *Writer) finish() error {
 			err = w.publisher.now(w.log)
 		}
 		w.log.abandon()
+		w.closedTo.Store(w.log.closed())
 	}
 	w.publisher.stop()
 	w.giveUp(math.MaxUint64, errors.New("the log was closed"))

@@ -13,8 +13,13 @@ import (
 
 // Config is the exporter's configuration.
 type Config struct {
-	// Directory is the store; each origin has a directory in it. Required.
+	// Directory is the store; each origin has a directory in it. With S3 it is
+	// the local journal in front of the bucket. Required, but for s3 in mode
+	// direct.
 	Directory string `mapstructure:"directory"`
+
+	// S3 keeps the store in a bucket. Default: none.
+	S3 *S3Config `mapstructure:"s3"`
 
 	// Origin names this writer's log and never changes. Default:
 	// local/<host name>. Every writer needs its own.
@@ -31,6 +36,10 @@ type Config struct {
 	// SegmentMaxBytes ends a segment file at the commit that passes it.
 	// Default: 64 MiB. A restart after a crash copies the last segment.
 	SegmentMaxBytes int64 `mapstructure:"segment_max_bytes"`
+
+	// SegmentMaxAge ends a segment file so long after it was begun. Default:
+	// 0, never; with s3 10s, which is how far the bucket lags.
+	SegmentMaxAge time.Duration `mapstructure:"segment_max_age"`
 
 	// EpochMaxAge ends an epoch and begins the next, under the next chain
 	// key and in a new segment. Retention prunes whole epochs. Default: 24h;
@@ -125,8 +134,25 @@ func createDefaultConfig() *Config {
 func (c *Config) Validate() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if c.Directory == "" {
+	if c.Directory == "" && !c.direct() {
 		fault("`directory` is required: where the sealed log is kept")
+	}
+	if c.direct() {
+		if c.Directory != "" {
+			fault("`directory` has no use with `s3::mode: direct`: leave it out, or take mode journaled")
+		}
+		if c.Keys.Directory == "" && (c.Keys.LogKey == "" || c.Keys.ChainKey == "" && c.Keys.Chain != chainFresh) {
+			fault("`keys::directory` is required with `s3::mode: direct`: there is no `directory` beside which keys could be looked for")
+		}
+	}
+	if c.S3 != nil {
+		c.S3.validate(fault)
+		if l := c.S3.ObjectLock; l.Mode != "" && c.Retention.MaxAge > 0 && c.Retention.MaxAge < l.Retain {
+			fault("`retention::max_age` (%v) is shorter than `s3::object_lock::retain` (%v): nothing can be pruned before its lock ends", c.Retention.MaxAge, l.Retain)
+		}
+	}
+	if c.SegmentMaxAge != 0 && c.SegmentMaxAge < time.Second {
+		fault("`segment_max_age` must be at least 1s, or 0 for never, got %v", c.SegmentMaxAge)
 	}
 	if c.Origin != "" {
 		if err := seal.ValidOrigin(c.Origin); err != nil {

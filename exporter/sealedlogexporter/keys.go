@@ -84,8 +84,14 @@ func absent(err error, setting, command string) error {
 
 func (c *Config) createKeys(dir, origin string, logger *zap.Logger) error {
 	if _, err := os.Stat(filepath.Join(dir, seal.LogKeyFile)); errors.Is(err, fs.ErrNotExist) {
-		if _, err := seal.OpenLog(c.Directory, origin); err == nil {
-			return fmt.Errorf("there is a log of %s in %s but no keys in %s: restore its keys, or give a new `origin`", origin, c.Directory, dir)
+		store, end, err := c.store()
+		if err != nil {
+			return err
+		}
+		_, err = store.OpenLog(origin)
+		end()
+		if err == nil {
+			return fmt.Errorf("there is a log of %s in %s but no keys in %s: restore its keys, or give a new `origin`", origin, store, dir)
 		}
 	}
 	created, err := seal.CreateTrialKeys(dir, origin)

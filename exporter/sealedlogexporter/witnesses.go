@@ -144,7 +144,9 @@ func (w *writer) witnessed(host component.Host, r seal.Witnessing) {
 // report tells the worst of what is known as component status.
 func (w *writer) report(host component.Host) {
 	event := componentstatus.NewEvent(componentstatus.StatusOK)
-	if err := errors.Join(w.status.fault, w.status.unwitnessed); err != nil {
+	if err := w.status.forked; err != nil {
+		event = componentstatus.NewPermanentErrorEvent(err)
+	} else if err := errors.Join(w.status.fault, w.status.unsent, w.status.unwitnessed); err != nil {
 		event = componentstatus.NewRecoverableErrorEvent(err)
 	}
 	componentstatus.ReportStatus(host, event)

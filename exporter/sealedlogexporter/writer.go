@@ -9,9 +9,11 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
 	"github.com/meshaudit/meshaudit/exporter/sealedlogexporter/internal/metadata"
+	"github.com/meshaudit/meshaudit/internal/objectstore"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -26,9 +28,14 @@ type writer struct {
 	log       *seal.Writer
 	telemetry *metadata.TelemetryBuilder
 
+	bucket  *objectstore.Bucket  // nil: the store is a directory
+	journal *objectstore.Journal // nil: nothing is in front of the bucket
+
 	status struct { // told from several goroutines
 		mu          sync.Mutex
+		forked      error // for good
 		fault       error // of the store
+		unsent      error // to the bucket
 		unwitnessed error
 	}
 }
@@ -69,6 +76,7 @@ func (f *face) shutdown(ctx context.Context) error {
 		return nil
 	}
 	err := f.log.Close(ctx)
+	err = errors.Join(err, f.closeStore(ctx))
 	f.telemetry.Shutdown()
 	return err
 }
@@ -93,7 +101,7 @@ func (w *writer) open(ctx context.Context, host component.Host) error {
 	if w.telemetry, err = metadata.NewTelemetryBuilder(w.set); err != nil {
 		return err
 	}
-	w.log, err = seal.Open(seal.Config{
+	cfg := seal.Config{
 		Root:            w.cfg.Directory,
 		Origin:          origin,
 		LogKey:          k.log,
@@ -106,6 +114,7 @@ func (w *writer) open(ctx context.Context, host component.Host) error {
 		EpochMaxAge:     w.cfg.EpochMaxAge,
 		Retention:       seal.Retention{MaxAge: w.cfg.Retention.MaxAge, MaxBytes: w.cfg.Retention.MaxBytes},
 		SegmentMaxBytes: w.cfg.SegmentMaxBytes,
+		SegmentMaxAge:   w.cfg.SegmentMaxAge,
 		MaxPendingBytes: w.cfg.MaxPendingBytes,
 		Quarantine:      w.cfg.OnDamagedTail == damageQuarantine,
 		Witnesses:       policy,
@@ -114,11 +123,25 @@ func (w *writer) open(ctx context.Context, host component.Host) error {
 		AckWitnessed:    w.cfg.Witnesses.Ack == ackWitnessed,
 		Witnessed:       func(r seal.Witnessing) { w.witnessed(host, r) },
 		Observe:         w.observe,
-		Fault:           func(err error) { w.fault(host, err) },
-	})
-	if err != nil {
+		Fault:           w.faults(host, &w.status.fault, "Sealed log cannot be written; senders are told to try again until it can"),
+	}
+	if err := w.openStore(&cfg, host); err != nil {
 		w.telemetry.Shutdown()
 		return err
+	}
+	if w.log, err = seal.Open(cfg); err != nil {
+		err = errors.Join(err, w.closeStore(context.Background()))
+		w.telemetry.Shutdown()
+		return err
+	}
+	if w.journal != nil {
+		w.journal.Start(w.log.Closed, w.log.Stop)
+		if err := w.telemetry.RegisterSealedLogJournalBytesCallback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(w.journal.Pending())
+			return nil
+		}); err != nil {
+			return err
+		}
 	}
 	w.set.Logger.Info("Sealed log is open", zap.String("origin", origin), zap.String("directory", w.cfg.Directory))
 	return nil
@@ -147,19 +170,39 @@ func (w *writer) observe(c seal.Commit) {
 	w.telemetry.SealedLogEntries.Add(ctx, int64(c.Entries))
 	w.telemetry.SealedLogRecords.Add(ctx, int64(c.Records))
 	w.telemetry.SealedLogStoredBytes.Add(ctx, c.StoredBytes)
+	if w.journal != nil {
+		w.journal.Written(c.StoredBytes)
+	}
 }
 
-func (w *writer) fault(host component.Host, err error) {
-	w.status.mu.Lock()
-	defer w.status.mu.Unlock()
-	w.status.fault = err
-	if err == nil {
-		w.set.Logger.Info("Sealed log has recovered")
-	} else {
-		w.telemetry.SealedLogFaults.Add(context.Background(), 1)
-		w.set.Logger.Error("Sealed log cannot be written; senders are told to try again until it can", zap.Error(err))
+// faults is a callback for one part of the writer. It is told of every error that
+// the part goes on from by itself, and nil when it works again; part is where the
+// error that holds is kept.
+func (w *writer) faults(host component.Host, part *error, message string) func(error) {
+	return func(err error) {
+		w.status.mu.Lock()
+		defer w.status.mu.Unlock()
+		var locked *seal.LockedError
+		switch {
+		case errors.As(err, &locked):
+			w.set.Logger.Warn("The retention would prune what a lock still keeps", zap.Error(err))
+			return
+		case isFork(err):
+			w.status.forked = err
+			w.telemetry.SealedLogFaults.Add(context.Background(), 1)
+			w.set.Logger.Error("Another writer is at this sealed log: this one has stopped for good, and refuses everything", zap.Error(err))
+		case err != nil:
+			*part = err
+			w.telemetry.SealedLogFaults.Add(context.Background(), 1)
+			w.set.Logger.Error(message, zap.Error(err))
+		case *part == nil:
+			return
+		default:
+			*part = nil
+			w.set.Logger.Info("Sealed log has recovered")
+		}
+		w.report(host)
 	}
-	w.report(host)
 }
 
 // append seals one marshaled request. Failures of disk, lock and fsync are
@@ -167,6 +210,11 @@ func (w *writer) fault(host component.Host, err error) {
 func (w *writer) append(ctx context.Context, sig seal.Signal, msg []byte, err error) error {
 	if err != nil {
 		return consumererror.NewPermanent(err)
+	}
+	if w.journal != nil {
+		if err := w.journal.Full(); err != nil {
+			return err
+		}
 	}
 	err = w.log.Append(ctx, sig, msg)
 	var fault *seal.FaultError

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.uber.org/zap"
 
+	"github.com/meshaudit/meshaudit/internal/objectstore"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -60,7 +61,16 @@ type replayFunc func(ctx context.Context, dir, origin string, window time.Durati
 	fn func(sig seal.Signal, sealedAt time.Time, message []byte) error) error
 
 func replayStore(ctx context.Context, dir, origin string, window time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
-	return seal.Dir(dir).Replay(ctx, origin, window, fn)
+	store := seal.Dir(dir) // also if it is a journal: what is recent is in it
+	if objectstore.IsName(dir) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		var err error
+		if store, err = objectstore.Open(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return store.Replay(ctx, origin, window, fn)
 }
 
 func (*logsFace) Capabilities() consumer.Capabilities {

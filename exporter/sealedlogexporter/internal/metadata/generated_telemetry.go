@@ -3,10 +3,12 @@
 package metadata
 
 import (
+	"context"
 	"errors"
 	"sync"
 
 	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/embedded"
 	"go.opentelemetry.io/otel/trace"
 
 	"go.opentelemetry.io/collector/component"
@@ -30,8 +32,11 @@ type TelemetryBuilder struct {
 	SealedLogCommits              metric.Int64Counter
 	SealedLogEntries              metric.Int64Counter
 	SealedLogFaults               metric.Int64Counter
+	SealedLogJournalBytes         metric.Int64ObservableGauge
 	SealedLogRecords              metric.Int64Counter
 	SealedLogStoredBytes          metric.Int64Counter
+	SealedLogUploadedBytes        metric.Int64Counter
+	SealedLogUploads              metric.Int64Counter
 	SealedLogWitnessFailures      metric.Int64Counter
 	SealedLogWitnessedCheckpoints metric.Int64Counter
 	SealedLogWitnessesMissing     metric.Int64Gauge
@@ -46,6 +51,31 @@ type telemetryBuilderOptionFunc func(mb *TelemetryBuilder)
 
 func (tbof telemetryBuilderOptionFunc) apply(mb *TelemetryBuilder) {
 	tbof(mb)
+}
+
+// RegisterSealedLogJournalBytesCallback sets callback for observable SealedLogJournalBytes metric.
+func (builder *TelemetryBuilder) RegisterSealedLogJournalBytesCallback(cb metric.Int64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerInt64{inst: builder.SealedLogJournalBytes, obs: o})
+		return nil
+	}, builder.SealedLogJournalBytes)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
+type observerInt64 struct {
+	embedded.Int64Observer
+	inst metric.Int64Observable
+	obs  metric.Observer
+}
+
+func (oi *observerInt64) Observe(value int64, opts ...metric.ObserveOption) {
+	oi.obs.ObserveInt64(oi.inst, value, opts...)
 }
 
 // Shutdown unregister all registered callbacks for async instruments.
@@ -91,6 +121,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		metric.WithUnit("{fault}"),
 	)
 	errs = errors.Join(errs, err)
+	builder.SealedLogJournalBytes, err = builder.meter.Int64ObservableGauge(
+		"otelcol_sealed_log_journal_bytes",
+		metric.WithDescription("Bytes in the local journal that are not yet in the bucket. [Alpha]"),
+		metric.WithUnit("By"),
+	)
+	errs = errors.Join(errs, err)
 	builder.SealedLogRecords, err = builder.meter.Int64Counter(
 		"otelcol_sealed_log_records",
 		metric.WithDescription("Log records, spans and metrics sealed. [Alpha]"),
@@ -101,6 +137,18 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_sealed_log_stored_bytes",
 		metric.WithDescription("Bytes written to segments. [Alpha]"),
 		metric.WithUnit("By"),
+	)
+	errs = errors.Join(errs, err)
+	builder.SealedLogUploadedBytes, err = builder.meter.Int64Counter(
+		"otelcol_sealed_log_uploaded_bytes",
+		metric.WithDescription("Bytes of segments that arrived in the bucket. [Alpha]"),
+		metric.WithUnit("By"),
+	)
+	errs = errors.Join(errs, err)
+	builder.SealedLogUploads, err = builder.meter.Int64Counter(
+		"otelcol_sealed_log_uploads",
+		metric.WithDescription("Segments that arrived in the bucket. [Alpha]"),
+		metric.WithUnit("{segment}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.SealedLogWitnessFailures, err = builder.meter.Int64Counter(

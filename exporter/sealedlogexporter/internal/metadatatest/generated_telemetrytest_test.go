@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 
@@ -19,12 +20,18 @@ func TestSetupTelemetry(t *testing.T) {
 	tb, err := metadata.NewTelemetryBuilder(testTel.NewTelemetrySettings())
 	require.NoError(t, err)
 	defer tb.Shutdown()
+	require.NoError(t, tb.RegisterSealedLogJournalBytesCallback(func(_ context.Context, observer metric.Int64Observer) error {
+		observer.Observe(1)
+		return nil
+	}))
 	tb.SealedLogCommitDuration.Record(context.Background(), 1)
 	tb.SealedLogCommits.Add(context.Background(), 1)
 	tb.SealedLogEntries.Add(context.Background(), 1)
 	tb.SealedLogFaults.Add(context.Background(), 1)
 	tb.SealedLogRecords.Add(context.Background(), 1)
 	tb.SealedLogStoredBytes.Add(context.Background(), 1)
+	tb.SealedLogUploadedBytes.Add(context.Background(), 1)
+	tb.SealedLogUploads.Add(context.Background(), 1)
 	tb.SealedLogWitnessFailures.Add(context.Background(), 1)
 	tb.SealedLogWitnessedCheckpoints.Add(context.Background(), 1)
 	tb.SealedLogWitnessesMissing.Record(context.Background(), 1)
@@ -40,10 +47,19 @@ func TestSetupTelemetry(t *testing.T) {
 	AssertEqualSealedLogFaults(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
+	AssertEqualSealedLogJournalBytes(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
 	AssertEqualSealedLogRecords(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualSealedLogStoredBytes(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualSealedLogUploadedBytes(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualSealedLogUploads(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualSealedLogWitnessFailures(t, testTel,
