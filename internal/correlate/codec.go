@@ -32,7 +32,7 @@ func stringFields(e *evidence.Evidence) [48]*string {
 	return [48]*string{
 		&e.StreamID, &e.RequestID, &e.DecisionID, &e.Position,
 		&e.Method, &e.Path, &e.Route, &e.Host,
-		&e.RPCSystem, &e.RPCService, &e.RPCMethod, &e.Protocol,
+		&e.RPCSystem, &e.RPCService, &e.RPCMethod, &e.Topic, &e.MessagingSystem, &e.Protocol,
 		&e.GRPCStatus, &e.StatusDetail, &e.ResponseFlags, &e.User, &e.Cluster,
 		&e.Reporter.CertSHA256, &e.Reporter.Address, &e.Reporter.Node,
 		&e.TLS.Version, &e.TLS.Cipher, &e.TLS.ClientSHA256, &e.TLS.FailureReason,

@@ -84,3 +84,25 @@ func TestEventOfACall(t *testing.T) {
 	require.Len(t, rs, 1)
 	require.Equal(t, semconv.EventAuthn, rs[0].EventName)
 }
+
+// A message that two workloads process is two actions of one publisher.
+func TestMessage(t *testing.T) {
+	topic := func(e *evidence.Evidence) {
+		e.Method, e.Path, e.Topic, e.MessagingSystem = "", "", "orders.created", "kafka"
+	}
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{
+		appSpan("published", evidence.SpanProducer, trace(1, 1, 0), topic),
+		appSpan("billing", evidence.SpanConsumer, trace(1, 2, 1), topic, at(time.Minute)),
+		appSpan("mail", evidence.SpanConsumer, trace(1, 3, 1), topic, at(2*time.Minute)),
+	})
+	c.Advance(t0.Add(time.Minute))
+	rs := drain(t, c)
+	require.Len(t, rs, 2)
+	for _, r := range rs {
+		require.Equal(t, Complete, r.State)
+		require.Equal(t, TierSpan, r.Join.Method)
+		require.Equal(t, "orders.created", r.Topic)
+		require.Len(t, r.Attestations, 2)
+	}
+}

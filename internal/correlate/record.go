@@ -106,6 +106,7 @@ type Record struct {
 
 	Method, Path, Route, Host        string
 	RPCSystem, RPCService, RPCMethod string
+	Topic, MessagingSystem           string
 	Protocol, GRPCStatus             string
 	Status, ResendCount              int
 	Outcome                          Outcome
@@ -159,6 +160,8 @@ func merge(r *Record, all []statement, kept *action) {
 		keep(&r.RPCSystem, e.RPCSystem)
 		keep(&r.RPCService, e.RPCService)
 		keep(&r.RPCMethod, e.RPCMethod)
+		keep(&r.Topic, e.Topic)
+		keep(&r.MessagingSystem, e.MessagingSystem)
 		keep(&r.Protocol, e.Protocol)
 		keep(&r.Status, e.Status)
 		keep(&r.GRPCStatus, e.GRPCStatus)

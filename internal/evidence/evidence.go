@@ -233,6 +233,7 @@ type Evidence struct {
 
 	Method, Path, Route, Host        string // Path without query string
 	RPCSystem, RPCService, RPCMethod string
+	Topic, MessagingSystem           string // a message's destination, and kafka, rabbitmq …
 	Protocol                         string // HTTP/1.1, HTTP/2 …
 	Status                           int    // HTTP status, 0: none
 	GRPCStatus                       string // decimal, "": none

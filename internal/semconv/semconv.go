@@ -47,6 +47,8 @@ const (
 	RPCService              = "rpc.service"
 	RPCMethod               = "rpc.method"
 	RPCGRPCStatusCode       = "rpc.grpc.status_code"
+	MessagingSystem         = "messaging.system"
+	MessagingDestination    = "messaging.destination.name"
 	ServerAddress           = "server.address"
 	ServerPort              = "server.port"
 	ClientAddress           = "client.address"

@@ -82,6 +82,8 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	w.str(semconv.RPCSystem, r.RPCSystem)
 	w.str(semconv.RPCService, r.RPCService)
 	w.str(semconv.RPCMethod, r.RPCMethod)
+	w.str(semconv.MessagingSystem, r.MessagingSystem)
+	w.str(semconv.MessagingDestination, r.Topic)
 	w.num(semconv.HTTPResponseStatusCode, int64(r.Status))
 	if n, err := strconv.ParseInt(r.GRPCStatus, 10, 64); err == nil {
 		w.PutInt(semconv.RPCGRPCStatusCode, n)
@@ -153,6 +155,8 @@ func writeActor(w writer, r *correlate.Record) {
 		w.PutStr(semconv.AuditAction, joined(r.Method, first(r.Route, r.Path)))
 	case r.RPCMethod != "":
 		w.PutStr(semconv.AuditAction, joined(r.RPCService, r.RPCMethod))
+	case r.Topic != "":
+		w.PutStr(semconv.AuditAction, joined("publish", r.Topic))
 	}
 	if target := first(r.Destination.ID.String(), qualified(r.Destination.Workload), r.Host, r.Destination.Address); target != "" {
 		w.PutStr(semconv.AuditTargetID, target)

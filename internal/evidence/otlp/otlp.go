@@ -118,6 +118,8 @@ func Encode(e *evidence.Evidence, lr plog.LogRecord) {
 	w.str(semconv.RPCSystem, e.RPCSystem)
 	w.str(semconv.RPCService, e.RPCService)
 	w.str(semconv.RPCMethod, e.RPCMethod)
+	w.str(semconv.MessagingSystem, e.MessagingSystem)
+	w.str(semconv.MessagingDestination, e.Topic)
 	encodeProtocol(w, e.Protocol)
 	w.num(semconv.HTTPResponseStatusCode, int64(e.Status))
 	encodeGRPCStatus(w, e.GRPCStatus)
@@ -388,6 +390,10 @@ func (d *decoder) attribute(name string, v pcommon.Value) {
 		e.RPCService = v.Str()
 	case semconv.RPCMethod:
 		e.RPCMethod = v.Str()
+	case semconv.MessagingSystem:
+		e.MessagingSystem = v.Str()
+	case semconv.MessagingDestination:
+		e.Topic = v.Str()
 	case semconv.NetworkProtocolName:
 		d.protocolName = v.Str()
 	case semconv.NetworkProtocolVersion:

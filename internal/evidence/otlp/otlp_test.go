@@ -64,6 +64,7 @@ var (
 			PeerAddress: texts.Draw(t, "peer"), PeerPort: rapid.Uint16().Draw(t, "peer port"),
 			Method: texts.Draw(t, "method"), Path: texts.Draw(t, "path"), Route: texts.Draw(t, "route"), Host: texts.Draw(t, "host"),
 			RPCSystem: texts.Draw(t, "rpc"), RPCService: texts.Draw(t, "service"), RPCMethod: texts.Draw(t, "rpc method"),
+			Topic: texts.Draw(t, "topic"), MessagingSystem: texts.Draw(t, "messaging"),
 			Protocol: rapid.OneOf(texts, rapid.SampledFrom([]string{"HTTP/1.1", "HTTP/2", "HTTP/", "http", "tcp", "HTTP/http"})).Draw(t, "protocol"),
 			Status:   int(rapid.Int32().Draw(t, "status")), GRPCStatus: rapid.OneOf(texts, rapid.StringMatching(`0?[0-9]{1,3}`)).Draw(t, "grpc"),
 			StatusDetail: texts.Draw(t, "detail"), ResponseFlags: texts.Draw(t, "flags"),

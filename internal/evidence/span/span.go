@@ -3,8 +3,9 @@
 // of Envoy and Istio proxies by their own tags.
 //
 // An application says of itself what it likes: identities on a span are
-// claims. service.name is a workload's name, never an identity. Internal,
-// producer and consumer spans are evidence without a role: they report no call
+// claims. service.name is a workload's name, never an identity. A message is a
+// call from who publishes it to who processes it. Internal spans, and spans of
+// messaging that do neither, are evidence without a role: they report no call
 // of the kinds that become mesh.request records. Query strings, bodies and all
 // attributes that are not named in README.md are dropped unread.
 package span
@@ -101,6 +102,7 @@ type reader struct {
 	replicaSet                    string
 	errorType                     string
 	requestHost                   string
+	operation                     string // of messaging
 }
 
 func (r *reader) resource(m pcommon.Map) {
@@ -192,6 +194,14 @@ func (r *reader) attribute(name string, v pcommon.Value) {
 		e.RPCService = text(v)
 	case "rpc.method":
 		e.RPCMethod = text(v)
+	case "messaging.system":
+		e.MessagingSystem = text(v)
+	case "messaging.destination.name":
+		e.Topic = evidence.PathOnly(v.Str())
+	case "messaging.destination.template":
+		e.Route = text(v)
+	case "messaging.operation.type", "messaging.operation":
+		r.operation = text(v)
 
 	// What came of it.
 	case "http.response.status_code", "http.status_code":
@@ -302,6 +312,7 @@ func (r *reader) finish() {
 	e.GRPCStatus = grpcStatus(r.rpcStatus)
 	set(&e.StatusDetail, r.errorType, false)
 	r.rpc()
+	r.messaging()
 	r.protocol()
 	r.workload()
 	r.parties()
@@ -343,6 +354,26 @@ func (r *reader) rpc() {
 		// What a proxy sees of the same call.
 		e.Path = "/" + e.RPCService + "/" + e.RPCMethod
 		set(&e.Method, "POST", false)
+	}
+}
+
+// messaging tells who publishes and who processes; who polls a broker or
+// settles a message makes no call of ours.
+func (r *reader) messaging() {
+	if r.e.MessagingSystem == "" || r.e.Topic == "" {
+		return
+	}
+	switch r.e.SpanKind {
+	case evidence.SpanProducer:
+		r.e.Role = evidence.RoleCaller
+	case evidence.SpanConsumer:
+		if r.operation != "receive" && r.operation != "settle" {
+			r.e.Role = evidence.RoleCallee
+		}
+	case evidence.SpanClient:
+		if r.operation == "receive" || r.operation == "settle" {
+			r.e.Role = evidence.RoleNone
+		}
 	}
 }
 

@@ -162,6 +162,28 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// TestMessaging: who publishes calls who processes.
+func TestMessaging(t *testing.T) {
+	for _, tt := range []struct {
+		kind      ptrace.SpanKind
+		operation string
+		want      evidence.Role
+	}{
+		{ptrace.SpanKindProducer, "send", evidence.RoleCaller},
+		{ptrace.SpanKindClient, "send", evidence.RoleCaller},
+		{ptrace.SpanKindConsumer, "process", evidence.RoleCallee},
+		{ptrace.SpanKindConsumer, "receive", evidence.RoleNone},
+		{ptrace.SpanKindClient, "receive", evidence.RoleNone},
+		{ptrace.SpanKindClient, "settle", evidence.RoleNone},
+	} {
+		e := read(t, tt.kind, nil, map[string]any{"messaging.system": "kafka", "messaging.destination.name": "orders.created",
+			"messaging.operation.type": tt.operation, "messaging.message.body": "SECRET"})
+		if e.Role != tt.want || e.Topic != "orders.created" || e.MessagingSystem != "kafka" {
+			t.Errorf("%v %s: role %v, topic %q of %q", tt.kind, tt.operation, e.Role, e.Topic, e.MessagingSystem)
+		}
+	}
+}
+
 func TestIdentitiesAreClaims(t *testing.T) {
 	e := read(t, ptrace.SpanKindServer,
 		map[string]any{"service.name": "spiffe://example.org/not-an-identity", "spiffe.id": "spiffe://example.org/orders"},
