@@ -12,7 +12,9 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/hubble"
+	"github.com/meshaudit/meshaudit/internal/evidence/k8saudit"
 	"github.com/meshaudit/meshaudit/internal/evidence/linkerd"
+	"github.com/meshaudit/meshaudit/internal/evidence/spire"
 	"github.com/meshaudit/meshaudit/internal/evidence/ztunnel"
 	"github.com/meshaudit/meshaudit/internal/query"
 )
@@ -72,6 +74,8 @@ var decoders = func() map[string]decoder {
 	line(evidence.SourceZtunnel, ztunnel.Decode)
 	line(evidence.SourceLinkerd, linkerd.Decode)
 	line(evidence.SourceHubble, hubble.Decode)
+	line(evidence.SourceK8sAudit, k8saudit.New(k8saudit.Options{}).Line)
+	line(evidence.SourceSPIRE, spire.Line)
 	m[decoderOpaque] = decoder{evidence.SourceOpaque, func(*SourceConfig) (decodeFunc, error) { return nil, nil }}
 	return m
 }()
@@ -85,6 +89,9 @@ var builtinPaths = []struct {
 	{"/var/log/pods/*_ztunnel-*/istio-proxy/*.log*", evidence.SourceZtunnel},
 	{"/var/log/pods/*/linkerd-proxy/*.log*", evidence.SourceLinkerd},
 	{"/var/run/cilium/hubble/*.log*", evidence.SourceHubble},
+	{"/var/log/kubernetes/audit*.log*", evidence.SourceK8sAudit},
+	{"/var/log/kubernetes/audit/*.log*", evidence.SourceK8sAudit},
+	{"/var/log/spire/*.log*", evidence.SourceSPIRE},
 }
 
 // ofBody gives a decoder the body: a text as it is, what a receiver has parsed

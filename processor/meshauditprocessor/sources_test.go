@@ -137,6 +137,34 @@ var lineToRecord = []lineCase{
 		name: "Hubble's response", decoder: "hubble", corpus: "hubble/testdata/flows_http.jsonl", number: 4, event: semconv.EventRequest,
 		want: map[string]string{semconv.HTTPRequestMethod: "GET", semconv.HTTPResponseStatusCode: "503"},
 	},
+	{
+		name: "SPIRE's issued identity", decoder: "spire_audit", corpus: "spire/testdata/server-1.13.jsonl", number: 12, event: semconv.EventIdentityIssue,
+		want: map[string]string{
+			semconv.AuditTargetID: "spiffe://example.org/ns/shop/sa/orders", semconv.IdentityNotAfter: "1795395021", semconv.AuditOutcome: "success",
+			semconv.SourceSPIFFEID:      "spiffe://example.org/spire/agent/join_token/6b7c0a5f-8fe5-4c38-92d6-f3b5fd892816",
+			semconv.SourceIdentityProof: "mtls_san",
+		},
+	},
+	{
+		name: "SPIRE's new entry", decoder: "spire_audit", corpus: "spire/testdata/server-1.13.jsonl", number: 4, event: semconv.EventConfigChange,
+		want: map[string]string{
+			semconv.AuditTargetID: "spiffe://example.org/ns/shop/sa/frontend", semconv.ChangeResource: "entry", semconv.ChangeVerb: "create",
+			semconv.UserID: "unix:uid:0", semconv.AuditAction: "entry.v1.Entry/BatchCreateEntry",
+		},
+	},
+	{
+		name: "SPIRE's join token", decoder: "spire_audit", corpus: "spire/testdata/server-1.13.jsonl", number: 3, event: semconv.EventOperatorAction,
+		want: map[string]string{semconv.AuditAction: "agent.v1.Agent/CreateJoinToken", semconv.UserID: "unix:uid:0"},
+	},
+	{
+		name: "an agent that SPIRE refused", decoder: "spire_audit", event: semconv.EventAuthn,
+		line: `time="2026-11-24T10:00:00Z" level=info msg="API accessed" type=audit service=agent.v1.Agent method=AttestAgent status=error status_code=PermissionDenied status_message="failed to attest: agent is banned" caller_addr="10.0.0.1:4711" agent_id="spiffe://example.org/spire/agent/x"`,
+		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzEngine: "spire", semconv.AuditOutcome: "failure", semconv.ClientAddress: "10.0.0.1"},
+	},
+	{
+		name: "an exec by Kubernetes' audit file", decoder: "k8s_audit", corpus: "k8saudit/testdata/exec_pod.json", number: 1, event: semconv.EventOperatorAction,
+		want: map[string]string{semconv.UserID: "minikube-user", semconv.AuditTargetType: "pods/exec"},
+	},
 }
 
 func TestIdentityOfLines(t *testing.T) {

@@ -51,6 +51,19 @@ func Kept(key string) bool {
 	return false
 }
 
+// Line is Decode as an evidence.Decoder, for the lines of the log backend's file.
+func (d *Decoder) Line(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evidence.Evidence, error) {
+	e, err := d.Decode(line)
+	switch {
+	case errors.Is(err, ErrNoEvent):
+		return dst, fmt.Errorf("%w: %w", evidence.ErrNotEvidence, err)
+	case err != nil:
+		return dst, fmt.Errorf("%w: %w", evidence.ErrMalformed, err)
+	}
+	e.Cluster = from.Cluster
+	return append(dst, e), nil
+}
+
 // Decode reads one event. It refuses what is no valid JSON, not an audit event
 // (ErrNoEvent), and an event that states one of its members twice.
 func (d *Decoder) Decode(event []byte) (evidence.Evidence, error) {

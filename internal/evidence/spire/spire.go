@@ -47,6 +47,23 @@ var (
 	ErrBroken  = errors.New("broken line")
 )
 
+// Line is Decode as an evidence.Decoder. The workload is the server's or the
+// agent's own pod, the reporter.
+func Line(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evidence.Evidence, error) {
+	e, err := Decode(line)
+	switch {
+	case errors.Is(err, ErrNoAudit):
+		return dst, fmt.Errorf("%w: %w", evidence.ErrNotEvidence, err)
+	case err != nil:
+		return dst, fmt.Errorf("%w: %w", evidence.ErrMalformed, err)
+	}
+	if e.Start == 0 {
+		e.Start = from.Time
+	}
+	e.Cluster, e.Reporter.Node = from.Cluster, from.Workload.PodName
+	return append(dst, e), nil
+}
+
 // Decode reads one line. It refuses what is neither JSON nor logrus text, and
 // lines that are no audit line (ErrNoAudit), which are most of an agent's log.
 func Decode(line []byte) (evidence.Evidence, error) {
