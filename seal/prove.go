@@ -32,6 +32,7 @@ type Proof struct {
 	Number     uint64 // of the record, over the log's life
 	Header     *Header
 	Checkpoint Checkpoint
+	Cosigned   []Cosignature // on the checkpoint, by witnesses of the trust file
 }
 
 // Request is the proven record alone, as an OTLP export request.
@@ -250,6 +251,9 @@ func CheckProof(b []byte, trust *Trust) (*Proof, error) {
 	}
 	if _, err := openCheckpoint(note, key.verifier); err != nil {
 		return nil, fmt.Errorf("the checkpoint is not signed by the trusted key of %s", c.Origin)
+	}
+	if proof.Cosigned, err = trust.witnesses().cosignatures(note); err != nil {
+		return nil, fmt.Errorf("the checkpoint: %w", err)
 	}
 	header, err := proof.fromExtra(extra)
 	if err != nil {

@@ -663,3 +663,38 @@ func FuzzCosignatures(f *testing.F) {
 		_, _ = ParseWitnessKey(vkey)
 	})
 }
+
+// Where nothing is replaced, every checkpoint that a quorum cosigned is an
+// object of its own, the proofs come from memory, and an outage leaves out what
+// was not cosigned.
+func TestCosignedObjects(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		k, ws := newTestKeys(t), threeWitnesses(t)
+		m := memObjects{newMemFS()}
+		cfg := k.memConfig(m.memFS)
+		cfg.FS = m
+		cfg, trust := k.witnessed(t, cfg, 2, ws...)
+		w := openWriter(t, cfg)
+		for i := range 6 {
+			mode := ""
+			if i == 2 || i == 3 {
+				mode = "down"
+			}
+			ws[0].set(mode)
+			ws[1].set(mode)
+			if err := w.Append(context.Background(), SignalLogs, testRequest(300, fmt.Sprint("r", i))); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(1100 * time.Millisecond)
+		}
+		closeWriter(t, w)
+		names, err := m.ReadDir(logDir + "/" + checkpointFile)
+		if err != nil || len(names) < 3 || len(names) > 6 {
+			t.Fatalf("cosigned checkpoints %v: %v", names, err)
+		}
+		r := verifyWitnessed(t, m, VerifyOptions{Trust: trust, Auditor: &k.auditor, WitnessClient: cfg.WitnessClient})
+		if r.ExitCode() != ExitProven || r.Logs[0].Witnessed.Size != r.Logs[0].Entries {
+			t.Fatalf("%+v %v", r.Logs[0].Witnessed, r.Logs[0].Findings)
+		}
+	})
+}

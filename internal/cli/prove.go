@@ -148,8 +148,12 @@ Exit codes: 0 proven, 1 not what was sealed, 2 no key for this log is trusted,
 		if form.value == "text" {
 			fmt.Fprintf(s.out, "Proven: this record was sealed by %s as record %d, in entry %d, at %s.\n",
 				proof.Header.Origin, proof.Number, proof.Header.Entry, moment(unixNano(proof.Header.Sealed)))
-			fmt.Fprintf(s.out, "The trusted log key signed for it in a checkpoint of %d entries. Its time of sealing is the writer's word.\n\n",
+			fmt.Fprintf(s.out, "The trusted log key signed for it in a checkpoint of %d entries. Its time of sealing is the writer's word.\n",
 				proof.Checkpoint.Size)
+			for _, c := range proof.Cosigned {
+				fmt.Fprintf(s.out, "Witness %s cosigned that checkpoint at %s.\n", c.Witness.Name(), moment(c.Time))
+			}
+			fmt.Fprintln(s.out)
 		}
 		return writeJSON(s.out, recordJSON(r), form.value == "text")
 	}
