@@ -51,8 +51,13 @@ func (s *logState) commit(group []*pending, other *Header, now uint64) (int64, e
 	return int64(len(s.buf)), s.write(first)
 }
 
-func (s *logState) appendEntry(h *Header, sections ...[]byte) {
+// place says where in the log a header is.
+func (s *logState) place(h *Header) {
 	h.Origin, h.Entry, h.Epoch, h.FirstRecord, h.Prev, h.Sealed = s.cfg.Origin, s.entry, s.epoch, s.record, s.prev, s.sealed
+}
+
+func (s *logState) appendEntry(h *Header, sections ...[]byte) {
+	s.place(h)
 	start := len(s.buf)
 	s.buf = h.appendUntagged(s.buf)
 	s.buf = appendHashLine(s.buf, "tag", s.keys.tag(s.buf[start:]))
@@ -76,9 +81,7 @@ func (s *logState) write(first uint64) error {
 	if err != nil {
 		return fmt.Errorf("sign a checkpoint: %w", err)
 	}
-	h := Header{Kind: KindCheckpoint, Origin: s.cfg.Origin, Prev: s.prev, Sections: []Section{{
-		SectionNote, EncodingRaw, uint64(len(s.checkpoint)), uint64(len(s.checkpoint)), sha256.Sum256(s.checkpoint),
-	}}}
+	h := Header{Kind: KindCheckpoint, Origin: s.cfg.Origin, Prev: s.prev, Sections: []Section{rawSection(SectionNote, s.checkpoint)}}
 	start := len(s.buf)
 	s.buf = h.appendUntagged(s.buf)
 	s.buf = appendSum(s.buf, start)

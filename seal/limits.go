@@ -21,6 +21,10 @@ const (
 	// maxTextBytes bounds the free text of erase and prune.
 	maxTextBytes = 1024
 
+	// maxSVIDBytes and maxSVIDCerts bound a certificate chain.
+	maxSVIDBytes = 64 << 10
+	maxSVIDCerts = 10
+
 	// maxZstdWindow bounds what a decompressor must keep.
 	maxZstdWindow = 8 << 20
 

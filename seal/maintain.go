@@ -33,7 +33,7 @@ func (r Retention) policy() string {
 // It reports whether it sealed anything.
 func (w *Writer) maintain() bool {
 	before := w.log.entry
-	if age := w.cfg.EpochMaxAge; age > 0 && w.cfg.Now().Sub(w.log.began) >= age {
+	if age := w.cfg.EpochMaxAge; age > 0 && w.cfg.Now().Sub(w.log.began) >= age && w.hasIdentity() {
 		if err := w.rotateEpoch(); err != nil {
 			w.setRefuse(&FaultError{err})
 			w.recover(err)
@@ -44,6 +44,22 @@ func (w *Writer) maintain() bool {
 		w.fault(fmt.Errorf("prune: %w", err))
 	}
 	return w.log == nil || w.log.entry != before
+}
+
+// hasIdentity reports whether an epoch can be opened: an epoch that is too old
+// is better than none.
+func (w *Writer) hasIdentity() bool {
+	if w.cfg.Identity == nil {
+		return true
+	}
+	_, _, err := w.cfg.svid(w.cfg.Now())
+	if err != nil {
+		w.fault(fmt.Errorf("no new epoch until there is a valid SVID; this one goes on: %w", err))
+	} else if w.nameless {
+		w.fault(nil)
+	}
+	w.nameless = err != nil
+	return err == nil
 }
 
 // rotateEpoch closes the epoch and opens the next one, in a new segment.

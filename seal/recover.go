@@ -91,8 +91,24 @@ func (w *Writer) openEpoch(at *logState, key ChainKey, log LogKey, after After, 
 		}
 		open.Escrows = append(open.Escrows, e)
 	}
-	s.appendEntry(&Header{Kind: KindOpen, Open: open})
-	if len(s.buf) > maxHeaderBytes {
+	h := &Header{Kind: KindOpen, Open: open}
+	var sections [][]byte
+	if cfg.Identity != nil {
+		chain, svidKey, err := cfg.svid(now)
+		if err != nil {
+			return nil, err
+		}
+		s.place(h)
+		if sections, err = h.vouch(chain, svidKey); err != nil {
+			return nil, err
+		}
+	}
+	s.appendEntry(h, sections...)
+	header := len(s.buf)
+	for _, b := range sections {
+		header -= len(b)
+	}
+	if header > maxHeaderBytes {
 		return nil, fmt.Errorf("an open with %d auditors does not fit a header", len(cfg.Auditors))
 	}
 	if err := s.write(s.entry - 1); err != nil {

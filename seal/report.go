@@ -68,9 +68,10 @@ type LogReport struct {
 	Checkpoints uint64
 	Bytes       int64
 
-	Trusted    bool // a key for this log was given
-	Pinned     bool // its first chain key was pinned
-	TagsProven bool // the auditor's key was given, and every tag checked with it
+	Trusted    bool     // a key for this log was given
+	Pinned     bool     // its first chain key was pinned
+	Identities []string // SPIFFE IDs that vouched for its log keys, where the trust file goes by them
+	TagsProven bool     // the auditor's key was given, and every tag checked with it
 
 	FreshChains uint64       // epochs whose chain does not follow from the one before
 	Witnessed   *WitnessedTo // nil: the trust file names no witness

@@ -82,6 +82,10 @@ type signers struct {
 	note  []byte // the last checkpoint
 	heir  heir
 
+	vouched    *TrustedKey // by the SVID of the last open
+	byIdentity bool        // the trust file has no key of this log, but identities
+	unvouched  bool        // and some epoch has none of them
+
 	published     *TrustedKey // in force at the published checkpoint
 	publishedNote []byte
 }
@@ -96,6 +100,9 @@ type heir struct {
 // key is the key that must have signed a checkpoint of this size, behind the
 // entries walked so far; nil if none is trusted.
 func (v *verification) key(size uint64) *TrustedKey {
+	if v.signers.byIdentity {
+		return v.signers.vouched
+	}
 	k := v.opts.Trust.key(v.report.Origin, size)
 	if h := &v.signers.heir; k != nil && h.key != nil && h.of == k.VerifierKey {
 		return h.key
@@ -119,6 +126,7 @@ func (v *verification) signer(f *frame) {
 			v.inherit(f, before)
 		}
 	}
+	v.identity(f)
 	if k := v.key(f.Entry + 1); k != nil {
 		v.report.Trusted = true
 		if o.Signer != k.VerifierKey {

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -16,6 +17,7 @@ import (
 //	log VKEY [until SIZE]     a writer's key; the log's name is in it
 //	chain ORIGIN BASE64       the pinned commitment to its first chain key
 //	chain ORIGIN fresh        its writer begins a new chain at every start
+//	spiffe ID BUNDLE [ORIGIN] writers with such an SVID; see TrustedIdentity
 //	witness VKEY [URL]        whose cosignatures count, and where to ask it
 //	quorum N                  how many witnesses are enough; without it, all
 //
@@ -25,6 +27,8 @@ type Trust struct {
 	Chains    map[string]Hash
 	Fresh     map[string]bool // origins
 	Witnesses *WitnessPolicy  // never nil; may be empty
+
+	Identities []TrustedIdentity
 }
 
 // TrustedKey is a writer's verifier key; it signs checkpoints of at most Until
@@ -41,8 +45,11 @@ const noBound = math.MaxUint64
 // Origin is the log that the key signs for.
 func (k TrustedKey) Origin() string { return k.verifier.Name() }
 
-// ParseTrust parses a trust file.
-func ParseTrust(b []byte) (*Trust, error) {
+// ParseTrust parses a trust file. Files that it names are relative to the
+// working directory.
+func ParseTrust(b []byte) (*Trust, error) { return parseTrust(b, ".") }
+
+func parseTrust(b []byte, dir string) (*Trust, error) {
 	t := &Trust{Chains: map[string]Hash{}, Fresh: map[string]bool{}}
 	var witnesses []Witness
 	quorum := 0
@@ -65,6 +72,10 @@ func ParseTrust(b []byte) (*Trust, error) {
 			if err == nil {
 				err = t.add(k)
 			}
+		case f[0] == "spiffe" && (len(f) == 3 || len(f) == 4):
+			var i TrustedIdentity
+			i, err = parseIdentity(f[1:], dir)
+			t.Identities = append(t.Identities, i)
 		case f[0] == "chain" && len(f) == 3:
 			if err = ValidOrigin(f[1]); err == nil && f[2] == "fresh" {
 				t.Fresh[f[1]] = true
@@ -88,7 +99,7 @@ func ParseTrust(b []byte) (*Trust, error) {
 			}
 			quorum = int(min(q, 1000))
 		default:
-			err = fmt.Errorf("expected \"log VKEY [until SIZE]\", \"chain ORIGIN BASE64\", \"witness VKEY [URL]\" or \"quorum N\", found %q", clip(strings.TrimSpace(l)))
+			err = fmt.Errorf("expected \"log VKEY [until SIZE]\", \"chain ORIGIN BASE64\", \"spiffe ID-PATTERN BUNDLE-FILE [ORIGIN-PATTERN]\", \"witness VKEY [URL]\" or \"quorum N\", found %q", clip(strings.TrimSpace(l)))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("trust file, line %d: %w", n, err)
@@ -118,7 +129,7 @@ func ReadTrust(path string) (*Trust, error) {
 	if err != nil {
 		return nil, err
 	}
-	t, err := ParseTrust(b)
+	t, err := parseTrust(b, filepath.Dir(path))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -150,12 +161,19 @@ func (t *Trust) knows(origin string) bool {
 	return t != nil && slices.ContainsFunc(t.Keys, func(k TrustedKey) bool { return k.Origin() == origin })
 }
 
-// Origins are the logs that the trust file expects to find.
+// Origins are the logs that the trust file expects to find: those that it
+// names.
 func (t *Trust) Origins() []string {
 	var os []string
 	seen := map[string]bool{}
 	for _, k := range t.Keys {
 		if o := k.Origin(); !seen[o] {
+			seen[o] = true
+			os = append(os, o)
+		}
+	}
+	for _, i := range t.Identities {
+		if o := i.Origin; !strings.Contains(o, "*") && !seen[o] {
 			seen[o] = true
 			os = append(os, o)
 		}

@@ -470,6 +470,9 @@ func (v *verification) openEntry(f *frame) {
 // freshChain says that the chain begins at this open. A writer that keeps no
 // chain key does that at every start; of any other it is news.
 func (v *verification) freshChain(f *frame) {
+	if v.signers.vouched != nil {
+		return // the SVID's key signed its commitment
+	}
 	v.report.FreshChains++
 	expected := v.opts.Trust != nil && v.opts.Trust.Fresh[v.report.Origin]
 	if f.Epoch == 0 { // it would have been pinned
@@ -642,7 +645,9 @@ func (v *verification) conclude() error {
 	if v.halted {
 		return nil
 	}
-	if !v.opts.Trust.knows(r.Origin) {
+	if v.signers.byIdentity {
+		r.Trusted = r.Trusted && !v.signers.unvouched
+	} else if !v.opts.Trust.knows(r.Origin) {
 		v.found(Incomplete, Integrity, "give the trust file of this writer with --trust", "nobody vouches for this log: no trusted key for %s was given", r.Origin)
 	} else if !r.Pinned && !v.unpinnable && v.pruned == 0 {
 		v.found(Incomplete, Completeness, "add the line that `meshaudit keygen writer` printed: chain "+r.Origin+" …", "the first chain key is not pinned in the trust file")

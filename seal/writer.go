@@ -29,6 +29,10 @@ type Config struct {
 	// key can then replace whole epochs, which otherwise the chain shows.
 	FreshChain bool
 
+	// Identity, if set, vouches for the log key in every open. Without a
+	// valid SVID no epoch begins.
+	Identity Identity
+
 	// PreviousLogKey, if set, is the key that LogKey replaces: a log that it
 	// signed is handed over at start, and Rotated told of it. After that it
 	// is not needed any more.
@@ -132,6 +136,7 @@ type Writer struct {
 
 	// Owned by the committer.
 	log       *logState
+	nameless  bool // an epoch waits for an SVID
 	publisher publisher
 	pruned    time.Time // when the retention was last applied
 	committed time.Time // when the last group of requests was begun

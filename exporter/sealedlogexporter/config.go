@@ -28,6 +28,9 @@ type Config struct {
 	// Keys says where the keys are.
 	Keys KeysConfig `mapstructure:"keys"`
 
+	// SPIFFE says from where the writer has its identity, if it has one.
+	SPIFFE SPIFFEConfig `mapstructure:"spiffe"`
+
 	// Heartbeat is the longest silence: after it an empty entry is sealed,
 	// so that missing ones can be told from none. Whole seconds. Default:
 	// 60s. Costs about 1 kB each.
@@ -188,6 +191,9 @@ func (c *Config) Validate() error {
 		fault("`keys::chain` must be %q or %q, got %q", chainKept, chainFresh, k.Chain)
 	} else if k.Chain == chainFresh && (k.ChainKey != "" || k.ChainState != "") {
 		fault("`keys::chain: fresh` keeps no chain key: give neither `keys::chain_key` nor `keys::chain_state`")
+	}
+	if err := c.SPIFFE.validate(); err != nil {
+		fault("`spiffe::workload_api`: %w", err)
 	}
 	for i, a := range c.Keys.Auditors {
 		if strings.HasPrefix(a, "meshaudit-auditor ") {

@@ -52,6 +52,7 @@ func TestConfig(t *testing.T) {
 	require.NoError(t, cfg.Validate())
 	assert.Equal(t, &Config{
 		Directory: "/var/lib/meshaudit/store", Origin: "example.org/meshaudit/edge-0", Heartbeat: 30 * time.Second,
+		SPIFFE:      SPIFFEConfig{WorkloadAPI: "unix:///run/spire/agent.sock"},
 		EpochMaxAge: 12 * time.Hour, Retention: RetentionConfig{MaxAge: 400 * 24 * time.Hour, MaxBytes: 1 << 40},
 		SegmentMaxBytes: 16 << 20, MaxPendingBytes: 32 << 20, OnDamagedTail: "quarantine",
 		Witnesses: WitnessesConfig{Quorum: 1, Ack: "witnessed", Timeout: 2 * time.Second, List: []WitnessConfig{{
@@ -65,7 +66,7 @@ func TestConfig(t *testing.T) {
 	}, cfg)
 
 	err = load("sealed_log/wrong").Validate()
-	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be", "`witnesses::ack`", "`witnesses::timeout`", "`witnesses::list[0]`", "`witnesses::list[0]::endpoint`"} {
+	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be", "`spiffe::workload_api`", "`witnesses::ack`", "`witnesses::timeout`", "`witnesses::list[0]`", "`witnesses::list[0]::endpoint`"} {
 		assert.ErrorContains(t, err, setting, "every fault is reported at once")
 	}
 }

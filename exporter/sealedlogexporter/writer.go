@@ -26,6 +26,7 @@ type writer struct {
 	mu        sync.Mutex
 	users     int
 	log       *seal.Writer
+	identity  *identity // nil: no SPIFFE identity
 	telemetry *metadata.TelemetryBuilder
 
 	bucket  *objectstore.Bucket  // nil: the store is a directory
@@ -76,7 +77,7 @@ func (f *face) shutdown(ctx context.Context) error {
 		return nil
 	}
 	err := f.log.Close(ctx)
-	err = errors.Join(err, f.closeStore(ctx))
+	err = errors.Join(err, f.closeStore(ctx), f.identity.close())
 	f.telemetry.Shutdown()
 	return err
 }
@@ -101,11 +102,20 @@ func (w *writer) open(ctx context.Context, host component.Host) error {
 	if w.telemetry, err = metadata.NewTelemetryBuilder(w.set); err != nil {
 		return err
 	}
+	var svid seal.Identity // nil, not a nil *identity
+	if w.cfg.SPIFFE.WorkloadAPI != "" {
+		if w.identity, err = w.cfg.SPIFFE.connect(ctx); err != nil {
+			w.telemetry.Shutdown()
+			return err
+		}
+		svid = w.identity
+	}
 	cfg := seal.Config{
 		Root:            w.cfg.Directory,
 		Origin:          origin,
 		LogKey:          k.log,
 		PreviousLogKey:  k.previous,
+		Identity:        svid,
 		Rotated:         w.rotated,
 		Chain:           k.chain,
 		FreshChain:      w.cfg.Keys.Chain == chainFresh,
@@ -127,10 +137,10 @@ func (w *writer) open(ctx context.Context, host component.Host) error {
 	}
 	if err := w.openStore(&cfg, host); err != nil {
 		w.telemetry.Shutdown()
-		return err
+		return errors.Join(err, w.identity.close())
 	}
 	if w.log, err = seal.Open(cfg); err != nil {
-		err = errors.Join(err, w.closeStore(context.Background()))
+		err = errors.Join(err, w.closeStore(context.Background()), w.identity.close())
 		w.telemetry.Shutdown()
 		return err
 	}

@@ -175,6 +175,8 @@ func axisText(l *logAnswer, axis seal.Axis, state string) string {
 func (s *streams) withoutSecret(l *logAnswer) string {
 	text := s.paint(answerStyles[l.WithoutSecret], l.WithoutSecret)
 	switch {
+	case l.WithoutSecret == isProven && len(l.SPIFFEIDs) > 0:
+		return text + ": hashes, order and " + counted(l.Counts.Checkpoints, "signature") + " of log keys that the SVIDs of " + printable(strings.Join(l.SPIFFEIDs, ", ")) + " vouch for"
 	case l.WithoutSecret == isProven && l.Pinned:
 		return text + ": hashes, order and " + counted(l.Counts.Checkpoints, "signature") + " of the trusted log key, from the pinned beginning on"
 	case l.WithoutSecret == isProven:

@@ -175,11 +175,12 @@ type logAnswer struct {
 	Answer string            `json:"answer"`
 	Axes   map[string]string `json:"axes"`
 
-	Trusted       bool   `json:"trusted"`        // the trust file has a key for this log
-	Pinned        bool   `json:"pinned"`         // and the chain key that it began with
-	FreshChains   uint64 `json:"fresh_chains"`   // epochs whose HMAC chain begins anew
-	WithoutSecret string `json:"without_secret"` // proven or not, by signatures and hashes
-	WithAuditor   string `json:"with_auditor"`   // proven or not, by the HMAC of every entry; none: no key was given
+	Trusted       bool     `json:"trusted"`        // the trust file has a key for this log
+	Pinned        bool     `json:"pinned"`         // and the chain key that it began with
+	SPIFFEIDs     []string `json:"spiffe_ids"`     // whose SVIDs vouch for the log keys, where the trust file goes by them
+	FreshChains   uint64   `json:"fresh_chains"`   // epochs whose HMAC chain begins anew
+	WithoutSecret string   `json:"without_secret"` // proven or not, by signatures and hashes
+	WithAuditor   string   `json:"with_auditor"`   // proven or not, by the HMAC of every entry; none: no key was given
 
 	Witnessed *witnessedAnswer `json:"witnessed"` // null: the trust file names no witness
 
@@ -256,7 +257,7 @@ func answerLog(store string, opts *seal.VerifyOptions, l *seal.LogReport) *logAn
 	dir := inStore(store, seal.LogDir(".", l.Origin))
 	a := &logAnswer{
 		Origin: l.Origin, Answer: isProven, Axes: map[string]string{},
-		Trusted: l.Trusted, Pinned: l.Pinned, FreshChains: l.FreshChains, WithAuditor: isNone,
+		Trusted: l.Trusted, Pinned: l.Pinned, FreshChains: l.FreshChains, SPIFFEIDs: append([]string{}, l.Identities...), WithAuditor: isNone,
 		Counts:   countsAnswer{l.Entries, l.Records, l.Epochs, l.Segments, l.Checkpoints, l.Bytes},
 		Findings: []findingAnswer{}, Omitted: l.Omitted,
 	}

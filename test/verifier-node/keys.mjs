@@ -1,6 +1,8 @@
 // Keys: trust and auditor files, signed notes, HPKE escrows, the HMAC chain (docs/sealed-log.md, section 5).
 
-import { createDecipheriv, createHash, createHmac, createPrivateKey, createPublicKey, diffieHellman, verify } from 'node:crypto'
+import { X509Certificate, createDecipheriv, createHash, createHmac, createPrivateKey, createPublicKey, diffieHellman, verify } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { resolve } from 'node:path'
 import { Bad, decodeB64, parseU64, sha256, validOrigin } from './header.mjs'
 import { decapsulate as mlkemDecapsulate, keyGen as mlkemKeyGen } from './mlkem.mjs'
 
@@ -36,8 +38,8 @@ export function parseVerifierKey(s) {
   return { vkey: s, name: m[1], id, key: publicKey(ED25519, key.subarray(1)) }
 }
 
-export function parseTrust(text) {
-  const trust = { keys: [], chains: new Map(), fresh: new Set() }
+export function parseTrust(text, dir = '.') {
+  const trust = { keys: [], chains: new Map(), fresh: new Set(), identities: [] }
   for (const [i, line] of text.split('\n').entries()) {
     try {
       const f = line.trim().split(/\s+/)
@@ -46,6 +48,10 @@ export function parseTrust(text) {
         const key = parseVerifierKey(f[1])
         if (!validOrigin(key.name)) throw new Bad(`invalid origin ${key.name}`)
         trust.keys.push({ ...key, until: f.length === 4 ? parseU64(f[3]) : undefined })
+      } else if (f[0] === 'spiffe' && (f.length === 3 || f.length === 4)) {
+        const domain = /^spiffe:\/\/([^/]*)/.exec(f[1])?.[1]
+        if (!domain || domain.includes('*')) throw new Bad(`no pattern of one trust domain: ${f[1]}`)
+        trust.identities.push({ id: f[1], cas: parseBundle(readFileSync(resolve(dir, f[2]), 'utf8')), origin: f[3] ?? '*' })
       } else if (f[0] === 'chain' && f.length === 3 && f[2] === 'fresh') {
         if (!validOrigin(f[1])) throw new Bad('bad chain line')
         trust.fresh.add(f[1])
@@ -63,6 +69,60 @@ export function parseTrust(text) {
     }
   }
   return trust
+}
+
+// ---- SPIFFE: X.509-SVIDs
+
+const PEM = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g
+
+function parseBundle(text) {
+  const cas = text.trimStart().startsWith('{')
+    ? (JSON.parse(text).keys ?? []).filter(k => k.use === 'x509-svid').flatMap(k => k.x5c ?? []).map(b => new X509Certificate(Buffer.from(b, 'base64')))
+    : (text.match(PEM) ?? []).map(p => new X509Certificate(p))
+  if (cas.length === 0) throw new Bad('a trust bundle without certificates')
+  return cas
+}
+
+export const matches = (pattern, s) => new RegExp('^' + pattern.split('*').map(p => p.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('.*') + '$', 's').test(s)
+
+// usages reads the bits of a certificate's key usage, first bit highest; null without the extension.
+function usages(raw) {
+  const at = raw.indexOf(Buffer.from([6, 3, 0x55, 0x1d, 0x0f]))
+  const bits = at < 0 ? -1 : raw.indexOf(Buffer.from([3, 2]), at + 5)
+  return bits < 0 ? null : raw[bits + 3]
+}
+
+// openSVID reads an open's SVID, checks svid-sig over message, and returns { id, chain }.
+export function openSVID(svid, sig, message) {
+  const text = svid.toString('latin1')
+  if (svid.length > 65536 || text.replace(PEM, '').trim() !== '') throw new Bad('svid is no chain in PEM')
+  let chain
+  try {
+    chain = (text.match(PEM) ?? []).map(p => new X509Certificate(p))
+  } catch (e) {
+    throw new Bad(`svid: ${e.message}`)
+  }
+  if (chain.length < 1 || chain.length > 10) throw new Bad(`svid has ${chain.length} certificates`)
+  const leaf = chain[0]
+  const uris = (leaf.subjectAltName ?? '').split(', ').filter(n => n.startsWith('URI:'))
+  const id = uris.length === 1 ? uris[0].slice(4) : ''
+  if (!/^spiffe:\/\/[^/:@?#]+(\/[^?#]*)?$/.test(id)) throw new Bad(`the leaf is no SVID: ${leaf.subjectAltName}`)
+  const usage = usages(leaf.raw)
+  if (leaf.ca || usage === null || !(usage & 0x80) || usage & 0x06) throw new Bad('the key of the leaf is not for signatures alone')
+  const key = leaf.publicKey
+  const curve = key.asymmetricKeyDetails?.namedCurve
+  const hash = { rsa: 'sha256', ed25519: null, ec: { prime256v1: 'sha256', secp384r1: 'sha384', secp521r1: 'sha512' }[curve] }[key.asymmetricKeyType]
+  if (hash === undefined || !verify(hash, message, key, sig)) throw new Bad("svid-sig is not by the SVID's key")
+  return { id, chain }
+}
+
+// leadsTo reports whether a chain leads to one of the authorities at a time (unix ms).
+export function leadsTo(chain, cas, time) {
+  const valid = c => Date.parse(c.validFrom) <= time && time <= Date.parse(c.validTo)
+  const issued = (c, by) => (by.ca || by.raw.equals(c.raw)) && c.checkIssued(by) && c.verify(by.publicKey)
+  const climb = (c, left) => valid(c) && (cas.some(a => valid(a) && (a.raw.equals(c.raw) || issued(c, a))) ||
+    left.some((by, i) => issued(c, by) && climb(by, left.filter((_, j) => j !== i))))
+  return climb(chain[0], chain.slice(1))
 }
 
 // openNote parses a signed checkpoint and returns { size, root, signers }: the given keys that signed it.

@@ -9,10 +9,10 @@
 
 import { createHash } from 'node:crypto'
 import { closeSync, existsSync, fstatSync, lstatSync, openSync, opendirSync, readFileSync, readSync, readdirSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { Bad, MAX_HEADER, Short, parseHeader, sha256, validOrigin } from './header.mjs'
-import { commitment, firstEntryKey, nextEntryKey, nextEpoch, openEscrow, openNote, parseAuditorKey, parseTrust, parseVerifierKey, tagOf } from './keys.mjs'
+import { commitment, firstEntryKey, leadsTo, matches, nextEntryKey, nextEpoch, openEscrow, openNote, openSVID, parseAuditorKey, parseTrust, parseVerifierKey, tagOf } from './keys.mjs'
 import { Index, Tree, checkBatch, checkZstd, decompress, leafHash, nodeHash, recordLeaves, rootOf, signalOf } from './records.mjs'
 
 const NOTE = 0, INCOMPLETE = 1, TAMPERING = 2
@@ -69,6 +69,7 @@ class LogVerifier {
     this.worst = NOTE
     this.omitted = 0
     this.keys = (opts.trust?.keys ?? []).filter(k => k.name === origin)
+    this.identities = this.keys.length > 0 ? [] : (opts.trust?.identities ?? []).filter(i => matches(i.origin, origin))
     this.next = { entry: 0n, epoch: 0n, record: 0n }
     this.prev = ZERO
     this.last = null // the last entry's header
@@ -95,7 +96,8 @@ class LogVerifier {
   }
 
   run() {
-    if (this.keys.length === 0) this.find(INCOMPLETE, 'integrity', '', 0, 'no trusted key for this log')
+    if (this.identities.length > 0) this.unpinned = false
+    else if (this.keys.length === 0) this.find(INCOMPLETE, 'integrity', '', 0, 'no trusted key for this log')
     else if (!this.opts.trust.chains.has(this.origin)) this.unpinned = true
     this.published = this.readPublished()
     this.files()
@@ -167,6 +169,7 @@ class LogVerifier {
   // keyFor is the key in force for a checkpoint of that size: of those whose bound is not passed the one with the
   // least, or whom it handed the log over to.
   keyFor(size) {
+    if (this.identities.length > 0) return this.vouched
     const end = k => k.until ?? 1n << 64n
     const key = this.keys.filter(k => size <= end(k)).sort((a, b) => end(a) < end(b) ? -1 : end(a) > end(b) ? 1 : 0)[0]
     return key && this.heir?.of === key.vkey ? this.heir.key : key
@@ -347,7 +350,7 @@ class LogVerifier {
       this.hurt.push({ at, from: at + s.at, what: `section ${s.name} does not match its hash` })
     }
     if (h.kind === 'checkpoint') return this.checkpoint(h, sections[0], file, at, bad)
-    this.entry(h, at, file, bad)
+    this.entry(h, at, file, bad, sections)
     if (h.kind === 'batch') {
       if (planned && h.entry < planned.by) {
         if (sections.some(s => s.bytes)) this.find(INCOMPLETE, 'erasures', file, at, `erasure by entry ${planned.by} is ordered, not done`)
@@ -385,7 +388,7 @@ class LogVerifier {
     if (this.worst < TAMPERING) this.proven = this.kept
   }
 
-  entry(h, at, file, bad) {
+  entry(h, at, file, bad, sections) {
     this.stats.entries++
     this.stats.records += h.count
     this.group.entries++
@@ -397,7 +400,7 @@ class LogVerifier {
     }
     if (h.first !== this.next.record) bad('order', `record ${h.first}, want ${this.next.record}`)
     if (h.kind === 'open') {
-      this.open(h, at, file, bad)
+      this.open(h, at, file, bad, sections)
     } else {
       if (!this.last) bad('order', 'the log does not begin with an open')
       else if (this.last.kind === 'close') bad('order', `${h.kind} behind a close`)
@@ -420,7 +423,22 @@ class LogVerifier {
     this.leaf(leafHash(h.text))
   }
 
-  open(h, at, file, bad) {
+  // identity checks the SVID of an open, and whether it vouches for its signer.
+  identity(h, sections, file, at) {
+    this.vouched = null
+    let svid = null
+    if (sections.length === 2 && sections.every(s => s.bytes)) {
+      svid = openSVID(sections[0].bytes, sections[1].bytes, h.text.subarray(0, h.text.lastIndexOf('\nsection svid-sig raw ') + 1))
+    }
+    if (this.identities.length === 0) return
+    if (!svid) return this.find(INCOMPLETE, 'integrity', file, at, 'no SVID vouches for the signer')
+    const issuers = this.identities.filter(i => leadsTo(svid.chain, i.cas, Number(h.sealed / 1000000n)))
+    if (issuers.length === 0) return this.find(INCOMPLETE, 'integrity', file, at, `${svid.id} leads to no trust bundle at ${seconds(h.sealed)}`)
+    if (!issuers.some(i => matches(i.id, svid.id))) throw new Bad(`${svid.id} may not write this log`)
+    this.vouched = parseVerifierKey(h.signer)
+  }
+
+  open(h, at, file, bad, sections) {
     this.stats.epochs++
     if (h.epoch !== this.next.epoch) bad('order', `epoch ${h.epoch}, want ${this.next.epoch}`)
     if (!(this.resumed && !this.last)) {
@@ -433,6 +451,7 @@ class LogVerifier {
     try {
       if (parseVerifierKey(h.signer).name !== this.origin) throw new Bad('signer is the key of another log')
       this.rotated(h, file, at, bad)
+      this.identity(h, sections, file, at)
       const want = this.keyFor(h.entry + 1n)
       if (want && want.vkey !== h.signer) throw new Bad('signer is no trusted key')
     } catch (e) {
@@ -440,7 +459,6 @@ class LogVerifier {
       bad('integrity', e.message)
     }
     this.signer = h.signer
-    if (h.sections.length > 0) this.find(NOTE, 'integrity', file, at, 'SVID is not checked: no trust bundle is given')
     for (const t of h.torn) {
       const i = this.torn.findIndex(f => f.entry === h.entry && f.bytes === t.bytes && f.hash.equals(t.hash))
       if (i < 0) this.find(INCOMPLETE, 'completeness', file, at, `torn file of ${t.bytes} bytes is missing or differs`)
@@ -454,7 +472,7 @@ class LogVerifier {
     if (h.epoch === 0n && pinned && !h.chain.equals(pinned)) bad('integrity', 'chain is not the pinned one')
     const expected = this.opts.trust?.fresh.has(this.origin)
     if (h.fresh && h.epoch === 0n && expected) this.unpinned = false
-    if (h.fresh && h.epoch > 0n) this.find(expected ? NOTE : INCOMPLETE, 'completeness', file, at, 'the chain key was not kept: the HMAC proof begins here')
+    if (h.fresh && h.epoch > 0n && !this.vouched) this.find(expected ? NOTE : INCOMPLETE, 'completeness', file, at, 'the chain key was not kept: the HMAC proof begins here')
     const ratcheted = this.secret && !h.fresh ? nextEpoch(this.secret) : null
     this.secret = this.key = null
     const auditor = this.opts.auditor
@@ -604,7 +622,7 @@ class LogVerifier {
     const size = this.kept?.size ?? 0n
     const { note, size: published } = this.published
     const signer = published <= size && this.publishedKey || this.keyFor(published)
-    if (note && this.keys.length > 0) {
+    if (note && (signer || this.keys.length > 0)) {
       try {
         if (!signer || openNote(note, this.origin, [signer]).signers.length === 0) throw new Bad('published checkpoint is not signed by the trusted key')
       } catch (e) {
@@ -680,7 +698,7 @@ export function run(args, out) {
   while (args.length > 0) {
     const a = args.shift()
     if (['--trust', '--auditor', '--as-of', '--since'].includes(a) && args.length === 0) throw new Error(`${a} wants a value`)
-    if (a === '--trust') opts.trust = parseTrust(readSmall(args.shift()).toString())
+    if (a === '--trust') opts.trust = parseTrust(readSmall(args[0]).toString(), dirname(args.shift()))
     else if (a === '--auditor') opts.auditor = parseAuditorKey(readSmall(args.shift()).toString('latin1'))
     else if (a === '--since') since = readSmall(args.shift())
     else if (a === '--as-of') {

@@ -6,11 +6,22 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math/big"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -616,6 +627,98 @@ func TestFreshChain(t *testing.T) {
 		n.agree(t, lines, q, want)
 		q.auditor = ""
 		n.agree(t, lines+", without the auditor", q, want)
+	}
+}
+
+// identity is a writer's SVID.
+type identity struct {
+	chain []*x509.Certificate
+	key   crypto.Signer
+}
+
+func (i *identity) SVID() ([]*x509.Certificate, crypto.Signer, error) { return i.chain, i.key, nil }
+
+// certify makes a certificate that is valid for an hour from the tests' start on.
+func certify(t *testing.T, c *x509.Certificate, by *identity, key crypto.Signer) *identity {
+	t.Helper()
+	c.SerialNumber, c.NotBefore, c.NotAfter, c.BasicConstraintsValid = big.NewInt(1), start.Add(-time.Minute), start.Add(time.Hour), true
+	i := &identity{key: key}
+	if by == nil {
+		by = &identity{[]*x509.Certificate{c}, key}
+	} else {
+		i.chain = by.chain
+	}
+	cert := must2(x509.ParseCertificate(must(x509.CreateCertificate(rand.Reader, c, by.chain[0], key.Public(), by.key))))
+	i.chain = append([]*x509.Certificate{cert}, i.chain...)
+	return i
+}
+
+// TestVouchedLogs goes by SPIFFE ID and trust bundle.
+func TestVouchedLogs(t *testing.T) {
+	n := startNode(t)
+	authority := func(name string) (root, middle *identity) {
+		ca := func(name string) *x509.Certificate {
+			return &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, KeyUsage: x509.KeyUsageCertSign}
+		}
+		root = certify(t, ca(name), nil, must2(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)))
+		return root, certify(t, ca(name+" below"), root, must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader)))
+	}
+	root, middle := authority("root")
+	_, foreign := authority("foreign")
+	svid := func(by *identity, id string, key crypto.Signer) *identity {
+		return certify(t, &x509.Certificate{URIs: []*url.URL{must2(url.Parse(id))}, KeyUsage: x509.KeyUsageDigitalSignature}, by, key)
+	}
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const id = "spiffe://example.org/ns/mesh/sa/collector"
+	good := svid(middle, id, must2(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)))
+	line := "spiffe spiffe://example.org/ns/*/sa/collector bundle"
+	for _, tc := range []struct {
+		name string
+		ids  []*identity
+		line string
+		want int
+	}{
+		{"all key types", []*identity{good, svid(middle, id, edwards), svid(middle, id, must2(ecdsa.GenerateKey(elliptic.P384(), rand.Reader))),
+			svid(middle, id, must2(ecdsa.GenerateKey(elliptic.P521(), rand.Reader))), svid(root, id, must2(rsa.GenerateKey(rand.Reader, 2048)))}, line, seal.ExitProven},
+		{"of this log", []*identity{good}, line + " example.org/*/edge-0", seal.ExitProven},
+		{"of another log", []*identity{good}, line + " example.org/*/edge-1", seal.ExitIncomplete},
+		{"none", []*identity{nil}, line, seal.ExitIncomplete},
+		{"none later", []*identity{good, nil}, line, seal.ExitIncomplete},
+		{"of a foreign CA", []*identity{good, svid(foreign, id, good.key)}, line, seal.ExitIncomplete},
+		{"of another workload", []*identity{good, svid(middle, id+"-2", good.key)}, line, seal.ExitTampering},
+		{"with another's key", []*identity{{good.chain, middle.key}}, line, seal.ExitTampering},
+		{"with another's key, by its log key", []*identity{{good.chain, middle.key}}, "", seal.ExitTampering},
+		{"a CA's", []*identity{middle}, line, seal.ExitTampering},
+		{"two URIs", []*identity{certify(t, &x509.Certificate{URIs: []*url.URL{good.chain[0].URIs[0], must2(url.Parse(id + "-2"))}, KeyUsage: x509.KeyUsageDigitalSignature}, middle, good.key)}, line, seal.ExitTampering},
+		{"by its log key", []*identity{good}, "", seal.ExitProven},
+	} {
+		s := newSite(t, func(c *seal.Config) {
+			if tc.line != "" {
+				c.Chain, c.FreshChain = nil, true
+			}
+		})
+		for _, i := range tc.ids {
+			s.cfg.Identity = nil
+			if i != nil {
+				s.cfg.Identity = i
+			}
+			s.epoch(t, logsOf(3, 1))
+		}
+		q := s.question()
+		if tc.line != "" {
+			q.trust = s.path("lines")
+			if err := os.WriteFile(q.trust, []byte(tc.line), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			bundle := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.chain[0].Raw})
+			if err := os.WriteFile(s.path("bundle"), bundle, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		n.agree(t, tc.name, q, tc.want)
 	}
 }
 
