@@ -88,6 +88,14 @@ type Hop struct {
 	StreamID string
 }
 
+// PolicyChange is the last known change of the policy that decided: who made
+// that decision possible.
+type PolicyChange struct {
+	Record RecordID // the mesh.config.change
+	By     string   // user.id, "" if not known
+	Time   int64    // unix nanoseconds
+}
+
 // Record is one audit record. Zero fields are not stated.
 type Record struct {
 	EventName string
@@ -111,8 +119,9 @@ type Record struct {
 	Status, ResendCount              int
 	Outcome                          Outcome
 
-	TLS     evidence.TLS
-	Verdict *evidence.Verdict
+	TLS          evidence.TLS
+	Verdict      *evidence.Verdict
+	PolicyChange *PolicyChange // not of the correlator: who knows the changes sets it
 
 	Join struct {
 		Method                          Tier
@@ -124,6 +133,10 @@ type Record struct {
 	Hops         []Hop
 	State        State
 	Reason       string
+
+	// Examined is of whoever looks at each record once, though it may be handed
+	// over more than once.
+	Examined bool
 }
 
 // bytes estimates what a record costs while it waits for the consumer.

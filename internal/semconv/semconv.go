@@ -78,6 +78,17 @@ const (
 	MeshFindingKind         = "mesh.finding.kind"
 )
 
+// A finding.
+const (
+	FindingID       = "mesh.finding.id"       // of kind and subject: the same each time it is stated
+	FindingSubject  = "mesh.finding.subject"  // what it is about
+	FindingSeverity = "mesh.finding.severity" // info, low, medium, high, critical
+	FindingCount    = "mesh.finding.count"    // of records that showed it since FindingFirst
+	FindingFirst    = "mesh.finding.first"    // unix nanoseconds
+	FindingLast     = "mesh.finding.last"     // unix nanoseconds
+	FindingRecords  = "mesh.finding.records"  // ids of records that it rests on, the first few
+)
+
 // Who acts, beyond user.id, and what was changed.
 const (
 	ActorDelegation   = "mesh.actor.delegation" // maps iss, sub; outermost first
@@ -154,6 +165,11 @@ const (
 	AuthzPolicyNamespace = "mesh.authz.policy.namespace"
 	AuthzPolicyRevision  = "mesh.authz.policy.revision"
 	AuthzDecisionID      = "mesh.authz.decision.id"
+
+	// The last known change of the policy that decided.
+	AuthzChangeRecord = "mesh.authz.policy.change.record" // id of the mesh.config.change record
+	AuthzChangeBy     = "mesh.authz.policy.change.by"     // the operator
+	AuthzChangeTime   = "mesh.authz.policy.change.time"   // unix nanoseconds
 )
 
 // How the pieces were joined.

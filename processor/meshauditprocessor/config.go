@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/findings"
 	"github.com/meshaudit/meshaudit/internal/redact"
 )
 
@@ -52,6 +53,9 @@ type Config struct {
 	Sources []SourceConfig `mapstructure:"sources"`
 	// Redaction extends the allow-list.
 	Redaction RedactionConfig `mapstructure:"redaction"`
+	// Findings says what is looked for in the records and stated as
+	// mesh.finding.
+	Findings FindingsConfig `mapstructure:"findings"`
 	// Ledger compares what proxies say they logged with what came.
 	Ledger LedgerConfig `mapstructure:"ledger"`
 	// RecoverFrom is the sealed log to re-read at start. Default: none.
@@ -70,6 +74,36 @@ type RedactionConfig struct {
 	// KeepBody keeps the bodies of logs from sources that are not known.
 	// Default false: a body's SHA-256 takes its place.
 	KeepBody bool `mapstructure:"keep_body"`
+}
+
+// FindingsConfig is of the findings.
+type FindingsConfig struct {
+	// Kinds changes what holds for a kind of finding, by its name. Default:
+	// every kind is on, with the severity of docs/findings.md.
+	Kinds map[findings.Kind]FindingConfig `mapstructure:"kinds"`
+	// TrustDomains are those that are known; others are a finding. Default:
+	// none are asked for.
+	TrustDomains []string `mapstructure:"trust_domains"`
+	// MustDecide are patterns of paths, with * for any text, on which some
+	// policy must decide. Default: none.
+	MustDecide []string `mapstructure:"must_decide"`
+	// Repeat is how long a finding that goes on waits before it is stated again,
+	// with its count. Default 1h.
+	Repeat time.Duration `mapstructure:"repeat"`
+	// MaxCredentials bounds the certificates that are remembered to find shared
+	// ones, about 120 bytes each. Default 1000000.
+	MaxCredentials int `mapstructure:"max_credentials"`
+}
+
+// FindingConfig is of one kind of finding.
+type FindingConfig struct {
+	// Off: it is not looked for.
+	Off bool `mapstructure:"off"`
+	// Severity is info, low, medium, high or critical.
+	Severity findings.Severity `mapstructure:"severity"`
+	// Condition is an OTTL condition on the record, in the log context: only
+	// where it is true the kind is looked for. Default: everywhere.
+	Condition string `mapstructure:"condition"`
 }
 
 // LedgerConfig is of the completeness ledger, which reads the counters of
@@ -101,6 +135,7 @@ func createDefaultConfig() *Config {
 		MaxPendingBytes: 256 << 20,
 		Expect:          []string{expectCallee},
 		Ledger:          LedgerConfig{Lag: 5 * time.Second},
+		Findings:        FindingsConfig{Repeat: time.Hour, MaxCredentials: 1_000_000},
 		shared:          new(shared),
 	}
 }
@@ -130,6 +165,7 @@ func (c *Config) Validate() error {
 	if c.MaxPendingBytes < minPendingBytes {
 		fault("`max_pending_bytes` must be at least %d, got %d", minPendingBytes, c.MaxPendingBytes)
 	}
+	c.Findings.validate(fault)
 	if c.Ledger.Lag < 0 {
 		fault("`ledger::lag` must not be negative, got %v", c.Ledger.Lag)
 	}

@@ -10,6 +10,8 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
+
+	"github.com/meshaudit/meshaudit/internal/findings"
 )
 
 func load(t *testing.T, id string) *Config {
@@ -35,8 +37,15 @@ func TestConfig(t *testing.T) {
 		MaxPending: 1000, MaxPendingBytes: 64 << 20, Expect: []string{"callee", "caller", "verdict"}, Cluster: "edge-0",
 		Redaction:   RedactionConfig{Allow: []string{"tenant.id", "shop.*"}, KeepBody: true},
 		RecoverFrom: RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"},
-		Ledger:      LedgerConfig{Lag: 10 * time.Second, StatPrefix: "meshaudit"},
-		shared:      new(shared),
+		Findings: FindingsConfig{
+			Kinds: map[findings.Kind]FindingConfig{
+				findings.Plaintext:        {Severity: findings.Low, Condition: `attributes["mesh.source.workload.namespace"] != "kube-system"`},
+				findings.IdentityConflict: {Off: true},
+			},
+			TrustDomains: []string{"example.org"}, MustDecide: []string{"/admin/*"}, Repeat: 30 * time.Minute, MaxCredentials: 1000,
+		},
+		Ledger: LedgerConfig{Lag: 10 * time.Second, StatPrefix: "meshaudit"},
+		shared: new(shared),
 	}, all)
 	c := all.correlator()
 	assert.True(t, c.ExpectCallee && c.ExpectCaller && c.ExpectVerdict)
@@ -48,6 +57,9 @@ func TestConfigFaultsAreReportedAtOnce(t *testing.T) {
 		"`window` must be positive, got 0s", "`late_window` must not be negative, got -1s",
 		"`settle` must be between 0 and `window`, got 2s", "`clock_skew` must not be negative, got -1s",
 		"`max_pending` must be positive, got -1", "`max_pending_bytes` must be at least 1048576, got 1",
+		"`findings::kinds` knows [denied_but_served ", "got \"typo\"", "`findings::kinds::plaintext::severity` must be one of [info low medium high critical], got \"urgent\"",
+		"`findings::kinds::plaintext::condition`", "`findings::must_decide`: a pattern must not be empty", "`findings::repeat` must be positive, got 0s",
+		"`findings::max_credentials` must be positive, got -1",
 		"`ledger::lag` must not be negative, got -1s",
 		"`expect` knows callee, caller and verdict, got \"callees\"",
 		"`redaction::allow` must not allow everything, got \"*\"", "`redaction::allow` takes a * only at the end, got \"a*b\"",

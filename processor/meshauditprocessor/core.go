@@ -42,6 +42,7 @@ type core struct {
 	wake       chan struct{} // tells the recorder that evidence came
 	ledger     *ledger.Ledger
 	gaps       gapQueue
+	finder     *finder
 
 	// recording is true while the logs face runs: only then records have
 	// somewhere to go.
@@ -64,6 +65,10 @@ func newCore(set component.TelemetrySettings, cfg *Config) (*core, error) {
 		cfg: cfg, redactor: cfg.redactor(), recognised: recognised, correlator: correlate.New(cfg.correlator()),
 		telemetry: t, logger: set.Logger, wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
 		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }},
+	}
+	if c.finder, err = newFinder(c, set); err != nil {
+		t.Shutdown()
+		return nil, err
 	}
 	observe := func(register func(metric.Int64Callback) error, value func(correlate.Stats) int64) {
 		if err == nil {
@@ -99,6 +104,7 @@ type intake struct {
 	buf      *[]byte
 	evidence []evidence.Evidence
 	sources  map[evidence.Source]int64
+	lost     []evidence.Gap // what a receiver of this process gave up
 	nodes    map[string]int // access log entries, by the proxy that wrote them
 	redacted int64
 	refused  map[refusal]int64
@@ -124,6 +130,9 @@ func (in *intake) accepted(ctx context.Context) {
 	}
 	for node, n := range in.nodes {
 		in.ledger.Received(node, n, time.Now())
+	}
+	for _, g := range in.lost {
+		in.finder.sawGap(g)
 	}
 	if in.redacted > 0 {
 		in.telemetry.MeshauditRedacted.Add(ctx, in.redacted)
@@ -176,6 +185,9 @@ func (in *intake) logs(ld plog.Logs) {
 				e, known := readLog(rl.Resource(), lr)
 				if !known && in.reporter != nil {
 					e.Source = ownSource(lr.Attributes())
+					if g, ok := otlp.DecodeGap(lr); ok {
+						in.lost = append(in.lost, g)
+					}
 				}
 				body := in.body(lr, known)
 				if m := in.redactor.LogBody(lr, body); m > 0 {

@@ -10,7 +10,6 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pcommon"
-	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"github.com/meshaudit/meshaudit/internal/correlate"
@@ -55,13 +54,9 @@ func (q *gapQueue) deliver(ctx context.Context, next consumer.Logs) error {
 	if len(offered) == 0 {
 		return nil
 	}
-	ld := plog.NewLogs()
-	rl := ld.ResourceLogs().AppendEmpty()
-	rl.Resource().Attributes().PutStr("service.name", "meshaudit")
-	sl := rl.ScopeLogs().AppendEmpty()
-	sl.Scope().SetName(scopeName)
+	ld, records := newRecords()
 	for i := range offered {
-		lr := sl.LogRecords().AppendEmpty()
+		lr := records.AppendEmpty()
 		otlp.EncodeGap(&offered[i], lr)
 		lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(time.Now()))
 		id := correlate.RecordID(sha256.Sum256([]byte(offered[i].Position)))
@@ -110,7 +105,11 @@ func (f *metricsFace) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) er
 		return err // it comes again
 	}
 	for _, s := range samples {
-		c.gaps.add(c.ledger.Count(s))
+		gaps := c.ledger.Count(s)
+		c.gaps.add(gaps)
+		for _, g := range gaps {
+			c.finder.sawGap(g)
+		}
 	}
 	return nil
 }

@@ -75,8 +75,16 @@ func (s *sink) refusing(f func(plog.Logs) error) {
 	s.refuse = f
 }
 
-// records are the audit records that came out, evidence not included.
-func (s *sink) records() []plog.LogRecord  { return s.those(true) }
+// records are the audit records that came out, evidence and findings not
+// included.
+func (s *sink) records() []plog.LogRecord {
+	return slices.DeleteFunc(s.those(true), func(lr plog.LogRecord) bool { return lr.EventName() == semconv.EventFinding })
+}
+
+func (s *sink) findings() []plog.LogRecord {
+	return slices.DeleteFunc(s.those(true), func(lr plog.LogRecord) bool { return lr.EventName() != semconv.EventFinding })
+}
+
 func (s *sink) evidence() []plog.LogRecord { return s.those(false) }
 
 func (s *sink) those(records bool) []plog.LogRecord {

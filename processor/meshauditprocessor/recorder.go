@@ -55,6 +55,7 @@ func (r *recorder) run() {
 		}
 		now := time.Now()
 		r.correlator.Advance(now)
+		r.finder.examine(nil, now)
 		if now.Before(refusedUntil) {
 			continue
 		}
@@ -78,6 +79,9 @@ func (r *recorder) stop(ctx context.Context) error {
 	for wait := tick; ; wait = min(2*wait, longestWait) {
 		err := r.deliver(ctx)
 		if err == nil {
+			err = r.finder.deliver(ctx, r.next.ConsumeLogs) // of the last records
+		}
+		if err == nil {
 			return nil
 		}
 		if _, bounded := ctx.Deadline(); !bounded && wait >= longestWait {
@@ -97,6 +101,9 @@ func (r *recorder) deliver(ctx context.Context) error {
 	if err := r.gaps.deliver(ctx, r.next); err != nil {
 		return err
 	}
+	if err := r.finder.deliver(ctx, r.next.ConsumeLogs); err != nil {
+		return err
+	}
 	_, err := r.correlator.Deliver(batchSize, func(batch []*correlate.Record) error {
 		return r.send(ctx, batch)
 	})
@@ -104,6 +111,7 @@ func (r *recorder) deliver(ctx context.Context) error {
 }
 
 func (r *recorder) send(ctx context.Context, batch []*correlate.Record) error {
+	r.finder.examine(batch, time.Now())
 	err := r.next.ConsumeLogs(ctx, recordsToLogs(batch, time.Now(), r.cfg.Cluster))
 	switch {
 	case err == nil:

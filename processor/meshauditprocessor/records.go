@@ -23,18 +23,24 @@ const scopeName = "github.com/meshaudit/meshaudit/processor/meshauditprocessor"
 
 // recordsToLogs writes records as log records, by docs/audit-record.md.
 func recordsToLogs(batch []*correlate.Record, observed time.Time, cluster string) plog.Logs {
+	ld, records := newRecords()
+	records.EnsureCapacity(len(batch))
+	for _, r := range batch {
+		lr := records.AppendEmpty()
+		lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(observed))
+		writeRecord(r, lr, cluster)
+	}
+	return ld
+}
+
+// newRecords makes a request for records of ours.
+func newRecords() (plog.Logs, plog.LogRecordSlice) {
 	ld := plog.NewLogs()
 	rl := ld.ResourceLogs().AppendEmpty()
 	rl.Resource().Attributes().PutStr("service.name", "meshaudit")
 	sl := rl.ScopeLogs().AppendEmpty()
 	sl.Scope().SetName(scopeName)
-	sl.LogRecords().EnsureCapacity(len(batch))
-	for _, r := range batch {
-		lr := sl.LogRecords().AppendEmpty()
-		lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(observed))
-		writeRecord(r, lr, cluster)
-	}
-	return ld
+	return ld, sl.LogRecords()
 }
 
 // writer puts only what is stated.
@@ -113,6 +119,11 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	writeTLS(w, &r.TLS)
 	if r.Verdict != nil {
 		writeVerdict(w, r.Verdict)
+	}
+	if c := r.PolicyChange; c != nil {
+		w.PutStr(semconv.AuthzChangeRecord, c.Record.String())
+		w.str(semconv.AuthzChangeBy, c.By)
+		w.PutInt(semconv.AuthzChangeTime, c.Time)
 	}
 	w.PutStr(semconv.JoinMethod, r.Join.Method.String())
 	w.PutDouble(semconv.JoinConfidence, r.Join.Confidence)

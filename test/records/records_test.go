@@ -162,9 +162,10 @@ func TestKubernetes(t *testing.T) {
 	has(t, got["mesh.authz"][0], map[string]any{
 		"user.id": "dev", "audit.action": "list secrets", "mesh.authz.decision": "deny", "mesh.authz.default_deny": true, "audit.outcome": "failure",
 	})
+	has(t, got["mesh.finding"][0], map[string]any{"mesh.finding.kind": "policy_changed", "user.id": "alice"})
 	n := 0
 	for _, records := range got {
 		n += len(records)
 	}
-	require.Equal(t, 5, n, "a kubelet's reads make no record: %v", got)
+	require.Equal(t, 6, n, "a kubelet's reads make no record: %v", got)
 }

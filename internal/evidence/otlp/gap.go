@@ -25,6 +25,32 @@ func EncodeGap(g *evidence.Gap, lr plog.LogRecord) {
 	m.PutInt(semconv.GapUntil, g.Until)
 }
 
+// DecodeGap reads what EncodeGap wrote; false if lr is none.
+func DecodeGap(lr plog.LogRecord) (g evidence.Gap, ok bool) {
+	if lr.EventName() != semconv.EventEvidenceGap {
+		return g, false
+	}
+	for name, v := range lr.Attributes().All() {
+		switch name {
+		case semconv.EvidenceSource:
+			g.Source = evidence.Source(v.Str())
+		case semconv.EvidencePosition:
+			g.Position = v.Str()
+		case semconv.EvidenceReporterNode:
+			g.Reporter.Node = v.Str()
+		case semconv.GapReason:
+			g.Reason = v.Str()
+		case semconv.GapCount:
+			g.Count = integer(v)
+		case semconv.GapSince:
+			g.Since = integer(v)
+		case semconv.GapUntil:
+			g.Until = integer(v)
+		}
+	}
+	return g, true
+}
+
 // EncodeRaw writes what could not be decoded to lr: event name mesh.evidence,
 // marked as raw, the text as body. Decode does not take it for evidence.
 func EncodeRaw(r *evidence.Raw, lr plog.LogRecord) {

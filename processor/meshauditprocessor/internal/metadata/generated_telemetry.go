@@ -31,6 +31,7 @@ type TelemetryBuilder struct {
 	MeshauditAmendments     metric.Int64Counter
 	MeshauditDuplicates     metric.Int64ObservableCounter
 	MeshauditEvidence       metric.Int64Counter
+	MeshauditFindings       metric.Int64Counter
 	MeshauditForgotten      metric.Int64ObservableCounter
 	MeshauditLeftEarly      metric.Int64ObservableCounter
 	MeshauditPending        metric.Int64ObservableGauge
@@ -203,6 +204,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_meshaudit_evidence",
 		metric.WithDescription("Evidence that was taken by the next consumer. [Alpha]"),
 		metric.WithUnit("{evidence}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditFindings, err = builder.meter.Int64Counter(
+		"otelcol_meshaudit_findings",
+		metric.WithDescription("Findings that were stated, again ones included. [Alpha]"),
+		metric.WithUnit("{finding}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditForgotten, err = builder.meter.Int64ObservableCounter(

@@ -50,6 +50,7 @@ func TestSetupTelemetry(t *testing.T) {
 	}))
 	tb.MeshauditAmendments.Add(context.Background(), 1)
 	tb.MeshauditEvidence.Add(context.Background(), 1)
+	tb.MeshauditFindings.Add(context.Background(), 1)
 	tb.MeshauditRecords.Add(context.Background(), 1)
 	tb.MeshauditRecordsRefused.Add(context.Background(), 1)
 	tb.MeshauditRedacted.Add(context.Background(), 1)
@@ -61,6 +62,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditEvidence(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditFindings(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditForgotten(t, testTel,

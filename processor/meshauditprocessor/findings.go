@@ -1,0 +1,224 @@
+package meshauditprocessor
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl/contexts/ottllog"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl/ottlfuncs"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.uber.org/zap"
+
+	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/findings"
+	"github.com/meshaudit/meshaudit/internal/query"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+const (
+	maxOpenFindings  = 10_000
+	maxReadyFindings = 1024 // that wait for the logs pipeline
+	findingsTick     = time.Minute
+)
+
+func (f *FindingsConfig) validate(fault func(string, ...any)) {
+	for kind, c := range f.Kinds {
+		if _, known := findings.Kinds[kind]; !known {
+			fault("`findings::kinds` knows %v, got %q", slices.Sorted(maps.Keys(findings.Kinds)), kind)
+		}
+		if c.Severity != "" && !slices.Contains(findings.Severities, c.Severity) {
+			fault("`findings::kinds::%s::severity` must be one of %v, got %q", kind, findings.Severities, c.Severity)
+		}
+		if _, err := parseCondition(c.Condition, component.TelemetrySettings{Logger: zap.NewNop()}); err != nil {
+			fault("`findings::kinds::%s::condition`: %w", kind, err)
+		}
+	}
+	for _, p := range f.MustDecide {
+		if _, err := query.ParseGlob(p); err != nil {
+			fault("`findings::must_decide`: %w", err)
+		}
+	}
+	if f.Repeat <= 0 {
+		fault("`findings::repeat` must be positive, got %v", f.Repeat)
+	}
+	if f.MaxCredentials <= 0 {
+		fault("`findings::max_credentials` must be positive, got %d", f.MaxCredentials)
+	}
+}
+
+type recordCondition = ottl.Condition[*ottllog.TransformContext]
+
+// parseCondition is nil for no condition.
+func parseCondition(s string, set component.TelemetrySettings) (*recordCondition, error) {
+	if s == "" {
+		return nil, nil
+	}
+	parser, err := ottllog.NewParser(ottlfuncs.StandardConverters[*ottllog.TransformContext](), set)
+	if err != nil {
+		return nil, err
+	}
+	return parser.ParseCondition(s)
+}
+
+// finder looks for findings in the records that leave. The recorder alone uses
+// it, but for gaps.
+type finder struct {
+	*core
+	detector   *findings.Detector
+	off        map[findings.Kind]bool
+	severity   map[findings.Kind]findings.Severity
+	conditions map[findings.Kind]*recordCondition
+	ready      []findings.Finding
+	next       time.Time // to advance
+
+	mu   sync.Mutex
+	gaps []evidence.Gap // that came as evidence, to be looked at
+}
+
+func newFinder(c *core, set component.TelemetrySettings) (*finder, error) {
+	cfg := &c.cfg.Findings
+	f := &finder{core: c, off: map[findings.Kind]bool{}, severity: maps.Clone(findings.Kinds), conditions: map[findings.Kind]*recordCondition{}}
+	for kind, k := range cfg.Kinds {
+		f.off[kind] = k.Off
+		if k.Severity != "" {
+			f.severity[kind] = k.Severity
+		}
+		var err error
+		if f.conditions[kind], err = parseCondition(k.Condition, set); err != nil {
+			return nil, err
+		}
+	}
+	dc := findings.Config{TrustDomains: cfg.TrustDomains, Repeat: cfg.Repeat, MaxOpen: maxOpenFindings, MaxCredentials: cfg.MaxCredentials}
+	for _, p := range cfg.MustDecide {
+		g, err := query.ParseGlob(p)
+		if err != nil {
+			return nil, err
+		}
+		dc.MustDecide = append(dc.MustDecide, g)
+	}
+	f.detector = findings.New(dc)
+	return f, nil
+}
+
+// examine looks at records that were not looked at before, and at gaps.
+func (f *finder) examine(batch []*correlate.Record, now time.Time) {
+	for _, r := range batch {
+		if r.Examined {
+			continue
+		}
+		r.Examined = true
+		f.detector.Observe(r, now, f.accept(r), f.report)
+	}
+	f.mu.Lock()
+	gaps := f.gaps
+	f.gaps = nil
+	f.mu.Unlock()
+	for i := range gaps {
+		f.detector.Gap(&gaps[i], now, f.accept(nil), f.report)
+	}
+	if now.After(f.next) {
+		f.detector.Advance(now, f.report)
+		f.next = now.Add(findingsTick)
+	}
+}
+
+// accept decides by configuration and condition whether a kind is looked for. A
+// condition sees the record as it will be written; it is written for it only
+// once.
+func (f *finder) accept(r *correlate.Record) func(findings.Kind) bool {
+	var written plog.Logs
+	return func(k findings.Kind) bool {
+		c := f.conditions[k]
+		switch {
+		case f.off[k]:
+			return false
+		case c == nil || r == nil:
+			return true
+		}
+		if written == (plog.Logs{}) {
+			written = recordsToLogs([]*correlate.Record{r}, time.Now(), f.cfg.Cluster)
+		}
+		rl := written.ResourceLogs().At(0)
+		t := ottllog.NewTransformContextPtr(rl, rl.ScopeLogs().At(0), rl.ScopeLogs().At(0).LogRecords().At(0))
+		defer t.Close()
+		ok, err := c.Eval(context.Background(), t)
+		return ok || err != nil // what can't be judged is not hidden
+	}
+}
+
+// report keeps a finding for the logs pipeline. One that finds no room is stated
+// again by its count.
+func (f *finder) report(found findings.Finding) {
+	f.telemetry.MeshauditFindings.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", string(found.Kind)))))
+	if len(f.ready) < maxReadyFindings {
+		f.ready = append(f.ready, found)
+	}
+}
+
+// sawGap takes a gap that came as evidence.
+func (f *finder) sawGap(g evidence.Gap) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.gaps) < maxGaps {
+		f.gaps = append(f.gaps, g)
+	}
+}
+
+// deliver offers what was found, in one request.
+func (f *finder) deliver(ctx context.Context, offer func(context.Context, plog.Logs) error) error {
+	if len(f.ready) == 0 {
+		return nil
+	}
+	ld, records := newRecords()
+	for i := range f.ready {
+		f.write(&f.ready[i], records.AppendEmpty())
+	}
+	if err := offer(ctx, ld); err != nil {
+		return err
+	}
+	f.ready = f.ready[:0]
+	return nil
+}
+
+func (f *finder) write(found *findings.Finding, lr plog.LogRecord) {
+	lr.SetEventName(semconv.EventFinding)
+	lr.SetTimestamp(pcommon.NewTimestampFromTime(found.Last))
+	lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(time.Now()))
+	lr.SetTraceID(pcommon.TraceID(found.TraceID))
+	severity := f.severity[found.Kind]
+	lr.SetSeverityText(string(severity))
+	lr.SetSeverityNumber(severityNumbers[severity])
+	lr.Body().SetStr(found.What)
+	w := writer{lr.Attributes()}
+	w.PutStr(semconv.AuditRecordID, found.StatementID().String())
+	w.PutInt(semconv.AuditSchemaVersion, semconv.SchemaVersion)
+	w.PutStr(semconv.MeshFindingKind, string(found.Kind))
+	w.PutStr(semconv.FindingID, correlate.RecordID(found.ID).String())
+	w.PutStr(semconv.FindingSubject, found.Subject)
+	w.PutStr(semconv.FindingSeverity, string(severity))
+	w.PutInt(semconv.FindingCount, int64(found.Count))
+	w.PutInt(semconv.FindingFirst, found.First.UnixNano())
+	w.PutInt(semconv.FindingLast, found.Last.UnixNano())
+	w.str(semconv.SourceSPIFFEID, found.Source.String())
+	w.str(semconv.DestinationSPIFFEID, found.Destination.String())
+	w.str(semconv.UserID, found.User)
+	w.str(semconv.MeshCluster, f.cfg.Cluster)
+	cited := w.PutEmptySlice(semconv.FindingRecords)
+	for _, id := range found.Records {
+		cited.AppendEmpty().SetStr(id.String())
+	}
+}
+
+var severityNumbers = map[findings.Severity]plog.SeverityNumber{
+	findings.Info: plog.SeverityNumberInfo, findings.Low: plog.SeverityNumberInfo3, findings.Medium: plog.SeverityNumberWarn,
+	findings.High: plog.SeverityNumberError, findings.Critical: plog.SeverityNumberFatal,
+}
