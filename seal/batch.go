@@ -54,10 +54,15 @@ func (s *saltStream) next() []byte {
 
 // run hashes and indexes every record of msg.
 func (b *batchHasher) run(sig Signal, seed [seedBytes]byte, msg []byte) error {
-	b.leaves = b.leaves[:0]
-	b.index = index{keys: b.index.keys[:0]}
 	salts := newSaltStream(seed, b.salts)
 	b.salts = salts.buf
+	return b.hash(sig, &salts, msg)
+}
+
+// hash is run with salts from elsewhere, which must suffice.
+func (b *batchHasher) hash(sig Signal, salts *saltStream, msg []byte) error {
+	b.leaves = b.leaves[:0]
+	b.index = index{keys: b.index.keys[:0]}
 	err := scanScopes(msg, func(r *reported, scope []byte) error {
 		context := r.context()
 		return scanRecords(scope, func(rec []byte) error {
@@ -133,7 +138,8 @@ type batchEncoder struct {
 var batchEncoders = &sync.Pool{New: func() any {
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1),
 		zstd.WithEncoderCRC(false), zstd.WithWindowSize(1<<20),
-		zstd.WithSingleSegment(true)) // so that the frame always states its content size
+		zstd.WithSingleSegment(true), // so that the frame always states its content size
+		zstd.WithZeroFrames(true))    // nothing is a frame too: an erase may leave no record
 	if err != nil {
 		panic(err) // only for options that do not fit each other
 	}
@@ -208,21 +214,30 @@ func (d *batchDecoder) shrink() {
 
 // open decompresses a body. The result is valid until the next call.
 func (d *batchDecoder) open(s *Section, stored []byte) (seed [seedBytes]byte, msg []byte, err error) {
-	if err := checkZstdFrame(stored, s.Plain); err != nil {
+	plain, err := d.decompress(s, stored)
+	if err != nil {
 		return seed, nil, err
 	}
-	if s.Plain < seedBytes {
+	if len(plain) < seedBytes {
 		return seed, nil, errors.New("body is shorter than its seed")
+	}
+	return [seedBytes]byte(plain), plain[seedBytes:], nil
+}
+
+// decompress gives a body's bytes, which are valid until the next call.
+func (d *batchDecoder) decompress(s *Section, stored []byte) ([]byte, error) {
+	if err := checkZstdFrame(stored, s.Plain); err != nil {
+		return nil, err
 	}
 	d.buf = slices.Grow(d.buf[:0], int(s.Plain))
 	plain, err := d.zstd.DecodeAll(stored, d.buf[:0:s.Plain])
 	if err != nil {
-		return seed, nil, fmt.Errorf("body does not decompress: %w", err)
+		return nil, fmt.Errorf("body does not decompress: %w", err)
 	}
 	if uint64(len(plain)) != s.Plain {
-		return seed, nil, fmt.Errorf("body holds %d bytes, its section line says %d", len(plain), s.Plain)
+		return nil, fmt.Errorf("body holds %d bytes, its section line says %d", len(plain), s.Plain)
 	}
-	return [seedBytes]byte(plain), plain[seedBytes:], nil
+	return plain, nil
 }
 
 // verify recomputes all that a batch's header and filter say of its body.
@@ -249,10 +264,15 @@ func (d *batchDecoder) verify(h *Header, filter, stored []byte) error {
 	if x.min != h.TimeMin || x.max != h.TimeMax {
 		return fmt.Errorf("event times span %d to %d, the header says %d to %d", x.min, x.max, h.TimeMin, h.TimeMax)
 	}
+	return d.checkFilter(filter, x.keys)
+}
+
+// checkFilter compares a filter with the one of keys.
+func (d *batchDecoder) checkFilter(filter []byte, keys []uint64) error {
 	if len(filter) < nonceBytes {
 		return errors.New("filter is shorter than its nonce")
 	}
-	d.filter = d.hasher.filter.append(d.filter[:0], [nonceBytes]byte(filter), x.keys)
+	d.filter = d.hasher.filter.append(d.filter[:0], [nonceBytes]byte(filter), keys)
 	if !bytes.Equal(d.filter, filter) {
 		return errors.New("filter does not match the records: a search would miss some")
 	}

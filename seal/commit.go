@@ -32,9 +32,9 @@ type logState struct {
 }
 
 // commit writes one group: a batch entry for each pending batch, or one other
-// entry, without sections, then a checkpoint. It returns the bytes written.
+// entry with its sections, then a checkpoint. It returns the bytes written.
 // After an error the state is of no more use.
-func (s *logState) commit(group []*pending, other *Header, now uint64) (int64, error) {
+func (s *logState) commit(group []*pending, other *Header, now uint64, sections ...[]byte) (int64, error) {
 	s.sealed = max(s.sealed, now) // never back within an epoch
 	s.buf = s.buf[:0]
 	first := s.entry
@@ -46,7 +46,7 @@ func (s *logState) commit(group []*pending, other *Header, now uint64) (int64, e
 		}, b.filter, b.body)
 	}
 	if other != nil {
-		s.appendEntry(other)
+		s.appendEntry(other, sections...)
 	}
 	return int64(len(s.buf)), s.write(first)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,10 +14,12 @@ import (
 
 // ledger is what a client knows of what it sent.
 type ledger struct {
-	mu    sync.Mutex
-	acked []string
-	seq   int
-	what  string // is done to the writer
+	mu     sync.Mutex
+	acked  []string
+	erased []string // and so must not be found
+	asked  []string // to be erased, and may be
+	seq    int
+	what   string // is done to the writer
 
 	objects bool // the store is one of objects
 }
@@ -63,6 +66,7 @@ func (l *ledger) scenario(cfg Config) error {
 			}
 			wg.Wait()
 		}
+		l.eraseSome(w)
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		err = w.Close(ctx)
 		cancel()
@@ -71,6 +75,44 @@ func (l *ledger) scenario(cfg Config) error {
 		}
 	}
 	return nil
+}
+
+// eraseSome erases records of the newest batch and of the oldest, of which
+// some may be erased already.
+func (l *ledger) eraseSome(w *Writer) {
+	log := &Log{Origin: testOrigin, dir: w.dir, fs: w.cfg.FS}
+	var batches []Erasure
+	names := map[uint64][]string{}
+	err := log.Entries(context.Background(), nil, func(e *Entry) error {
+		if e.Kind != KindBatch {
+			return nil
+		}
+		_, msg, err := e.Body()
+		if err != nil {
+			return err
+		}
+		i := 0
+		erasure := Erasure{Entry: e.Header.Entry, Root: e.Root}
+		err = EachRecord(msg, func(r Record) error {
+			if i < 2 || i == 7 {
+				erasure.Positions = append(erasure.Positions, e.Number(i)-e.FirstRecord)
+				names[e.Header.Entry] = append(names[e.Header.Entry], idOf(r))
+			}
+			i++
+			return nil
+		})
+		batches = append(batches, erasure)
+		return err
+	})
+	if err != nil || len(batches) < 3 {
+		return // the power is gone, or all was pruned
+	}
+	for _, b := range []Erasure{batches[len(batches)-1], batches[0]} {
+		l.asked = append(l.asked, names[b.Entry]...)
+		if err := w.Erase(context.Background(), []Erasure{b}, "test", "crash"); err == nil {
+			l.erased = append(l.erased, names[b.Entry]...)
+		}
+	}
 }
 
 // crashConfig also ends epochs and prunes them while the writer lives.
@@ -110,12 +152,17 @@ func (l *ledger) check(t *testing.T, k *testKeys, m *memFS) {
 		t.Fatal(err)
 	}
 	have := map[string]int{}
-	log := &Log{testOrigin, LogDir("/store", testOrigin), l.fs(m)}
+	log := &Log{Origin: testOrigin, dir: LogDir("/store", testOrigin), fs: l.fs(m)}
 	for _, id := range recordIDsOf(t, log) {
 		have[id]++
 	}
+	for _, id := range l.erased {
+		if have[id] > 0 {
+			t.Fatalf("%s: record %s was erased and is in the log", l.what, id)
+		}
+	}
 	for _, id := range append(l.acked, "last-0") {
-		if have[id] == 0 {
+		if have[id] == 0 && !slices.Contains(l.asked, id) {
 			t.Fatalf("%s: record %s was acknowledged and is not in the log", l.what, id)
 		}
 	}

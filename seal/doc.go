@@ -23,9 +23,10 @@
 //	writer.go, commit.go  group commit; the end of the log
 //	recover.go            what a crash or a failed fsync left
 //	maintain.go           epochs that end, retention
+//	erase.go              records taken out, the rest still proven
 //	publish.go            checkpoint file and tiles
 //	frame.go, log.go      reading
-//	verify.go, verifyfiles.go, report.go  verification
+//	verify.go, verifyerase.go, verifyfiles.go, report.go  verification
 //	prove.go              proofs of single records
 //
 // It imports the standard library, golang.org/x/mod/sumdb and a zstd package,

@@ -261,6 +261,9 @@ func (h *Header) appendSections(b []byte) []byte {
 	return b
 }
 
+// tagAndSumBytes is the length of the two lines that end an entry's header.
+const tagAndSumBytes = len("tag \n") + 44 + len("sum \n") + 8
+
 // appendSum closes the header text b[start:] with its sum line. What is
 // hashed, chained and made a leaf is b[start:] of the result; the frame
 // continues with one empty line.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -18,6 +19,9 @@ type Log struct {
 	Origin string
 	dir    string
 	fs     FS
+
+	mu     sync.Mutex
+	erases map[uint64]place // the newest erase of each batch, where one was met
 }
 
 // OpenLog opens the log of origin in a directory's store for reading.
@@ -28,7 +32,7 @@ func (s Store) OpenLog(origin string) (*Log, error) {
 	if err := ValidOrigin(origin); err != nil {
 		return nil, err
 	}
-	l := &Log{origin, LogDir(s.Root, origin), s.FS}
+	l := &Log{Origin: origin, dir: LogDir(s.Root, origin), fs: s.FS}
 	if _, err := l.fs.Stat(filepath.Join(l.dir, segmentDir)); err != nil {
 		return nil, fmt.Errorf("no log of %s in this store: %w", origin, err)
 	}
@@ -41,8 +45,14 @@ type Entry struct {
 	Segment string // file name
 	Offset  int64  // of the entry in its segment, in bytes
 	Size    int64  // header and sections as stored, in bytes
-	text    []byte
-	parts   [][]byte
+
+	// Erasure is the erase that took records out of this batch, nil if none
+	// did. The header is still the whole batch's; see Number.
+	Erasure *Header
+
+	first uint64 // entry of the segment
+	text  []byte
+	parts [][]byte // the sections; of an erased batch those of its erase
 }
 
 // LeafHash is the entry's leaf in the log's Merkle tree.
@@ -56,7 +66,8 @@ func (e *Entry) Filter() Filter {
 	return e.parts[0]
 }
 
-// Body decompresses a batch's body: one OTLP export request.
+// Body decompresses a batch's body: one OTLP export request, without what was
+// erased.
 func (e *Entry) Body() (Signal, []byte, error) {
 	if e.Kind != KindBatch || len(e.parts) < 2 {
 		return 0, nil, fmt.Errorf("entry %d (%s) has no body that was read", e.Header.Entry, e.Kind)
@@ -68,7 +79,12 @@ func (e *Entry) Body() (Signal, []byte, error) {
 	}
 	d := batchDecoders.Get().(*batchDecoder)
 	defer batchDecoders.Put(d)
-	_, msg, err := d.open(s, e.parts[1])
+	var msg []byte
+	if e.Erasure == nil {
+		_, msg, err = d.open(s, e.parts[1])
+	} else {
+		msg, err = d.decompress(&e.Erasure.Sections[1], e.parts[1])
+	}
 	if err != nil {
 		return 0, nil, fmt.Errorf("entry %d: %w", e.Header.Entry, err)
 	}
@@ -119,10 +135,20 @@ func (l *Log) segment(ctx context.Context, first uint64, last bool, skip func(*H
 		switch {
 		case err == io.EOF || err == errCut && last:
 			return nil // what follows the last checkpoint is not ours to show
+		case errors.Is(err, errSectionHash) && f.Kind == KindBatch:
+			e := l.asEntry(first, f)
+			if err := l.erased(ctx, e, err); err != nil {
+				return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, offset, err)
+			}
+			group = append(group, e)
+			continue
+		case errors.Is(err, errSectionHash) && f.Kind == KindErase:
+			group = append(group, l.asEntry(first, f)) // superseded; nothing reads its sections here
+			continue
 		case err != nil:
 			return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, offset, err)
 		case f.Kind != KindCheckpoint:
-			group = append(group, &Entry{f.Header, name, f.offset, f.size, f.text, f.sections})
+			group = append(group, l.asEntry(first, f))
 			continue
 		}
 		for _, e := range group {
@@ -132,6 +158,10 @@ func (l *Log) segment(ctx context.Context, first uint64, last bool, skip func(*H
 		}
 		group = group[:0]
 	}
+}
+
+func (l *Log) asEntry(first uint64, f *frame) *Entry {
+	return &Entry{Header: f.Header, Segment: segmentName(first), Offset: f.offset, Size: f.size, first: first, text: f.text, parts: f.sections}
 }
 
 // Replay calls fn with the OTLP request of each batch that was sealed within
@@ -150,7 +180,6 @@ func (s Store) Replay(ctx context.Context, origin string, window time.Duration, 
 		return err
 	}
 	// Backwards over the segments' headers, to the first batch in the window.
-	onlyHeaders := func(*Header) bool { return true }
 	var newest uint64
 	from := len(firsts)
 	for covered := false; from > 0 && !covered; {

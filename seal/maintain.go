@@ -43,6 +43,9 @@ func (w *Writer) maintain() bool {
 	if err := w.prune(); err != nil {
 		w.fault(fmt.Errorf("prune: %w", err))
 	}
+	if err := w.wipe(); err != nil {
+		w.fault(fmt.Errorf("erase: %w", err))
+	}
 	return w.log == nil || w.log.entry != before
 }
 
@@ -90,9 +93,8 @@ func (w *Writer) prune() error {
 	if err != nil || len(segments) == 0 {
 		return err
 	}
-	w.commit(nil, &Header{Kind: KindPrune, Prune: &PruneLines{First: first, Policy: w.cfg.Retention.policy()}})
-	if w.refused() != nil {
-		return w.refused()
+	if err := w.commit(nil, &Header{Kind: KindPrune, Prune: &PruneLines{First: first, Policy: w.cfg.Retention.policy()}}); err != nil {
+		return err // not durable: recovery may have cut it off
 	}
 	dir := filepath.Join(w.dir, segmentDir)
 	for _, s := range segments { // oldest first: what is left has no gap
@@ -104,12 +106,6 @@ func (w *Writer) prune() error {
 		}
 	}
 	return nil
-}
-
-func (w *Writer) refused() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.refuse
 }
 
 // pruneUpTo finds the first entry to keep, and the segments before it.

@@ -59,7 +59,7 @@ func TestPrune(t *testing.T) {
 				t.Fatalf("%v", r.Logs[0].Findings)
 			}
 			days := map[string]bool{}
-			for _, id := range recordIDsOf(t, &Log{testOrigin, logDir, m}) {
+			for _, id := range recordIDsOf(t, &Log{Origin: testOrigin, dir: logDir, fs: m}) {
 				days[id[:2]] = true
 			}
 			if want := min(tc.days, 10); len(days) > want || len(days) < want-1 {

@@ -126,6 +126,22 @@ func (f *memFile) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// WriteAt overwrites what is there.
+func (f *memFile) WriteAt(b []byte, off int64) (int, error) {
+	f.fs.mu.Lock()
+	defer f.fs.mu.Unlock()
+	do, err := f.fs.op()
+	n := len(b)
+	if err != nil && !do && len(b) > 1 {
+		n, do = len(b)/2, true
+	}
+	if do {
+		f.node.data = slices.Clone(f.node.data) // readers hold what they have
+		copy(f.node.data[off:], b[:n])
+	}
+	return n, err
+}
+
 func (f *memFile) Sync() error {
 	f.fs.mu.Lock()
 	defer f.fs.mu.Unlock()
@@ -347,12 +363,17 @@ func (m *memFS) restart(mode afterCrash, rnd *rand.Rand) *memFS {
 }
 
 // someOf is a file whose unsynced tail is on the disk up to some length, with
-// some of its blocks never written.
+// some of its blocks never written, nor some of those that were overwritten.
 func someOf(old *inode, rnd *rand.Rand) []byte {
-	if len(old.data) <= len(old.synced) {
+	if len(old.data) < len(old.synced) {
 		return old.synced
 	}
 	data := slices.Clone(old.data[:len(old.synced)+rnd.IntN(len(old.data)-len(old.synced)+1)])
+	for i := 0; i < len(old.synced); i += tornBlock {
+		if rnd.IntN(2) == 0 {
+			copy(data[i:], old.synced[i:min(i+tornBlock, len(old.synced))])
+		}
+	}
 	for i := (len(old.synced) + tornBlock - 1) / tornBlock * tornBlock; i+tornBlock <= len(data); i += tornBlock {
 		if rnd.IntN(3) == 0 {
 			clear(data[i : i+tornBlock])

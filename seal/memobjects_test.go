@@ -24,8 +24,19 @@ func (memObjects) SyncDir(string) error                      { return nil }
 func (memObjects) Lock(string) (io.Closer, error)            { return io.NopCloser(nil), nil }
 func (memObjects) Rename(o, _ string) error                  { return fmt.Errorf("%s: an object is not renamed", o) }
 func (memObjects) LockedUntil(string) (time.Time, error)     { return time.Time{}, nil }
-func (memObjects) Overwrite(string, []byte) error            { return errors.ErrUnsupported }
 func (memObjects) Strays(string, func(string, string)) error { return nil }
+
+// Overwrite replaces an object at once: it is there whole, or not at all.
+func (m memObjects) Overwrite(name string, b []byte) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	do, err := m.op()
+	if do {
+		node := &inode{data: b, synced: b}
+		m.files[name], m.disk[name] = node, node
+	}
+	return err
+}
 
 func (m memObjects) Tail(dir string) ([]fs.DirEntry, error) {
 	names, err := m.ReadDir(dir)

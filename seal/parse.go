@@ -151,11 +151,15 @@ func (p *parser) text(key string, dst *string) error {
 	if err != nil {
 		return err
 	}
-	if v == "" || len(v) > maxTextBytes || !utf8.ValidString(v) || strings.ContainsFunc(v, unicode.IsControl) {
+	if !validText(v) {
 		return grammarf("line %q must be 1 to %d bytes of printable UTF-8", key, maxTextBytes)
 	}
 	*dst = v
 	return nil
+}
+
+func validText(s string) bool {
+	return s != "" && len(s) <= maxTextBytes && utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }
 
 func (p *parser) header() (*Header, error) {

@@ -41,8 +41,8 @@ func (p *Proof) Request() []byte {
 	return appendScope(nil, &reported{r.Resource, r.ResourceSchemaURL, r.Scope, r.ScopeSchemaURL}, [][]byte{r.Bytes})
 }
 
-// Prove makes the proof of one record: the index-th of entry, under the log's
-// published checkpoint.
+// Prove makes the proof of one record: the index-th that was sealed in entry,
+// under the log's published checkpoint.
 func (l *Log) Prove(ctx context.Context, entry uint64, index int) ([]byte, error) {
 	note, err := readFile(l.fs, filepath.Join(l.dir, checkpointFile), maxHeaderBytes)
 	if err != nil {
@@ -113,27 +113,33 @@ func (e *Entry) proveRecord(index int) ([]byte, error) {
 	if e.Kind != KindBatch || len(e.parts) < 2 {
 		return nil, fmt.Errorf("a %s entry holds no records", e.Kind)
 	}
-	s := &e.Sections[1]
-	sig, err := signalOf(s.Encoding)
-	if err != nil {
-		return nil, err
-	}
 	d := batchDecoders.Get().(*batchDecoder)
 	defer batchDecoders.Put(d)
-	seed, msg, err := d.open(s, e.parts[1])
+	c, err := e.content(d)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.hasher.run(sig, seed, msg); err != nil {
+	leaves, err := c.hash(&d.hasher, e.Records)
+	if err != nil {
 		return nil, err
 	}
-	if index < 0 || index >= len(d.hasher.leaves) {
-		return nil, fmt.Errorf("it has %d records, not a record %d", len(d.hasher.leaves), index)
+	switch {
+	case index < 0 || index >= len(leaves):
+		return nil, fmt.Errorf("it has %d records, not a record %d", len(leaves), index)
+	case contains(c.erased, uint64(index)):
+		return nil, fmt.Errorf("record %d of it is erased, by entry %d", index, e.Erasure.Entry)
 	}
+	left := 0 // before it
+	for i := range index {
+		if !contains(c.erased, uint64(i)) {
+			left++
+		}
+	}
+	salt := c.salts[left*saltBytes:][:saltBytes]
 	var rec Record
 	n := 0
-	err = EachRecord(msg, func(r Record) error {
-		if n++; n <= index {
+	err = EachRecord(c.msg, func(r Record) error {
+		if n++; n <= left {
 			return nil
 		}
 		rec = r
@@ -142,12 +148,7 @@ func (e *Entry) proveRecord(index int) ([]byte, error) {
 	if err != nil && err != ErrStop {
 		return nil, err
 	}
-	salts := newSaltStream(seed, nil)
-	var salt []byte
-	for range index + 1 {
-		salt = salts.next()
-	}
-	path := merklePath(slices.Clone(d.hasher.leaves), index)
+	path := merklePath(leaves, index)
 	var hashes []byte
 	for i := range path {
 		hashes = append(hashes, path[i][:]...)

@@ -53,6 +53,13 @@ func (w *Writer) begin(before *logState) (*logState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cut off the damaged tail: %w", err)
 	}
+	if end.erase != nil && end.last.Kind != KindClose {
+		// Before the next epoch's segment is the last one. What cannot be
+		// overwritten now is tried again, and does not keep the log shut.
+		if err := w.resumeErase(end.erase.Erase.Target); err != nil {
+			w.fault(fmt.Errorf("erase: %w", err))
+		}
+	}
 	after := AfterCrash
 	switch {
 	case end.last == nil:
@@ -209,6 +216,7 @@ type logEnd struct {
 	record uint64  // next record number
 	signed signed  // its last checkpoint
 	note   []byte  // the last checkpoint, signed
+	erase  *Header // newest in the last segment, nil: none
 	cuts   []cut
 }
 
@@ -261,7 +269,7 @@ func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
 		if seg.last == nil {
 			continue // a crash came before its first commit was whole
 		}
-		end.note = seg.note
+		end.note, end.erase = seg.note, seg.erase
 		end.prev, end.last, end.record, end.signed = seg.prev, seg.last, seg.last.FirstRecord+seg.last.Records, seg.signed
 		end.tree, err = w.restoreTree(seg)
 		return end, err
@@ -278,8 +286,9 @@ type segmentTail struct {
 	note       []byte     // and signed
 	prev       Hash
 	last       *Header
-	signed     signed // checkpoint
-	damage     error  // why what follows kept is not kept, nil if nothing does
+	erase      *Header // the newest
+	signed     signed  // checkpoint
+	damage     error   // why what follows kept is not kept, nil if nothing does
 }
 
 // readTail reads a segment through the last checkpoint before its first
@@ -307,9 +316,22 @@ func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error
 	walk := walker{origin: w.cfg.Origin, entry: first}
 	fr := newFrameReader(io.NewSectionReader(f, 0, readable), 0)
 	var leaves []Hash
-	var last *Header
+	var last, erase *Header
+	var erased map[uint64]uint64 // see erasedIn; only if it is needed
 	for {
 		fm, err := fr.next()
+		if errors.Is(err, errSectionHash) && fm.Kind != KindCheckpoint {
+			if erased == nil {
+				erased = erasedIn(io.NewSectionReader(f, 0, readable))
+			}
+			target := fm.Entry
+			if fm.Kind == KindErase {
+				target = fm.Erase.Target
+			}
+			if erased[target] > fm.Entry {
+				err = nil // it is overwritten, or was about to be
+			}
+		}
 		if err == nil {
 			err = walk.step(fm)
 		}
@@ -325,6 +347,9 @@ func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error
 		}
 		if fm.Kind != KindCheckpoint {
 			leaves, last = append(leaves, leafHash(fm.text)), fm.Header
+			if fm.Kind == KindErase {
+				erase = fm.Header
+			}
 			continue
 		}
 		c, err := openCheckpoint(fm.sections[0], nil)
@@ -337,7 +362,7 @@ func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error
 			break
 		}
 		t.kept, t.prev = fm.offset+fm.size, fm.id()
-		t.leaves, t.last = append(t.leaves, leaves...), last
+		t.leaves, t.last, t.erase = append(t.leaves, leaves...), last, erase
 		t.checkpoint, t.note = c, bytes.Clone(fm.sections[0])
 		leaves = leaves[:0]
 	}
@@ -358,13 +383,35 @@ func (w *Writer) readTail(first uint64, limit segmentLimit) (*segmentTail, error
 		return nil, err
 	}
 	where := fmt.Sprintf("segment %s, offset %d: %v", segmentName(first), fr.offset, t.damage)
-	if n := countCheckpoints(rest); n > 1 {
+	if n := len(checkpointsIn(rest)); n > 1 {
 		return nil, fmt.Errorf("%s, with %d commits after it: not a torn tail, acknowledged records may be damaged; run `meshaudit verify`, and start a log with a new origin", where, n)
 	}
 	if !torn(t.damage, rest, t.kept) && !w.cfg.Quarantine {
 		return nil, fmt.Errorf("%s: a crash does not leave this; run `meshaudit verify`, then start once with `on_damaged_tail: quarantine` to keep it aside in torn/", where)
 	}
 	return t, nil
+}
+
+// erasedIn gives the newest committed erase of each batch in a segment.
+func erasedIn(segment io.Reader) map[uint64]uint64 {
+	erased := map[uint64]uint64{}
+	fr := newFrameReader(segment, 0)
+	fr.skip = onlyHeaders
+	var group []*Header
+	for {
+		fm, err := fr.next()
+		switch {
+		case err != nil:
+			return erased
+		case fm.Kind == KindErase:
+			group = append(group, fm.Header)
+		case fm.Kind == KindCheckpoint:
+			for _, h := range group {
+				erased[h.Erase.Target] = h.Entry
+			}
+			group = group[:0]
+		}
+	}
 }
 
 // torn reports whether rest, which follows the last good checkpoint at offset
@@ -387,18 +434,17 @@ var zeroBlock [tornBlock]byte
 // checkpointStart is what a checkpoint frame begins with.
 var checkpointStart = []byte(magic + string(KindCheckpoint) + "\n")
 
-// countCheckpoints counts the whole checkpoint frames in b, wherever they are.
-func countCheckpoints(b []byte) (n int) {
-	for {
-		i := bytes.Index(b, checkpointStart)
+// checkpointsIn finds the whole checkpoint frames in b, wherever they are.
+func checkpointsIn(b []byte) (at []int64) {
+	for off := 0; ; off += len(checkpointStart) {
+		i := bytes.Index(b[off:], checkpointStart)
 		if i < 0 {
-			return n
+			return at
 		}
-		b = b[i:]
-		if fm, err := newFrameReader(bytes.NewReader(b), 0).next(); err == nil && fm.Kind == KindCheckpoint {
-			n++
+		off += i
+		if fm, err := newFrameReader(bytes.NewReader(b[off:]), 0).next(); err == nil && fm.Kind == KindCheckpoint {
+			at = append(at, int64(off))
 		}
-		b = b[len(checkpointStart):]
 	}
 }
 

@@ -68,6 +68,9 @@ type LogReport struct {
 	Checkpoints uint64
 	Bytes       int64
 
+	ErasedRecords uint64
+	ErasedBatches int // of which records were erased
+
 	Trusted    bool     // a key for this log was given
 	Pinned     bool     // its first chain key was pinned
 	Identities []string // SPIFFE IDs that vouched for its log keys, where the trust file goes by them
@@ -84,6 +87,7 @@ type LogReport struct {
 
 	Findings []Finding // by place, the first bad object first
 	Omitted  int       // findings beyond maxFindings
+	worst    [axisCount]Class
 }
 
 // WitnessedTo says how far a quorum of witnesses vouches for a log.
@@ -100,13 +104,7 @@ const maxFindings = 100
 
 // Axis is the worst finding on an axis; Note means that it is proven.
 func (r *LogReport) Axis(a Axis) Class {
-	worst := Note
-	for _, f := range r.Findings {
-		if f.Axis == a {
-			worst = max(worst, f.Class)
-		}
-	}
-	return worst
+	return r.worst[a]
 }
 
 // Axes are all axes, in order.
@@ -151,9 +149,7 @@ func (r *Report) ExitCode() int {
 		worst = max(worst, f.Class)
 	}
 	for _, l := range r.Logs {
-		for _, f := range l.Findings {
-			worst = max(worst, f.Class)
-		}
+		worst = max(worst, slices.Max(l.worst[:])) // some findings may be omitted
 	}
 	return [...]int{Note: ExitProven, Incomplete: ExitIncomplete, Tampering: ExitTampering}[worst]
 }

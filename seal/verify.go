@@ -162,6 +162,7 @@ type verification struct {
 	mu     sync.Mutex // of report.Findings and firstBad
 	jobs   chan func()
 	memory budget   // of batches that are worked on
+	at     uint64   // first entry of the segment at hand
 	where  struct { // the frame at hand
 		segment string
 		offset  int64
@@ -183,12 +184,16 @@ type verification struct {
 	heartbeat   uint64
 	last        *Header
 	signers     signers
-	torn        map[Torn]uint64 // announced by opens: the entry that did
-	pruned      uint64          // the first entry kept, as ordered
-	zeroed      []zeroedBatch
-	erased      map[uint64]bool // targets of erase entries
-	halted      bool            // the walk could not begin
-	entries     uint64          // walked, whether a checkpoint follows or not
+	torn        map[Torn]uint64     // announced by opens: the entry that did
+	pruned      uint64              // the first entry kept, as ordered
+	first       uint64              // the first entry that is there
+	erasures    map[uint64]*erasure // by target
+	lastErase   *Header
+	beforeWiped provenTo // as of the first batch that is overwritten
+	partly      int      // batches that are neither whole nor zeros
+	manyAfter   int64    // two checkpoints or more follow this offset of the last segment
+	halted      bool     // the walk could not begin
+	entries     uint64   // walked, whether a checkpoint follows or not
 	records     uint64
 	covered     uint64      // size of the tree at the last checkpoint
 	proven      []provenTo  // the last few checkpoints before the first bad object
@@ -199,25 +204,6 @@ type verification struct {
 
 	testimonies []*testimony // of witnesses
 	unasked     []string     // witnesses that gave no answer, and why
-}
-
-// zeroedBatch is a batch whose sections are all zeros: erased, if an erase
-// ordered that.
-type zeroedBatch struct {
-	entry   uint64
-	segment string
-	offset  int64
-}
-
-func allZero(sections [][]byte) bool {
-	for _, s := range sections {
-		for _, b := range s {
-			if b != 0 {
-				return false
-			}
-		}
-	}
-	return true
 }
 
 // provenTo is what a good checkpoint covers.
@@ -238,6 +224,7 @@ func (v *verification) foundAt(segment string, offset int64, entry uint64, class
 	if class == Incomplete && (axis == Completeness || axis == Order) && v.since != nil && entry < v.since.Size {
 		class, what = Note, what+" (before the older checkpoint)"
 	}
+	v.report.worst[axis] = max(v.report.worst[axis], class)
 	if class == Tampering && (!v.firstBad.set || entry < v.firstBad.entry) {
 		v.firstBad.entry, v.firstBad.set = entry, true
 	}
@@ -263,7 +250,7 @@ func (v *verification) run(ctx context.Context) error {
 		return err
 	}
 	v.report.Segments = len(firsts)
-	v.torn, v.erased = map[Torn]uint64{}, map[uint64]bool{}
+	v.torn, v.erasures = map[Torn]uint64{}, map[uint64]*erasure{}
 	if err := v.readPublished(ctx); err != nil {
 		return err
 	}
@@ -314,6 +301,7 @@ func (v *verification) segments(ctx context.Context, firsts []uint64) error {
 	if len(firsts) == 0 {
 		return nil
 	}
+	v.first = firsts[0]
 	if first := firsts[0]; first > 0 {
 		v.walk.entry = first
 		t, err := storedTree(v.fs, v.dir, first)
@@ -328,14 +316,26 @@ func (v *verification) segments(ctx context.Context, firsts []uint64) error {
 			v.tiles = append(v.tiles, first>>(8*uint(level+1)))
 		}
 	}
-	for i, first := range firsts {
-		v.where.segment, v.where.offset = segmentDir+"/"+segmentName(first), 0
+	for i := 0; i < len(firsts); i++ {
+		first := firsts[i]
+		v.at, v.where.segment, v.where.offset = first, segmentDir+"/"+segmentName(first), 0
 		if first != v.walk.entry {
 			v.found(Tampering, Completeness, nextIsolate, "a segment is missing: entries %d to %d", v.walk.entry, first-1)
 			return nil
 		}
 		if ok, err := v.segment(ctx, first, i == len(firsts)-1); !ok || err != nil {
 			return err
+		}
+		if i == len(firsts)-1 && v.unordered() {
+			// A batch was erased while the log was read; its erase may be
+			// in a segment begun since.
+			now, _, err := segments(v.fs, v.dir)
+			if err != nil {
+				return err
+			}
+			if slices.Contains(now, v.walk.entry) {
+				firsts = append(firsts, v.walk.entry)
+			}
 		}
 	}
 	return nil
@@ -378,9 +378,10 @@ func (v *verification) segment(ctx context.Context, first uint64, isLast bool) (
 					return false, tailErr
 				}
 			}
-			if fm.Kind == KindBatch && allZero(fm.sections) {
-				v.zeroed = append(v.zeroed, zeroedBatch{fm.Entry, v.where.segment, v.where.offset})
-			} else {
+			switch state := wipedFrame(fm); {
+			case fm.Kind == KindErase:
+				v.orderedErase(fm, state, err)
+			case fm.Kind != KindBatch || !v.wipedBatch(fm, state, err):
 				v.found(Tampering, Integrity, nextIsolate, "%v", err)
 			}
 			v.frameHeader(fm)
@@ -408,12 +409,6 @@ func (v *verification) frameHeader(f *frame) {
 	switch f.Kind {
 	case KindOpen:
 		v.openEntry(f)
-	case KindErase:
-		if f.Erase.Target >= f.Entry {
-			v.found(Tampering, Erasures, nextIsolate, "%s erases entry %d, which is yet to come", f.name(), f.Erase.Target)
-		}
-		v.erased[f.Erase.Target] = true
-		v.found(Incomplete, Erasures, "verify with a version of meshaudit that knows erasures", "entry %d erases records; this version cannot check that", f.Entry)
 	case KindPrune:
 		if f.Prune.First > f.Entry {
 			v.found(Tampering, Completeness, nextIsolate, "%s keeps entries from %d on, which is yet to come", f.name(), f.Prune.First)
@@ -422,8 +417,7 @@ func (v *verification) frameHeader(f *frame) {
 		v.found(Note, Completeness, "", "entries before %d were pruned on %s, by the policy %q", f.Prune.First, at(f.Sealed), f.Prune.Policy)
 	}
 	if v.keys != nil {
-		const lines = len("tag \n") + 44 + len("sum \n") + 8
-		if v.keys.tag(f.text[:len(f.text)-lines]) != f.Tag {
+		if v.keys.tag(f.text[:len(f.text)-tagAndSumBytes]) != f.Tag {
 			v.found(Tampering, Integrity, "the writer's machine or its log key was in other hands: trust nothing after the last proven entry", "%s has a wrong tag: it was not sealed by the holder of the chain key", f.name())
 		}
 	}
@@ -526,6 +520,8 @@ func (v *verification) frameSections(f *frame) {
 				v.foundAt(segment, offset, entry, Tampering, Integrity, nextIsolate, fmt.Sprintf("%s: %v", f.name(), err))
 			}
 		}
+	case KindErase:
+		v.orderedErase(f, intact, nil)
 	case KindCheckpoint:
 		v.checkpoint(f)
 	}
@@ -611,15 +607,20 @@ func (v *verification) tornTail(f File, kept int64, isLast bool, damage error) (
 	if err != nil {
 		return err, false
 	}
-	if fi.Size()-kept > maxSegmentTail {
+	if fi.Size()-kept > maxSegmentTail || kept < v.manyAfter {
 		return nil, false
 	}
 	rest, err := readRange(f, kept, fi.Size())
 	if err != nil {
 		return err, false
 	}
-	n := countCheckpoints(rest)
-	if n > 1 || !torn(damage, rest, kept) {
+	checkpoints := checkpointsIn(rest)
+	n := len(checkpoints)
+	if n > 1 {
+		v.manyAfter = kept + checkpoints[n-2]
+		return nil, false
+	}
+	if !torn(damage, rest, kept) {
 		return nil, false
 	}
 	if (damage == io.EOF || damage == errCut) && n == 1 {
@@ -655,10 +656,8 @@ func (v *verification) conclude() error {
 	if v.last == nil {
 		v.found(Incomplete, Completeness, "", "the log holds no whole commit")
 	}
-	for _, z := range v.zeroed {
-		if !v.erased[z.entry] {
-			v.foundAt(z.segment, z.offset, z.entry, Tampering, Integrity, nextIsolate, fmt.Sprintf("entry %d is overwritten with zeros, and no erase ordered that", z.entry))
-		}
+	if err := v.concludeErasures(); err != nil {
+		return err
 	}
 	if v.published == nil && v.last != nil && !direct(v.fs) && v.opts.AsOf.Sub(time.Unix(0, int64(v.last.Sealed))) > publishGrace {
 		v.foundAt(checkpointFile, 0, v.walk.entry, Incomplete, Completeness, "restore it from a copy; without it a cut tail is not seen", "the published checkpoint is missing")
@@ -683,7 +682,10 @@ func (v *verification) conclude() error {
 	}
 	v.concludeWitnesses()
 	r.TagsProven = v.opts.Auditor != nil && !v.tagsLost && r.Axis(Integrity) < Tampering && r.Axis(Order) < Tampering && v.last != nil
-	for _, p := range slices.Backward(v.proven) {
+	for _, p := range slices.Backward(append([]provenTo{v.beforeWiped}, v.proven...)) {
+		if p.entries == 0 {
+			break
+		}
 		if !v.firstBad.set || p.entries <= v.firstBad.entry {
 			r.Proven, r.LastEntry, r.LastRecord = true, p.entries-1, p.records-min(1, p.records)
 			r.LastSealed = time.Unix(0, int64(p.sealed)).UTC()

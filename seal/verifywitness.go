@@ -166,7 +166,7 @@ func (v *verification) concludeWitnesses() {
 		case t.note == nil:
 		case t.size <= gone:
 			// Of what was pruned the tiles are left; the log's end vouches for them.
-			if root, err := rootAt(tileReader{&Log{v.report.Origin, v.dir, v.fs}}, Checkpoint{v.report.Origin, v.tree.size, v.tree.root()}, t.size); err == nil {
+			if root, err := rootAt(tileReader{&Log{Origin: v.report.Origin, dir: v.dir, fs: v.fs}}, Checkpoint{v.report.Origin, v.tree.size, v.tree.root()}, t.size); err == nil {
 				v.compareTestimony(t, root)
 			}
 		default:

@@ -287,7 +287,7 @@ func (ws *witnesses) cosign(ctx context.Context, s *snapshot) ([]byte, Witnessin
 	if err != nil {
 		panic(err) // it is our own
 	}
-	sub := &submission{at, checkpoint, snapshotTiles{tileReader{&Log{at.Origin, ws.dir, ws.cfg.FS}}, s.partial}}
+	sub := &submission{at, checkpoint, snapshotTiles{tileReader{&Log{Origin: at.Origin, dir: ws.dir, fs: ws.cfg.FS}}, s.partial}}
 	r := Witnessing{Size: at.Size, Quorum: ws.cfg.Witnesses.Quorum}
 	type answer struct {
 		line string

@@ -364,7 +364,7 @@ func TestAckWitnessed(t *testing.T) {
 		synctest.Wait()
 		closeWriter(t, w)
 		wg.Wait()
-		log := &Log{testOrigin, LogDir("/store", testOrigin), m}
+		log := &Log{Origin: testOrigin, dir: LogDir("/store", testOrigin), fs: m}
 		ids := strings.Join(recordIDsOf(t, log), " ")
 		for _, id := range []string{"r19-0", "unwitnessed-0", "in time-0", "closing-0"} {
 			if !strings.Contains(ids, id) {

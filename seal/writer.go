@@ -134,6 +134,9 @@ type Writer struct {
 	done     chan struct{} // the committer has stopped
 	closeErr error
 
+	erasing chan struct{} // held by the Erase that is under way
+	orders  chan *order   // from it to the committer
+
 	// Owned by the committer.
 	log       *logState
 	nameless  bool // an epoch waits for an SVID
@@ -141,9 +144,11 @@ type Writer struct {
 	pruned    time.Time // when the retention was last applied
 	committed time.Time // when the last group of requests was begun
 
-	stopped   chan error    // why to stop for good
-	closedTo  atomic.Uint64 // see Closed
-	witnesses *witnesses    // nil: none
+	stopped    chan error    // why to stop for good
+	closedTo   atomic.Uint64 // see Closed
+	witnesses  *witnesses    // nil: none
+	unwiped    []place       // ordered to be erased, not yet overwritten
+	recoveries uint64
 }
 
 // pending is a batch that waits to be committed.
@@ -172,6 +177,8 @@ func Open(cfg Config) (*Writer, error) {
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
 		stopped: make(chan error, 1),
+		erasing: make(chan struct{}, 1),
+		orders:  make(chan *order),
 	}
 	var err error
 	if w.verifier, err = note.NewVerifier(cfg.LogKey.VerifierKey()); err != nil {
@@ -529,6 +536,9 @@ func (w *Writer) run() {
 		case cause := <-w.stopped:
 			w.stop(cause)
 			continue
+		case o := <-w.orders:
+			w.erase(o)
+			committed()
 		case <-w.closing:
 			closing = true
 		}
@@ -545,8 +555,18 @@ func (w *Writer) run() {
 }
 
 // commit makes one group durable and tells its callers. If that fails, the
-// writer recovers before it accepts anything again.
-func (w *Writer) commit(group []*pending, other *Header) {
+// writer has recovered, or is closing, when commit returns the error.
+func (w *Writer) commit(group []*pending, other *Header) error {
+	err := w.tryCommit(group, other)
+	if err != nil {
+		w.recover(err.Err)
+		return err
+	}
+	return nil
+}
+
+// tryCommit is commit but for the recovery, which must follow an error.
+func (w *Writer) tryCommit(group []*pending, other *Header, sections ...[]byte) *FaultError {
 	start := w.cfg.Now()
 	c := Commit{Entries: len(group)}
 	if other != nil {
@@ -556,10 +576,12 @@ func (w *Writer) commit(group []*pending, other *Header) {
 		c.Records += int(p.sealed.records)
 		c.PlainBytes += int64(p.bytes)
 	}
-	c.StoredBytes, c.Err = w.log.commit(group, other, uint64(start.UnixNano()))
-	var err error
+	c.StoredBytes, c.Err = w.log.commit(group, other, uint64(start.UnixNano()), sections...)
+	var fault *FaultError
+	var err error // nil where fault is
 	if c.Err != nil {
-		err = &FaultError{c.Err}
+		fault = &FaultError{c.Err}
+		err = fault
 		w.setRefuse(err)
 	} else {
 		w.closedTo.Store(w.log.closed())
@@ -575,9 +597,7 @@ func (w *Writer) commit(group []*pending, other *Header) {
 	if w.cfg.Observe != nil {
 		w.cfg.Observe(c)
 	}
-	if err != nil {
-		w.recover(c.Err)
-	}
+	return fault
 }
 
 // linger waits until the next group of requests may be begun. What is waiting
@@ -686,6 +706,7 @@ func (w *Writer) recover(cause error) {
 		return
 	}
 	w.fault(cause)
+	w.recoveries++
 	w.log.abandon()
 	for wait := w.cfg.retryAfter; ; wait = min(2*wait, 10*time.Second) {
 		log, err := w.begin(w.log)
@@ -699,11 +720,19 @@ func (w *Writer) recover(cause error) {
 		w.setRefuse(&FaultError{err})
 		select {
 		case <-time.After(wait):
+		case o := <-w.orders:
+			o.done <- &FaultError{err}
 		case <-w.closing:
 			w.log = nil
 			return
 		}
 	}
+}
+
+func (w *Writer) refused() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.refuse
 }
 
 // finish ends the epoch and publishes what is left.
@@ -713,6 +742,9 @@ func (w *Writer) finish() error {
 	}
 	var err error
 	if w.log != nil {
+		if err := w.wipe(); err != nil {
+			w.fault(fmt.Errorf("erase: %w", err))
+		}
 		_, err = w.log.commit(nil, &Header{Kind: KindClose}, uint64(w.cfg.Now().UnixNano()))
 		if err == nil {
 			err = w.publisher.now(w.log)

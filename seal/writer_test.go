@@ -119,26 +119,35 @@ func recordIDsOf(t testing.TB, l *Log) []string {
 			return err
 		}
 		return EachRecord(msg, func(r Record) error {
-			return eachMessage(r.Bytes, func(tag uint64, kv []byte) error {
-				if tag != 6 {
-					return nil
-				}
-				var key string
-				return eachMessage(kv, func(tag uint64, v []byte) error {
-					if tag == 1 {
-						key = string(v)
-					} else if key == "audit.record.id" {
-						ids = append(ids, string(v[2:]))
-					}
-					return nil
-				})
-			})
+			if id := idOf(r); id != "" {
+				ids = append(ids, id)
+			}
+			return nil
 		})
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ids
+}
+
+// idOf is a test record's audit.record.id.
+func idOf(r Record) (id string) {
+	_ = eachMessage(r.Bytes, func(tag uint64, kv []byte) error {
+		if tag != 6 {
+			return nil
+		}
+		var key string
+		return eachMessage(kv, func(tag uint64, v []byte) error {
+			if tag == 1 {
+				key = string(v)
+			} else if key == "audit.record.id" {
+				id = string(v[2:])
+			}
+			return nil
+		})
+	})
+	return id
 }
 
 func TestAppendedIsThere(t *testing.T) {

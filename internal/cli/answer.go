@@ -151,6 +151,9 @@ func (s *streams) writeLog(p *page, a *storeAnswer, l *logAnswer) {
 
 // axisText says what a state means for this log.
 func axisText(l *logAnswer, axis seal.Axis, state string) string {
+	if axis == seal.Erasures && state == isProven && l.Counts.Erased > 0 {
+		return counted(l.Counts.Erased, "record") + " erased, as ordered, and the rest proven"
+	}
 	if words := axisWords[axis][state]; words != "" {
 		return words
 	}

@@ -207,6 +207,7 @@ type witnessedAnswer struct {
 type countsAnswer struct {
 	Entries     uint64 `json:"entries"`
 	Records     uint64 `json:"records"`
+	Erased      uint64 `json:"erased"` // of the records
 	Epochs      uint64 `json:"epochs"`
 	Segments    int    `json:"segments"`
 	Checkpoints uint64 `json:"checkpoints"`
@@ -258,7 +259,7 @@ func answerLog(store string, opts *seal.VerifyOptions, l *seal.LogReport) *logAn
 	a := &logAnswer{
 		Origin: l.Origin, Answer: isProven, Axes: map[string]string{},
 		Trusted: l.Trusted, Pinned: l.Pinned, FreshChains: l.FreshChains, SPIFFEIDs: append([]string{}, l.Identities...), WithAuditor: isNone,
-		Counts:   countsAnswer{l.Entries, l.Records, l.Epochs, l.Segments, l.Checkpoints, l.Bytes},
+		Counts:   countsAnswer{l.Entries, l.Records, l.ErasedRecords, l.Epochs, l.Segments, l.Checkpoints, l.Bytes},
 		Findings: []findingAnswer{}, Omitted: l.Omitted,
 	}
 	worst := seal.Note

@@ -86,11 +86,12 @@ func at(e *seal.Entry, times ...pcommon.Timestamp) time.Time {
 // decode calls fn for every record of an OTLP export request, in the order in
 // which they are numbered.
 func decode(e *seal.Entry, sig seal.Signal, msg []byte, fn func(*Record) error) error {
-	r := Record{Entry: e, Signal: sig, Number: e.FirstRecord}
+	r := Record{Entry: e, Signal: sig}
+	i := 0
 	next := func() error {
-		err := fn(&r)
-		r.Number++
-		return err
+		r.Number = e.Number(i)
+		i++
+		return fn(&r)
 	}
 	switch sig {
 	case seal.SignalLogs:
