@@ -188,8 +188,11 @@ func merge(r *Record, all []statement, kept *action) {
 			keep(&r.Join.StreamID, e.StreamID)
 		}
 		keep(&r.Join.DecisionID, e.DecisionID)
-		if s.place.callee() && e.TLS.Known && !r.TLS.Known {
-			r.TLS = e.TLS // the caller's proxy tells of the hop before this one
+		// What a caller's proxy tells of TLS is of the hop before this one, but
+		// for why it could not connect.
+		if !r.TLS.Known && (s.place.callee() && e.TLS.Known || e.TLS.FailureReason != "") {
+			r.TLS = e.TLS
+			r.TLS.Known = true
 		}
 		mergeWorkload(&r.Destination.Workload, &e.To.Workload)
 		r.Attestations = append(r.Attestations, Attestation{

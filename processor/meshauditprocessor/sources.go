@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
 	"github.com/meshaudit/meshaudit/internal/evidence/hubble"
 	"github.com/meshaudit/meshaudit/internal/evidence/k8saudit"
 	"github.com/meshaudit/meshaudit/internal/evidence/linkerd"
@@ -28,9 +29,15 @@ const decoderOpaque = "opaque"
 type SourceConfig struct {
 	// Match says which records. At least one of its conditions is required.
 	Match MatchConfig `mapstructure:"match"`
-	// Decoder reads them: ztunnel, linkerd, hubble …; opaque: none does.
+	// Decoder reads them: envoy_text, ztunnel, linkerd, hubble …; opaque: none does.
 	// Required.
 	Decoder string `mapstructure:"decoder"`
+	// Format is Envoy's text_format string, of the decoder envoy_text. Default
+	// Istio's and Envoy's default formats.
+	Format string `mapstructure:"format"`
+	// JSONFormat is Envoy's json_format, of the decoder envoy_text: names to
+	// format strings, nested. Default: names as Istio's default format has them.
+	JSONFormat map[string]any `mapstructure:"json_format"`
 }
 
 // MatchConfig are conditions that must all hold. Values are exact, or
@@ -76,6 +83,7 @@ var decoders = func() map[string]decoder {
 	line(evidence.SourceHubble, hubble.Decode)
 	line(evidence.SourceK8sAudit, k8saudit.New(k8saudit.Options{}).Line)
 	line(evidence.SourceSPIRE, spire.Line)
+	m[string(evidence.SourceEnvoyText)] = decoder{evidence.SourceEnvoyText, envoyDecoder}
 	m[decoderOpaque] = decoder{evidence.SourceOpaque, func(*SourceConfig) (decodeFunc, error) { return nil, nil }}
 	return m
 }()
@@ -87,11 +95,31 @@ var builtinPaths = []struct {
 	source evidence.Source
 }{
 	{"/var/log/pods/*_ztunnel-*/istio-proxy/*.log*", evidence.SourceZtunnel},
+	{"/var/log/pods/*/istio-proxy/*.log*", evidence.SourceEnvoyText},
 	{"/var/log/pods/*/linkerd-proxy/*.log*", evidence.SourceLinkerd},
 	{"/var/run/cilium/hubble/*.log*", evidence.SourceHubble},
 	{"/var/log/kubernetes/audit*.log*", evidence.SourceK8sAudit},
 	{"/var/log/kubernetes/audit/*.log*", evidence.SourceK8sAudit},
 	{"/var/log/spire/*.log*", evidence.SourceSPIRE},
+}
+
+// envoyDecoder reads a line by its format, or the labels that a receiver has
+// made of one.
+func envoyDecoder(c *SourceConfig) (decodeFunc, error) {
+	lines, err := envoy.NewLines(c.Format, c.JSONFormat)
+	if err != nil {
+		return nil, fmt.Errorf("`format`: %w", err)
+	}
+	ofLine := ofBody(lines.Decode)
+	return func(dst []evidence.Evidence, from *evidence.Origin, r record) ([]evidence.Evidence, error) {
+		switch body := r.lr.Body(); body.Type() {
+		case pcommon.ValueTypeMap:
+			return lines.Labels(dst, from, r.lr.Attributes(), body.Map())
+		case pcommon.ValueTypeEmpty:
+			return lines.Labels(dst, from, r.lr.Attributes())
+		}
+		return ofLine(dst, from, r)
+	}, nil
 }
 
 // ofBody gives a decoder the body: a text as it is, what a receiver has parsed
@@ -243,6 +271,9 @@ func (c *SourceConfig) rule() (rule, error) {
 	}
 	if len(r.resource)+len(r.attributes) == 0 && r.scope == nil && r.event == nil && r.path == nil {
 		errs = append(errs, errors.New("`match` must have a condition: resource, attributes, scope, event_name or path"))
+	}
+	if c.Decoder != string(evidence.SourceEnvoyText) && (c.Format != "" || len(c.JSONFormat) > 0) {
+		errs = append(errs, errors.New("`format` and `json_format` are of the decoder envoy_text"))
 	}
 	d, ok := decoders[c.Decoder]
 	if !ok {

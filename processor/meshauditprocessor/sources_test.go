@@ -125,6 +125,26 @@ var lineToRecord = []lineCase{
 		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzEnforced: "false", semconv.AuthzPolicyID: "no-a"},
 	},
 	{
+		name: "a denial in Envoy's text", decoder: "envoy_text", corpus: "envoy/testdata/istio_text.log", number: 3, event: semconv.EventRequest,
+		want: map[string]string{semconv.AuthzPolicyID: "no-[curl]", semconv.AuthzPolicyNamespace: "foo", semconv.HTTPResponseStatusCode: "403"},
+	},
+	{
+		name: "a refused token", decoder: "envoy_text", corpus: "envoy/testdata/istio_text.log", number: 4, event: semconv.EventAuthn,
+		want: map[string]string{semconv.AuthzEngine: "envoy_jwt_authn", semconv.AuthzReason: "Jwt_is_missing"},
+	},
+	{
+		name: "a handshake that the upstream refused", decoder: "envoy_text", corpus: "envoy/testdata/istio_text.log", number: 5, event: semconv.EventHandshake,
+		want: map[string]string{semconv.MTLSOutcome: "failed"},
+	},
+	{
+		name: "a TCP connection", decoder: "envoy_text", corpus: "envoy/testdata/istio_text.log", number: 6, event: semconv.EventConnection,
+		want: map[string]string{semconv.ServerAddress: "10.44.1.40"},
+	},
+	{
+		name: "Istio's JSON", decoder: "envoy_text", corpus: "envoy/testdata/istio_text.log", number: 12, event: semconv.EventRequest,
+		want: map[string]string{semconv.URLPath: "/reviews/0"},
+	},
+	{
 		name: "Linkerd's request", decoder: "linkerd", corpus: "linkerd/testdata/linkerd_json.jsonl", number: 2, event: semconv.EventRequest,
 		want: map[string]string{semconv.HTTPRequestMethod: "POST", semconv.HTTPResponseStatusCode: "303"},
 	},
@@ -239,10 +259,12 @@ func TestSourceFaults(t *testing.T) {
 		SourceConfig{Decoder: "ztunnel"},
 		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "zebra"},
 		SourceConfig{Match: MatchConfig{Resource: map[string]string{"a": ""}}, Decoder: "linkerd"},
+		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "envoy_text", Format: "%NOPE"},
+		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "hubble", Format: "%DURATION%"},
 	)
 	err := cfg.Validate()
 	require.Error(t, err)
-	for _, want := range []string{"sources::0", "must have a condition", "sources::1", `"zebra"`, "hubble", "sources::2", "match::resource::a"} {
+	for _, want := range []string{"sources::0", "must have a condition", "sources::1", `"zebra"`, "hubble", "sources::2", "match::resource::a", "sources::3", "does not end", "sources::4", "are of the decoder envoy_text"} {
 		assert.ErrorContains(t, err, want)
 	}
 }
@@ -316,16 +338,27 @@ func noSecret(t *testing.T, name string, ld plog.Logs) {
 	}
 }
 
-// plantText puts each shape in the place of each word of a line, and behind
-// each of its equals signs, in both quotings.
+// plantText puts each shape in the place of each word of a line and behind each
+// of its equals signs. A shape with spaces stands in quotes only, as what
+// writes such lines has it.
 func plantText(line string) (out []string) {
 	for _, shape := range evidencetest.SecretShapes {
 		for i := range len(line) {
-			if line[i] != ' ' && line[i] != '\t' && line[i] != '=' {
+			if line[i] != ' ' && line[i] != '\t' && line[i] != '=' && line[i] != '"' {
+				continue
+			}
+			if quoted := strings.Count(line[:i+1], `"`)%2 == 1; quoted {
+				end := i + 1 + strings.IndexByte(line[i+1:]+`"`, '"')
+				out = append(out, line[:i+1]+shape+line[end:])
 				continue
 			}
 			end := i + 1 + strings.IndexAny(line[i+1:]+" ", " \t")
-			out = append(out, line[:i+1]+shape+line[end:], line[:i+1]+`"`+shape+`"`+line[end:])
+			if !strings.Contains(shape, " ") {
+				out = append(out, line[:i+1]+shape+line[end:])
+			}
+			if line[i] == '=' {
+				out = append(out, line[:i+1]+`"`+shape+`"`+line[end:])
+			}
 		}
 	}
 	return out

@@ -169,6 +169,13 @@ func (in *entry) apply(node *Node, e *evidence.Evidence) {
 // setEvent tells a refused token and a failed handshake from a request and a
 // connection.
 func setEvent(e *evidence.Evidence) {
+	// Envoy gives the same field to a connection that could not be made at all.
+	if r := e.TLS.FailureReason; r != "" && !strings.Contains(r, "TLS") && !strings.Contains(r, "SSL") {
+		e.TLS.FailureReason = ""
+		if e.StatusDetail == "" {
+			e.StatusDetail = r
+		}
+	}
 	switch {
 	case e.TLS.FailureReason != "":
 		e.Event = evidence.EventHandshake

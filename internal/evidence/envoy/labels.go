@@ -39,7 +39,9 @@ type labels struct {
 	listenerDirection, logType          string
 	attempts, podName, podNamespace     string
 	headers                             Headers
-	tlsStated                           bool // a TLS label was there, be it empty
+	user                                string
+	start                               int64 // unix nanoseconds, instead of startTime
+	tlsStated                           bool  // a TLS label was there, be it empty
 }
 
 // set takes one label and reports whether its name is known.
@@ -56,6 +58,9 @@ func (l *labels) set(name, value string) bool {
 	}
 	return true
 }
+
+// known reports whether set takes the name.
+func (l *labels) known(name string) bool { return l.field(name) != nil || l.header(name, "-") }
 
 func (l *labels) header(name, value string) bool {
 	switch name {
@@ -156,6 +161,8 @@ func (l *labels) field(name string) *string {
 		return &l.logType
 	case "upstream_request_attempt_count":
 		return &l.attempts
+	case "user":
+		return &l.user
 	case "pod_name":
 		return &l.podName
 	case "pod_namespace":
@@ -408,6 +415,7 @@ func (l *labels) evidence(node *Node) evidence.Evidence {
 		e.Status = int(n)
 	}
 	e.Failed = e.Status == 0 && e.ResponseFlags != ""
+	e.User = evidence.Text(l.user, evidence.MaxName)
 	e.GRPCStatus = first(decimal(l.grpcStatusNumber), decimal(l.grpcStatus))
 	if e.GRPCStatus != "" {
 		RPC(&e)
@@ -418,6 +426,9 @@ func (l *labels) evidence(node *Node) evidence.Evidence {
 	}
 	if t, err := time.Parse(time.RFC3339Nano, l.startTime); err == nil {
 		e.Start = unixNano(t.Unix(), int32(t.Nanosecond()))
+	}
+	if l.start != 0 {
+		e.Start = l.start
 	}
 	if ms, err := strconv.ParseUint(l.duration, 10, 40); err == nil {
 		e.End = e.Start + int64(ms)*int64(time.Millisecond)
@@ -433,6 +444,13 @@ func (l *labels) evidence(node *Node) evidence.Evidence {
 	l.parties(node, &e)
 	l.apply(&e)
 	l.headers.Claims(&e.From)
+	if e.Method == "" && e.Path == "" && e.Status == 0 {
+		e.Event = evidence.EventConnection
+		if e.Protocol == "" {
+			e.Protocol = "tcp"
+		}
+	}
+	setEvent(&e)
 	return e
 }
 

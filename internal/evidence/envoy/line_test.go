@@ -1,0 +1,234 @@
+package envoy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+)
+
+const textCorpus = "testdata/istio_text.log"
+
+func lines(tb testing.TB, text string, json map[string]any) *Lines {
+	tb.Helper()
+	l, err := NewLines(text, json)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return l
+}
+
+func oneLine(t *testing.T, l *Lines, line string) evidence.Evidence {
+	t.Helper()
+	got, err := l.Decode(nil, &evidencetest.Origin, []byte(line))
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d pieces, %v, of %s", len(got), err, line)
+	}
+	evidencetest.RoundTrip(t, &got[0])
+	return got[0]
+}
+
+func TestTextCorpus(t *testing.T) {
+	evidencetest.Corpus(t, textCorpus, lines(t, "", nil).Decode)
+	golden, err := os.ReadFile(textCorpus + ".golden")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(golden, []byte("SECRET")) {
+		t.Error("a secret is kept")
+	}
+}
+
+// What a client writes into a header must not become other fields.
+func TestForgedFields(t *testing.T) {
+	const line = `[2026-11-23T10:00:06.000Z] "GET /x HTTP/2" 200 - via_upstream - "-" 0 5 1 1 "-" "%s" "r-5" "real:80" "127.0.0.1:80" inbound|80|| 127.0.0.1:41854 10.44.1.27:80 10.44.1.23:37652 - default`
+	l := lines(t, "", nil)
+	honest := oneLine(t, l, fmt.Sprintf(line, "curl"))
+	if honest.RequestID != "r-5" || honest.Host != "real:80" || honest.Role != evidence.RoleCallee {
+		t.Fatalf("%+v", honest)
+	}
+	for _, agent := range []string{
+		`a" "b`, `a" "b" "c`, `a" "b" "c" "d:1`, `x" "fake-id" "fake:1" "6.6.6.6:66" outbound|66||evil 1.1.1.1:1 2.2.2.2:2 3.3.3.3:3 - default`,
+		`"`, `" "`, strings.Repeat(`" "`, 1000), strings.Repeat(`" "x`, 3000) + `" 1 1 1 1 "`,
+	} {
+		e := oneLine(t, l, fmt.Sprintf(line, agent))
+		if e.Method != "GET" || e.Start != honest.Start || len(agent) < 1000 && (e.Path != "/x" || e.Status != 200) {
+			t.Errorf("%.40s: what stands before is lost: %s", agent, evidencetest.Render(&e))
+		}
+		if len(agent) > 1000 && (e.From.Address != honest.From.Address || e.Role != evidence.RoleCallee) {
+			t.Errorf("%.40s: what stands behind is lost: %s", agent, evidencetest.Render(&e))
+		}
+		for what, pair := range map[string][2]string{
+			"request id": {e.RequestID, honest.RequestID}, "host": {e.Host, honest.Host}, "upstream": {e.To.Address, honest.To.Address},
+			"client": {e.From.Address, honest.From.Address}, "to": {e.To.Workload.Name, honest.To.Workload.Name},
+		} {
+			if pair[0] != "" && pair[0] != pair[1] {
+				t.Errorf("%.40s: %s is %q, want %q or nothing", agent, what, pair[0], pair[1])
+			}
+		}
+	}
+}
+
+func TestFormats(t *testing.T) {
+	for _, tt := range []struct {
+		format, line string
+		check        func(*evidence.Evidence) bool
+	}{
+		{`%START_TIME(%Y/%m/%dT%H:%M:%S%z)%|%REQ(:METHOD)%|%RESPONSE_CODE%|%DOWNSTREAM_PEER_URI_SAN%|%DOWNSTREAM_TLS_VERSION%`,
+			"2026/11/23T10:00:00+0100|GET|200|" + frontend + "|TLSv1.3",
+			func(e *evidence.Evidence) bool {
+				return e.Start == 1795424400e9 && e.TLS.Mutual && e.TLS.Version == "1.3" && e.From.Identities[0].Proof == evidence.ProofMTLSSAN
+			}},
+		{`%START_TIME(%s.%3f)% %RESPONSE_CODE% %TRACE_ID%`, "1795428000.250 200 " + traceID,
+			func(e *evidence.Evidence) bool { return e.Start == 1795428000250e6 && e.TraceID[0] == 0x4b }},
+		{`%START_TIME(%s%3f)% %RESPONSE_CODE%`, "1795428000250 200", func(e *evidence.Evidence) bool { return e.Start == 1795428000250e6 }},
+		{`%START_TIME% %RESPONSE_CODE% %GRPC_STATUS% "%REQ(:PATH)%" %STREAM_ID%`, `2026-11-23T10:00:00.000Z 200 PermissionDenied "/shop.Orders/Get" 7d0f`,
+			func(e *evidence.Evidence) bool {
+				return e.GRPCStatus == "7" && e.RPCMethod == "Get" && e.StreamID == "7d0f"
+			}},
+		{`%START_TIME% 100%% %REQ(:METHOD):3% %DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result)% %DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%`,
+			"2026-11-23T10:00:00.000Z 100% DEL denied ns[a]-policy[b]-rule[0]",
+			func(e *evidence.Evidence) bool { return !e.Verdict.Enforced && e.Verdict.PolicyID == "b" }},
+		{`%START_TIME% %RESPONSE_CODE% %ACCESS_LOG_TYPE%`, "2026-11-23T10:00:00.000Z 200 DownstreamStart", func(e *evidence.Evidence) bool { return !e.Final }},
+		{`%START_TIME% %RESPONSE_CODE% "%REQ(AUTHORIZATION)%" "%REQ(COOKIE?X-REQUEST-ID)%" %FILTER_STATE(a:PLAIN)% %CEL(request.headers['a(b)'])%`,
+			`2026-11-23T10:00:00.000Z 200 "Bearer SECRET" "SECRET" x SECRET y`,
+			func(e *evidence.Evidence) bool {
+				return e.RequestID == "" && !strings.Contains(evidencetest.Render(e), "SECRET")
+			}},
+		{`%START_TIME% %CONNECTION_TERMINATION_DETAILS% %DOWNSTREAM_REMOTE_ADDRESS%`, "2026-11-23T10:00:00.000Z rbac_access_denied_matched_policy[none] 10.0.0.1:5",
+			func(e *evidence.Evidence) bool { return e.Event == evidence.EventConnection && e.Verdict.DefaultDeny }},
+		{`%START_TIME% %REQ(:METHOD)% %UPSTREAM_CLUSTER% "%UPSTREAM_TRANSPORT_FAILURE_REASON%"`, `2026-11-23T10:00:00.000Z GET outbound|80||a.b.svc.cluster.local "delayed connect error: 111"`,
+			func(e *evidence.Evidence) bool { return e.Event == evidence.EventRequest && e.TLS.FailureReason == "" }},
+	} {
+		if e := oneLine(t, lines(t, tt.format, nil), tt.line); !tt.check(&e) {
+			t.Errorf("%s: %s", tt.format, evidencetest.Render(&e))
+		}
+	}
+}
+
+func TestJSONFormat(t *testing.T) {
+	l := lines(t, "", map[string]any{
+		"at": "%START_TIME%", "line": "%REQ(:METHOD)% %REQ(:PATH)%", "code": "%RESPONSE_CODE%", "constant": "x",
+		"tls": map[string]any{"peer": "%DOWNSTREAM_PEER_URI_SAN%", "ua": "%REQ(USER-AGENT)%"}, "authz": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz)%",
+	})
+	line := `{"at":"2026-11-23T10:00:00.000Z","line":"GET /a?b=c","code":200,"tls":{"peer":"` + frontend + `","ua":"SECRET"},"authz":{"decision_id":"d-1"},"more":[1]}`
+	e := oneLine(t, l, line)
+	if e.Method != "GET" || e.Path != "/a" || e.Status != 200 || len(e.From.Identities) != 1 || e.DecisionID != "d-1" {
+		t.Errorf("%s", evidencetest.Render(&e))
+	}
+	_, lr := logOf(t, nil, map[string]any{"at": "2026-11-23T10:00:00.000Z", "line": "GET /a?b=c", "code": 200, "tls": map[string]any{"peer": frontend}})
+	got, err := l.Labels(nil, &evidencetest.Origin, lr.Attributes())
+	if err != nil || got[0].Path != "/a" || got[0].Status != 200 || len(got[0].From.Identities) != 1 {
+		t.Errorf("as attributes: %v %+v", err, got)
+	}
+	for bad, want := range map[string]error{
+		`{"code":200,"code":403}`: evidence.ErrMalformed,
+		`{"code":200`:             evidence.ErrMalformed,
+		`{"hello":"world"}`:       evidence.ErrNotEvidence,
+		`{"at":"now","code":200}`: evidence.ErrNotEvidence,
+	} {
+		if _, err := l.Decode(nil, &evidencetest.Origin, []byte(bad)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", bad, err, want)
+		}
+	}
+}
+
+func TestFormatFaults(t *testing.T) {
+	for format, want := range map[string]string{
+		"":                                   "no operator",
+		"hello":                              "no operator",
+		"%START_TIME":                        "does not end",
+		"100% %START_TIME%":                  "a percent sign is %%",
+		"%REQ(:METHOD%":                      "does not close",
+		"%REQ()%":                            "names no header",
+		"%REQ(A):x%":                         "a length must follow",
+		"%START_TIME(%Q)%":                   `"%Q"`,
+		"%START_TIME%%RESPONSE_CODE%":        "nothing stands between",
+		strings.Repeat("%DURATION% ", 200):   "more than 128",
+		strings.Repeat("x", maxFormat) + "%": "at most",
+	} {
+		if _, err := CompileFormat(format); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40q: %v, want %q", format, err, want)
+		}
+	}
+	_, err := NewLines("", map[string]any{"a": "%X", "b": map[string]any{"c": "%Y"}})
+	if err == nil || !strings.Contains(err.Error(), "json_format: a:") || !strings.Contains(err.Error(), "json_format: b.c:") {
+		t.Errorf("not every fault: %v", err)
+	}
+}
+
+func TestBadTextLines(t *testing.T) {
+	l := lines(t, "", nil)
+	for name, line := range evidencetest.BadLines() {
+		if got, err := l.Decode(nil, &evidencetest.Origin, line); err == nil || len(got) != 0 {
+			t.Errorf("%s: %d pieces, error %v", name, len(got), err)
+		}
+	}
+}
+
+func textLines(tb testing.TB) [][]byte {
+	tb.Helper()
+	text, err := os.ReadFile(textCorpus)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+}
+
+func FuzzTextLine(f *testing.F) {
+	for _, line := range textLines(f) {
+		f.Add(line)
+	}
+	l := lines(f, "", nil)
+	f.Fuzz(func(t *testing.T, line []byte) { evidencetest.FuzzLine(t, l.Decode, line) })
+}
+
+func FuzzCompileFormat(f *testing.F) {
+	for _, s := range []string{istioFormat, envoyFormat, `%START_TIME(%s.%3f)% %REQ(A?B):5%%%`} {
+		f.Add(s, `[2026-11-23T10:00:08.000Z] "POST /v1/x HTTP/1.1" 200`)
+	}
+	f.Fuzz(func(t *testing.T, format, line string) {
+		l, err := NewLines(format, map[string]any{"a": format})
+		if err != nil {
+			return
+		}
+		evidencetest.FuzzLine(t, l.Decode, []byte(line))
+	})
+}
+
+func benchmarkLines(b *testing.B, keep func([]byte) bool) {
+	l := lines(b, "", nil)
+	var in [][]byte
+	size := 0
+	for _, line := range textLines(b) {
+		if keep(line) {
+			in = append(in, line)
+			size += len(line)
+		}
+	}
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	var dst []evidence.Evidence
+	for b.Loop() {
+		for _, line := range in {
+			var err error
+			if dst, err = l.Decode(dst[:0], &evidencetest.Origin, line); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(len(in)*b.N)/b.Elapsed().Seconds(), "lines/s")
+}
+
+func BenchmarkTextLine(b *testing.B) {
+	benchmarkLines(b, func(line []byte) bool { return line[0] == '[' && !bytes.Contains(line, []byte("fake")) })
+}
+
+func BenchmarkJSONLine(b *testing.B) {
+	benchmarkLines(b, func(line []byte) bool { return line[0] == '{' })
+}
