@@ -103,8 +103,13 @@ func (t *recordTable) record(r *query.Record) error {
 	// The called workload's trust domain is the more likely to be ours.
 	destination := t.party(r, semconv.DestinationPrefix, semconv.ServerAddress)
 	source := t.party(r, semconv.SourcePrefix, semconv.ClientAddress)
-	if user := r.Str(semconv.UserID); user != "" {
-		source = printable(user) + " by " + source
+	if user := printable(r.Str(semconv.UserID)); user != "" && source == nobody {
+		source = user
+	} else if user != "" {
+		source = user + " by " + source
+	}
+	if target := r.Str(semconv.AuditTargetID); target != "" && destination == nobody {
+		destination = printable(target)
 	}
 	at := r.Time.UTC()
 	t.seq++
@@ -119,7 +124,7 @@ func (t *recordTable) record(r *query.Record) error {
 		state(r, conflicts.Len()),
 		{text: joined(r)},
 		{shortID(r), dim},
-	}, t.conflicts(conflicts)})
+	}, append(t.conflicts(conflicts), said(r)...)})
 	if t.waiting.Len() > reorderWindow {
 		return t.emit()
 	}
@@ -173,7 +178,18 @@ func (t *recordTable) party(r *query.Record, prefix, address string) string {
 	if a := r.Str(address); a != "" {
 		return printable(a)
 	}
-	return "-"
+	return nobody
+}
+
+// nobody stands where a party is not stated.
+const nobody = "-"
+
+// said is what a finding says, in words.
+func said(r *query.Record) []string {
+	if r.Event != semconv.EventFinding || r.Log.Body().Type() != pcommon.ValueTypeStr {
+		return nil
+	}
+	return []string{"              → " + printable(r.Log.Body().Str())}
 }
 
 // identity writes a SPIFFE ID short: namespace/account for what follows
@@ -213,6 +229,9 @@ func request(r *query.Record) string {
 		text = "amends " + short(r.Str(semconv.MeshAmends)) + " " + call
 	case semconv.EventFinding:
 		text = "finding " + r.Str(semconv.MeshFindingKind)
+		if n := number(r, semconv.FindingCount); n > 1 {
+			text += fmt.Sprintf(" (%d times)", n)
+		}
 	case semconv.EventEvidenceGap:
 		text = "evidence lost"
 		if n := number(r, semconv.GapCount); n > 0 {
@@ -236,8 +255,18 @@ func request(r *query.Record) string {
 	return printable(strings.Join(strings.Fields(text), " "))
 }
 
-// result is the status and the outcome.
+// result is the status and the outcome, or a finding's severity.
 func result(r *query.Record) cell {
+	if severity := r.Str(semconv.FindingSeverity); severity != "" {
+		c := cell{text: printable(severity)}
+		switch severity {
+		case "high", "critical":
+			c.style = red
+		case "medium":
+			c.style = yellow
+		}
+		return c
+	}
 	c := cell{text: r.Str(semconv.AuditOutcome)}
 	switch c.text {
 	case "success":

@@ -154,7 +154,7 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 	}
 	for _, c := range r.Conflicts {
 		if c.Field == semconv.SourceSPIFFEID || c.Field == semconv.DestinationSPIFFEID {
-			found(IdentityConflict, c.Field+" "+c.Kept+" "+c.Other+" "+c.From,
+			found(IdentityConflict, c.Field+" "+c.Kept+" "+c.Other,
 				fmt.Sprintf("%s: %s is %s (%s), and %s says %s (%s)", request, party(c.Field), first(c.Kept, "not known"), c.KeptProof, c.From, c.Other, c.OtherProof))
 		}
 	}
