@@ -53,6 +53,8 @@ type Config struct {
 	Sources []SourceConfig `mapstructure:"sources"`
 	// Redaction extends the allow-list.
 	Redaction RedactionConfig `mapstructure:"redaction"`
+	// Identity says whose word about identities is believed.
+	Identity IdentityConfig `mapstructure:"identity"`
 	// Findings says what is looked for in the records and stated as
 	// mesh.finding.
 	Findings FindingsConfig `mapstructure:"findings"`
@@ -74,6 +76,15 @@ type RedactionConfig struct {
 	// KeepBody keeps the bodies of logs from sources that are not known.
 	// Default false: a body's SHA-256 takes its place.
 	KeepBody bool `mapstructure:"keep_body"`
+}
+
+// IdentityConfig is of identities.
+type IdentityConfig struct {
+	// XFCCTrusted are patterns of SPIFFE IDs, with * for any text: proxies that
+	// remove x-forwarded-client-cert from outside and write it themselves. What
+	// they report of it, over an authenticated connection to a receiver of ours,
+	// is proven as xfcc. Default none: a header is a claim.
+	XFCCTrusted []string `mapstructure:"xfcc_trusted"`
 }
 
 // FindingsConfig is of the findings.
@@ -164,6 +175,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxPendingBytes < minPendingBytes {
 		fault("`max_pending_bytes` must be at least %d, got %d", minPendingBytes, c.MaxPendingBytes)
+	}
+	if _, err := newProver(c.Identity.XFCCTrusted); err != nil {
+		fault("`identity::xfcc_trusted`: %w", err)
 	}
 	c.Findings.validate(fault)
 	if c.Ledger.Lag < 0 {

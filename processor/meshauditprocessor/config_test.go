@@ -37,6 +37,7 @@ func TestConfig(t *testing.T) {
 		MaxPending: 1000, MaxPendingBytes: 64 << 20, Expect: []string{"callee", "caller", "verdict"}, Cluster: "edge-0",
 		Redaction:   RedactionConfig{Allow: []string{"tenant.id", "shop.*"}, KeepBody: true},
 		RecoverFrom: RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"},
+		Identity:    IdentityConfig{XFCCTrusted: []string{"example.org/ns/ingress/*"}},
 		Findings: FindingsConfig{
 			Kinds: map[findings.Kind]FindingConfig{
 				findings.Plaintext:        {Severity: findings.Low, Condition: `attributes["mesh.source.workload.namespace"] != "kube-system"`},
@@ -57,6 +58,7 @@ func TestConfigFaultsAreReportedAtOnce(t *testing.T) {
 		"`window` must be positive, got 0s", "`late_window` must not be negative, got -1s",
 		"`settle` must be between 0 and `window`, got 2s", "`clock_skew` must not be negative, got -1s",
 		"`max_pending` must be positive, got -1", "`max_pending_bytes` must be at least 1048576, got 1",
+		"`identity::xfcc_trusted`: \"gateway\" matches no SPIFFE ID",
 		"`findings::kinds` knows [denied_but_served ", "got \"typo\"", "`findings::kinds::plaintext::severity` must be one of [info low medium high critical], got \"urgent\"",
 		"`findings::kinds::plaintext::condition`", "`findings::must_decide`: a pattern must not be empty", "`findings::repeat` must be positive, got 0s",
 		"`findings::max_credentials` must be positive, got -1",

@@ -43,6 +43,7 @@ type core struct {
 	ledger     *ledger.Ledger
 	gaps       gapQueue
 	finder     *finder
+	prover     prover
 
 	// recording is true while the logs face runs: only then records have
 	// somewhere to go.
@@ -65,6 +66,10 @@ func newCore(set component.TelemetrySettings, cfg *Config) (*core, error) {
 		cfg: cfg, redactor: cfg.redactor(), recognised: recognised, correlator: correlate.New(cfg.correlator()),
 		telemetry: t, logger: set.Logger, wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
 		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }},
+	}
+	if c.prover, err = newProver(cfg.Identity.XFCCTrusted); err != nil {
+		t.Shutdown()
+		return nil, err
 	}
 	if c.finder, err = newFinder(c, set); err != nil {
 		t.Shutdown()
@@ -188,6 +193,9 @@ func (in *intake) logs(ld plog.Logs) {
 					if g, ok := otlp.DecodeGap(lr); ok {
 						in.lost = append(in.lost, g)
 					}
+				}
+				if known && in.reporter != nil && in.prover.raise(&e, in.reporter.SPIFFEID) {
+					otlp.Encode(&e, lr)
 				}
 				body := in.body(lr, known)
 				if m := in.redactor.LogBody(lr, body); m > 0 {

@@ -1,0 +1,70 @@
+package meshauditprocessor
+
+import (
+	"slices"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/xfcc"
+	"github.com/meshaudit/meshaudit/internal/query"
+)
+
+const (
+	fromReporter = "reporter.svid"
+	fromXFCC     = "header." + xfcc.Header
+)
+
+// prover raises what a reporter says of identities to what its own verified
+// certificate proves.
+type prover struct {
+	xfcc []query.Glob // proxies whose x-forwarded-client-cert is believed
+}
+
+func newProver(patterns []string) (p prover, err error) {
+	for _, s := range patterns {
+		g, err := query.ParseIDGlob(s)
+		if err != nil {
+			return p, err
+		}
+		p.xfcc = append(p.xfcc, g)
+	}
+	return p, nil
+}
+
+// raise reports whether it changed e. by is the reporter's verified SPIFFE ID.
+//
+// A reporter that names itself as the party on its own side is that: its
+// certificate was verified on the connection that brought the evidence. One that
+// names another may be a proxy that stands for many, which proves nothing. What
+// a trusted proxy forwards of its client's certificate is better than a claim,
+// for only it could have written the header that it reports.
+func (p prover) raise(e *evidence.Evidence, by spiffeid.ID) (changed bool) {
+	if by.IsZero() {
+		return false
+	}
+	own := &e.To
+	if e.Role == evidence.RoleCaller {
+		own = &e.From
+	}
+	if e.Role == evidence.RoleCallee || e.Role == evidence.RoleCaller {
+		states := slices.ContainsFunc(own.Identities, func(i evidence.Identity) bool { return i.ID == by && i.Proof < evidence.ProofSVID })
+		if states {
+			own.AddIdentity(evidence.Identity{ID: by, Proof: evidence.ProofSVID, From: fromReporter})
+			changed = true
+		}
+	}
+	if e.Role == evidence.RoleCallee && slices.ContainsFunc(p.xfcc, func(g query.Glob) bool { return g.Match(by.String()) }) {
+		// Taken out and added again: the strongest stands first.
+		for _, i := range slices.Clone(e.From.Identities) {
+			if i.From != fromXFCC || i.Proof != evidence.ProofClaimed || i.ID.IsZero() {
+				continue
+			}
+			e.From.Identities = slices.DeleteFunc(e.From.Identities, func(j evidence.Identity) bool { return i == j })
+			i.Proof = evidence.ProofXFCC
+			e.From.AddIdentity(i)
+			changed = true
+		}
+	}
+	return changed
+}
