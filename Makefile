@@ -17,6 +17,12 @@ FUZZTIME ?= 30s
 # How often the collector is killed under load.
 KILLS ?= 3
 
+# 1: the collector and the command take log keys in PKCS#11 tokens; they then
+# need a C compiler to build and glibc to run.
+CGO_ENABLED ?= 0
+# Only for what build.sh builds: tests with the race detector need cgo.
+build collector cli: export CGO_ENABLED := $(CGO_ENABLED)
+
 export MESHAUDIT_COLLECTOR := $(COLLECTOR)
 export MESHAUDIT_CLI := $(BIN)/meshaudit
 
@@ -51,7 +57,7 @@ demo:
 ##@ Check
 
 .PHONY: test
-test: zstd lint generate-check test-unit test-nested test-distribution ## Run all that CI runs
+test: zstd softhsm lint generate-check test-unit test-nested test-distribution ## Run all that CI runs
 
 # The second verifier's test decompresses with the zstd command; without it the
 # test is skipped, and says so.
@@ -59,6 +65,13 @@ test: zstd lint generate-check test-unit test-nested test-distribution ## Run al
 zstd:
 	@command -v zstd >/dev/null || { echo "Installing zstd"; apt-get update -q && apt-get install -qy --no-install-recommends zstd; } || \
 		echo "zstd is not installed: the second verifier's test will be skipped (in CI: fail)"
+
+# The tests of log keys in PKCS#11 tokens; without it they are skipped, and say so.
+.PHONY: softhsm
+softhsm:
+	@ls /usr/lib*/softhsm/libsofthsm2.so /usr/lib*/pkcs11/libsofthsm2.so >/dev/null 2>&1 || command -v softhsm2-util >/dev/null || { \
+		echo "Installing SoftHSM"; apt-get update -q && apt-get install -qy --no-install-recommends softhsm2; } || \
+		echo "SoftHSM is not installed: tests of PKCS#11 will be skipped (in CI: fail)"
 
 .PHONY: test-unit
 test-unit: ## Run the root module's tests, with the race detector

@@ -42,7 +42,7 @@ counted() {
 
 program() {
 	local dir=$1 package=$2 out=$3
-	(cd "$dir" && CGO_ENABLED=0 go build -v -trimpath -ldflags='-s -w' -o "$root/$out" "$package") 2>&1 |
+	(cd "$dir" && CGO_ENABLED="${CGO_ENABLED:-0}" go build -v -trimpath -ldflags='-s -w' -o "$root/$out" "$package") 2>&1 |
 		tee "$log" | counted || failed
 }
 

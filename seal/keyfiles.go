@@ -29,6 +29,17 @@ func CreateWriterKeys(dir, origin string) (trust string, err error) {
 	if err != nil {
 		return "", err
 	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", err
+	}
+	if err := WriteSecret(filepath.Join(dir, LogKeyFile), []byte(skey+"\n")); err != nil {
+		return "", err
+	}
+	return CreateChainKey(dir, origin, vkey)
+}
+
+// CreateChainKey is CreateWriterKeys for a log key that is elsewhere.
+func CreateChainKey(dir, origin, vkey string) (trust string, err error) {
 	chain := NewChainKey()
 	chainText, err := chain.MarshalText()
 	if err != nil {
@@ -36,9 +47,6 @@ func CreateWriterKeys(dir, origin string) (trust string, err error) {
 	}
 	trust = TrustLines(vkey, origin, chain.Commitment())
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	if err := WriteSecret(filepath.Join(dir, LogKeyFile), []byte(skey+"\n")); err != nil {
 		return "", err
 	}
 	return trust, errors.Join(

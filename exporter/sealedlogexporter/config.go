@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/meshaudit/meshaudit/internal/pkcs11key"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -87,10 +88,12 @@ type KeysConfig struct {
 	// own is given. Default: "keys" beside the store's directory.
 	Directory string `mapstructure:"directory"`
 
-	// LogKey is the file of the key that signs checkpoints.
+	// LogKey is the key that signs checkpoints: a file, or a PKCS#11 URI
+	// ("pkcs11:token=…;object=…?module-path=…&pin-source=…"), which needs a
+	// collector built with cgo.
 	LogKey string `mapstructure:"log_key"`
 
-	// PreviousLogKey is the file of the log key that LogKey replaces; at
+	// PreviousLogKey is the log key, file or PKCS#11 URI, that LogKey replaces; at
 	// start it hands the log over. Default: log.key.previous in Directory,
 	// if it is there.
 	PreviousLogKey string `mapstructure:"previous_log_key"`
@@ -191,6 +194,13 @@ func (c *Config) Validate() error {
 		fault("`keys::chain` must be %q or %q, got %q", chainKept, chainFresh, k.Chain)
 	} else if k.Chain == chainFresh && (k.ChainKey != "" || k.ChainState != "") {
 		fault("`keys::chain: fresh` keeps no chain key: give neither `keys::chain_key` nor `keys::chain_state`")
+	}
+	for setting, key := range map[string]string{"log_key": c.Keys.LogKey, "previous_log_key": c.Keys.PreviousLogKey} {
+		if strings.HasPrefix(key, pkcs11key.Scheme) {
+			if _, err := pkcs11key.ParseURI(key); err != nil {
+				fault("`keys::%s`: %w", setting, err)
+			}
+		}
 	}
 	if err := c.SPIFFE.validate(); err != nil {
 		fault("`spiffe::workload_api`: %w", err)

@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/meshaudit/meshaudit/internal/pkcs11key"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -20,9 +21,34 @@ type keys struct {
 	previous seal.LogKey     // nil: none is being replaced
 	chain    seal.ChainStore // nil: fresh at every start
 	auditors []seal.Recipient
+	tokens   []*pkcs11key.Key // that hold log keys
 }
 
-func (c *Config) loadKeys(origin string, logger *zap.Logger) (*keys, error) {
+// open opens a log key in a file or, by a PKCS#11 URI, in a token.
+func (k *keys) open(where, origin string) (seal.LogKey, error) {
+	if !strings.HasPrefix(where, pkcs11key.Scheme) {
+		return seal.ReadLogKey(where)
+	}
+	t, err := pkcs11key.Open(where, origin)
+	if err != nil {
+		return nil, err
+	}
+	k.tokens = append(k.tokens, t)
+	return t, nil
+}
+
+func (k *keys) close() (err error) {
+	if k == nil {
+		return nil
+	}
+	for _, t := range k.tokens {
+		err = errors.Join(err, t.Close())
+	}
+	k.tokens = nil
+	return err
+}
+
+func (c *Config) loadKeys(origin string, logger *zap.Logger) (_ *keys, err error) {
 	dir := c.keysDirectory()
 	if c.Keys.Create {
 		if err := c.createKeys(dir, origin, logger); err != nil {
@@ -30,11 +56,15 @@ func (c *Config) loadKeys(origin string, logger *zap.Logger) (*keys, error) {
 		}
 	}
 	var k keys
-	var err error
-	if k.log, err = seal.ReadLogKey(orFile(c.Keys.LogKey, dir, seal.LogKeyFile)); err != nil {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, k.close())
+		}
+	}()
+	if k.log, err = k.open(orFile(c.Keys.LogKey, dir, seal.LogKeyFile), origin); err != nil {
 		return nil, absent(err, "`keys::log_key`", "meshaudit keygen writer --origin "+origin+" --out "+dir)
 	}
-	k.previous, err = seal.ReadLogKey(orFile(c.Keys.PreviousLogKey, dir, seal.PreviousLogKeyFile))
+	k.previous, err = k.open(orFile(c.Keys.PreviousLogKey, dir, seal.PreviousLogKeyFile), origin)
 	if err != nil && (c.Keys.PreviousLogKey != "" || !errors.Is(err, fs.ErrNotExist)) {
 		return nil, fmt.Errorf("`keys::previous_log_key`: %w", err)
 	}

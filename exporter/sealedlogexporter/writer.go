@@ -27,6 +27,7 @@ type writer struct {
 	users     int
 	log       *seal.Writer
 	identity  *identity // nil: no SPIFFE identity
+	keys      *keys
 	telemetry *metadata.TelemetryBuilder
 
 	bucket  *objectstore.Bucket  // nil: the store is a directory
@@ -77,12 +78,17 @@ func (f *face) shutdown(ctx context.Context) error {
 		return nil
 	}
 	err := f.log.Close(ctx)
-	err = errors.Join(err, f.closeStore(ctx), f.identity.close())
+	err = errors.Join(err, f.closeStore(ctx), f.identity.close(), f.keys.close())
 	f.telemetry.Shutdown()
 	return err
 }
 
-func (w *writer) open(ctx context.Context, host component.Host) error {
+func (w *writer) open(ctx context.Context, host component.Host) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.identity.close(), w.keys.close())
+		}
+	}()
 	origin, err := w.cfg.origin()
 	if err != nil {
 		return err
@@ -91,6 +97,7 @@ func (w *writer) open(ctx context.Context, host component.Host) error {
 	if err != nil {
 		return err
 	}
+	w.keys = k
 	policy, err := w.cfg.Witnesses.policy()
 	if err != nil {
 		return err
@@ -137,10 +144,10 @@ func (w *writer) open(ctx context.Context, host component.Host) error {
 	}
 	if err := w.openStore(&cfg, host); err != nil {
 		w.telemetry.Shutdown()
-		return errors.Join(err, w.identity.close())
+		return err
 	}
 	if w.log, err = seal.Open(cfg); err != nil {
-		err = errors.Join(err, w.closeStore(context.Background()), w.identity.close())
+		err = errors.Join(err, w.closeStore(context.Background()))
 		w.telemetry.Shutdown()
 		return err
 	}

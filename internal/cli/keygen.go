@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/meshaudit/meshaudit/internal/pkcs11key"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -65,17 +66,19 @@ URL where it can be asked may be added to it. Nothing is overwritten.`,
 
 func newKeygenWriter(s *streams) *cobra.Command {
 	c := &cobra.Command{
-		Use:   "writer --origin ORIGIN [--out DIR]",
+		Use:   "writer --origin ORIGIN [--out DIR] [--log-key URI]",
 		Short: "Make the keys of one writer, and what to pin to verify its log",
 		Long: `Makes the log key, which signs checkpoints, and the chain key, which moves on
 with every start, of one writer: one sealed_log exporter in one collector. The
 lines on stdout are what a verifier pins; they are also in the file "trust".
-Nothing is overwritten.`,
+With --log-key, the log key is one that a PKCS#11 token has already; its public
+half is read from there. Nothing is overwritten.`,
 		Example: `  meshaudit keygen writer --origin example.org/meshaudit/edge-0 --out keys`,
 		Args:    noArgs,
 	}
 	origin := c.Flags().String("origin", "", "name of the log, for ever: a-z 0-9 . _ / -, the exporter's `origin`")
 	dir := c.Flags().String("out", ".", "`DIR` in which the files are made")
+	logKey := c.Flags().String("log-key", "", "PKCS#11 `URI` of an Ed25519 key in a token, instead of a new key in a file")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if *origin == "" {
 			return usage(c, errors.New("--origin is missing: it names the log, e.g. example.org/meshaudit/edge-0"))
@@ -85,6 +88,9 @@ Nothing is overwritten.`,
 		}
 		if err := absent(*dir, seal.LogKeyFile, seal.ChainKeyFile, seal.TrustFile); err != nil {
 			return err
+		}
+		if *logKey != "" {
+			return s.keygenToken(*dir, *origin, *logKey)
 		}
 		trust, err := seal.CreateWriterKeys(*dir, *origin)
 		if err != nil {
@@ -102,6 +108,28 @@ Next, on the auditor's machine: meshaudit keygen auditor
 		return nil
 	}
 	return c
+}
+
+// keygenToken makes the keys of a writer whose log key is in a token.
+func (s *streams) keygenToken(dir, origin, uri string) error {
+	key, err := pkcs11key.Open(uri, origin)
+	if err != nil {
+		return fmt.Errorf("--log-key: %w", err)
+	}
+	defer key.Close()
+	trust, err := seal.CreateChainKey(dir, origin, key.VerifierKey())
+	if err != nil {
+		return fmt.Errorf("make the writer's keys: %w", err)
+	}
+	if err := s.print(trust); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.err, `Made in %s, for the log key in the token:
+  %-10s secret, moves on with every start: keys::chain_key, on a disk that is kept
+  %-10s the lines above: give them to everyone who verifies, on another machine
+Next: set the exporter's keys::log_key to the URI; on the auditor's machine: meshaudit keygen auditor
+`, dir, seal.ChainKeyFile, seal.TrustFile)
+	return nil
 }
 
 func newKeygenAuditor(s *streams) *cobra.Command {
