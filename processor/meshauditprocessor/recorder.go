@@ -139,7 +139,11 @@ func (r *recorder) count(ctx context.Context, batch []*correlate.Record) {
 	type kind struct{ event, state, join string }
 	counts := make(map[kind]int64)
 	amendments := int64(0)
+	now := time.Now().UnixNano()
 	for _, rec := range batch {
+		if rec.EventName != semconv.EventAmendment && rec.End > 0 {
+			r.telemetry.MeshauditLag.Record(ctx, max(0, time.Duration(now-rec.End).Seconds()))
+		}
 		counts[kind{rec.EventName, rec.State.String(), rec.Join.Method.String()}]++
 		if rec.EventName == semconv.EventAmendment {
 			amendments++

@@ -33,6 +33,7 @@ type TelemetryBuilder struct {
 	MeshauditEvidence       metric.Int64Counter
 	MeshauditFindings       metric.Int64Counter
 	MeshauditForgotten      metric.Int64ObservableCounter
+	MeshauditLag            metric.Float64Histogram
 	MeshauditLeftEarly      metric.Int64ObservableCounter
 	MeshauditPending        metric.Int64ObservableGauge
 	MeshauditPendingBytes   metric.Int64ObservableGauge
@@ -216,6 +217,13 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_meshaudit_forgotten",
 		metric.WithDescription("Evidence forgotten before its late window was over because of `max_pending_bytes`. [Alpha]"),
 		metric.WithUnit("{evidence}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditLag, err = builder.meter.Float64Histogram(
+		"otelcol_meshaudit_lag",
+		metric.WithDescription("From the end of an action until its record was taken by the next consumer. Amendments do not count. [Alpha]"),
+		metric.WithUnit("s"),
+		metric.WithExplicitBucketBoundaries([]float64{0.1, 0.5, 1, 2, 5, 10, 20, 60, 300, 600, 1800}...),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditLeftEarly, err = builder.meter.Int64ObservableCounter(

@@ -51,6 +51,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.MeshauditAmendments.Add(context.Background(), 1)
 	tb.MeshauditEvidence.Add(context.Background(), 1)
 	tb.MeshauditFindings.Add(context.Background(), 1)
+	tb.MeshauditLag.Record(context.Background(), 1)
 	tb.MeshauditRecords.Add(context.Background(), 1)
 	tb.MeshauditRecordsRefused.Add(context.Background(), 1)
 	tb.MeshauditRedacted.Add(context.Background(), 1)
@@ -69,6 +70,9 @@ func TestSetupTelemetry(t *testing.T) {
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditForgotten(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditLag(t, testTel,
+		[]metricdata.HistogramDataPoint[float64]{{}}, metricdatatest.IgnoreValue(),
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditLeftEarly(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
