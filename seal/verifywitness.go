@@ -114,7 +114,7 @@ func (o *VerifyOptions) missingLog(ctx context.Context, origin string) *Finding 
 	}
 	answers, _ := askAll(ctx, o.WitnessClient, p, origin, o.Trust.logKey(origin), nil)
 	for i, s := range answers {
-		if s != nil && s.size > 0 && (s.note == nil || s.signed) {
+		if s != nil && s.size > 0 && (s.note == nil || s.signed || !o.Trust.knows(origin)) {
 			t := testimony{witness: &p.Witnesses[i], seen: *s}
 			return &Finding{Class: Tampering, Axis: Completeness,
 				What: fmt.Sprintf("the log of %s is gone: %s", origin, t.says()), Next: "restore it from a copy"}
