@@ -18,6 +18,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/spire"
 	"github.com/meshaudit/meshaudit/internal/evidence/ztunnel"
 	"github.com/meshaudit/meshaudit/internal/query"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/mapped"
 )
 
 // decoderOpaque passes records as they are.
@@ -29,7 +30,7 @@ const decoderOpaque = "opaque"
 type SourceConfig struct {
 	// Match says which records. At least one of its conditions is required.
 	Match MatchConfig `mapstructure:"match"`
-	// Decoder reads them: envoy_text, ztunnel, linkerd, hubble …; opaque: none does.
+	// Decoder reads them: envoy_text, ztunnel, linkerd, hubble …, mapped; opaque: none does.
 	// Required.
 	Decoder string `mapstructure:"decoder"`
 	// Format is Envoy's text_format string, of the decoder envoy_text. Default
@@ -38,6 +39,8 @@ type SourceConfig struct {
 	// JSONFormat is Envoy's json_format, of the decoder envoy_text: names to
 	// format strings, nested. Default: names as Istio's default format has them.
 	JSONFormat map[string]any `mapstructure:"json_format"`
+	// Mapping are the cases of the decoder mapped, which needs it.
+	Mapping []mapped.Case `mapstructure:"mapping"`
 }
 
 // MatchConfig are conditions that must all hold. Values are exact, or
@@ -84,6 +87,16 @@ var decoders = func() map[string]decoder {
 	line(evidence.SourceK8sAudit, k8saudit.New(k8saudit.Options{}).Line)
 	line(evidence.SourceSPIRE, spire.Line)
 	m[string(evidence.SourceEnvoyText)] = decoder{evidence.SourceEnvoyText, envoyDecoder}
+	m[string(evidence.SourceMapped)] = decoder{evidence.SourceMapped, func(c *SourceConfig) (decodeFunc, error) { return mappedDecoder(c.Mapping) }}
+	for _, name := range mapped.PresetNames {
+		m[name] = decoder{evidence.SourceMapped, func(*SourceConfig) (decodeFunc, error) {
+			cases, err := mapped.Preset(name)
+			if err != nil {
+				return nil, err
+			}
+			return mappedDecoder(cases)
+		}}
+	}
 	m[decoderOpaque] = decoder{evidence.SourceOpaque, func(*SourceConfig) (decodeFunc, error) { return nil, nil }}
 	return m
 }()
@@ -101,6 +114,16 @@ var builtinPaths = []struct {
 	{"/var/log/kubernetes/audit*.log*", evidence.SourceK8sAudit},
 	{"/var/log/kubernetes/audit/*.log*", evidence.SourceK8sAudit},
 	{"/var/log/spire/*.log*", evidence.SourceSPIRE},
+}
+
+func mappedDecoder(cases []mapped.Case) (decodeFunc, error) {
+	m, err := mapped.New(cases)
+	if err != nil {
+		return nil, err
+	}
+	return func(dst []evidence.Evidence, from *evidence.Origin, r record) ([]evidence.Evidence, error) {
+		return m.Decode(dst, from, r.rl, r.sl, r.lr)
+	}, nil
 }
 
 // envoyDecoder reads a line by its format, or the labels that a receiver has
@@ -274,6 +297,9 @@ func (c *SourceConfig) rule() (rule, error) {
 	}
 	if c.Decoder != string(evidence.SourceEnvoyText) && (c.Format != "" || len(c.JSONFormat) > 0) {
 		errs = append(errs, errors.New("`format` and `json_format` are of the decoder envoy_text"))
+	}
+	if c.Decoder != string(evidence.SourceMapped) && len(c.Mapping) > 0 {
+		errs = append(errs, errors.New("`mapping` is of the decoder mapped"))
 	}
 	d, ok := decoders[c.Decoder]
 	if !ok {

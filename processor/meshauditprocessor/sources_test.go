@@ -17,6 +17,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
 	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/mapped"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadatatest"
 )
 
@@ -145,6 +146,26 @@ var lineToRecord = []lineCase{
 		want: map[string]string{semconv.URLPath: "/reviews/0"},
 	},
 	{
+		name: "Pomerium's decision", decoder: "pomerium", event: semconv.EventAuthz,
+		line: `{"level":"info","service":"authorize","request-id":"r-1","method":"GET","path":"/admin?x=1","host":"app.example.org","ip":"192.0.2.7","user":"google/1","email":"eve@example.org","allow":false,"deny-why-true":["user-unauthorized"],"time":"2026-11-23T10:00:00.5Z","message":"authorize check"}`,
+		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzEngine: "pomerium", semconv.UserID: "eve@example.org"},
+	},
+	{
+		name: "Pomerium's request", decoder: "pomerium", event: semconv.EventRequest,
+		line: `{"level":"info","service":"envoy","upstream-cluster":"app","method":"GET","authority":"app.example.org","path":"/a?b","user-agent":"x","forwarded-for":"192.0.2.7","request-id":"r-1","duration":12.5,"size":9,"response-code":200,"response-code-details":"via_upstream","time":"2026-11-23T10:00:00.5Z","message":"http-request"}`,
+		want: map[string]string{semconv.URLPath: "/a", semconv.HTTPResponseStatusCode: "200"},
+	},
+	{
+		name: "a failed login", decoder: "oauth2_proxy", event: semconv.EventAuthn,
+		line: `192.0.2.7:4000 - 3fb1 - eve@example.org [2026/11/23 10:00:00] [AuthFailure] Invalid authentication via OAuth2: unauthorized`,
+		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzEngine: "oauth2_proxy", semconv.UserID: "eve@example.org"},
+	},
+	{
+		name: "oauth2-proxy's request", decoder: "oauth2_proxy", event: semconv.EventRequest,
+		line: `192.0.2.7:4000 - 3fb1 - eve@example.org [2026/11/23 10:00:00] app.example.org GET - "/oauth2/auth?token=s3cr3t" HTTP/1.1 "curl/8" 202 0 0.001`,
+		want: map[string]string{semconv.URLPath: "/oauth2/auth", semconv.HTTPResponseStatusCode: "202"},
+	},
+	{
 		name: "Linkerd's request", decoder: "linkerd", corpus: "linkerd/testdata/linkerd_json.jsonl", number: 2, event: semconv.EventRequest,
 		want: map[string]string{semconv.HTTPRequestMethod: "POST", semconv.HTTPResponseStatusCode: "303"},
 	},
@@ -261,10 +282,15 @@ func TestSourceFaults(t *testing.T) {
 		SourceConfig{Match: MatchConfig{Resource: map[string]string{"a": ""}}, Decoder: "linkerd"},
 		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "envoy_text", Format: "%NOPE"},
 		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "hubble", Format: "%DURATION%"},
+		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "mapped", Mapping: []mapped.Case{{
+			When: []string{"body =="}, Fields: map[string]string{"colour": "body", "user.id": "body[", "role": "Nope()"}, IdentityProof: "svid",
+		}}},
+		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "mapped"},
 	)
 	err := cfg.Validate()
 	require.Error(t, err)
-	for _, want := range []string{"sources::0", "must have a condition", "sources::1", `"zebra"`, "hubble", "sources::2", "match::resource::a", "sources::3", "does not end", "sources::4", "are of the decoder envoy_text"} {
+	for _, want := range []string{"sources::0", "must have a condition", "sources::1", `"zebra"`, "hubble", "sources::2", "match::resource::a", "sources::3", "does not end", "sources::4", "are of the decoder envoy_text",
+		"sources::5", "`when`", "fields::colour", "verdict.decision", "fields::user.id", "fields::role", "identity_proof", "sources::6", "must have a case"} {
 		assert.ErrorContains(t, err, want)
 	}
 }
