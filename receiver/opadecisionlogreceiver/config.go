@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
+	"github.com/meshaudit/meshaudit/internal/upload"
 )
 
 // Config of the receiver. README.md describes every field.
@@ -21,6 +22,10 @@ type Config struct {
 	// Path is what OPA's decision_logs.resource names; paths below it are taken
 	// too (/logs/PARTITION).
 	Path string `mapstructure:"path"`
+
+	// StatusPath is what OPA's status plugin posts to; paths below it are taken
+	// too. "": none is.
+	StatusPath string `mapstructure:"status_path"`
 
 	// Token is the bearer token that uploads must carry; empty: none is asked
 	// for.
@@ -49,6 +54,7 @@ var _ confmap.Validator = (*Config)(nil)
 const (
 	defaultEndpoint       = "localhost:8182" // beside OPA's own 8181
 	defaultPath           = "/logs"          // OPA's default resource
+	defaultStatusPath     = "/status"        // OPA's only one
 	defaultBatchSize      = 1000
 	defaultMaxEventBytes  = 1 << 20 // one event is an input with a large body
 	defaultMaxUploadBytes = 256 << 20
@@ -62,6 +68,7 @@ func createDefaultConfig() component.Config {
 	return &Config{
 		ServerConfig:   server,
 		Path:           defaultPath,
+		StatusPath:     defaultStatusPath,
 		BatchSize:      defaultBatchSize,
 		MaxEventBytes:  defaultMaxEventBytes,
 		MaxUploadBytes: defaultMaxUploadBytes,
@@ -73,6 +80,13 @@ func (c *Config) Validate() error {
 	var errs []error
 	if !strings.HasPrefix(c.Path, "/") {
 		errs = append(errs, fmt.Errorf("`path` must begin with a slash, got %q", c.Path))
+	}
+	switch {
+	case c.StatusPath == "":
+	case !strings.HasPrefix(c.StatusPath, "/"):
+		errs = append(errs, fmt.Errorf("`status_path` must begin with a slash, got %q", c.StatusPath))
+	case upload.Under(c.StatusPath, c.Path), upload.Under(c.Path, c.StatusPath):
+		errs = append(errs, fmt.Errorf("`status_path` %q and `path` %q must not be one below the other", c.StatusPath, c.Path))
 	}
 	if c.BatchSize < 1 || c.BatchSize > maxBatchSize {
 		errs = append(errs, fmt.Errorf("`batch_size` must be from 1 to %d, got %d", maxBatchSize, c.BatchSize))

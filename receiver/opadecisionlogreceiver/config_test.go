@@ -39,9 +39,14 @@ func TestConfig(t *testing.T) {
 	require.EqualValues(t, 1<<30, all.MaxUploadBytes)
 	require.Equal(t, "[REDACTED]", all.Token.String())
 
+	all.StatusPath = all.Path + "/below"
+	require.ErrorContains(t, confmap.Validate(all), "`status_path`")
+	all.StatusPath = ""
+	require.NoError(t, confmap.Validate(all))
+
 	// Every fault at once.
 	err := confmap.Validate(load(t, "bad"))
-	for _, field := range []string{"`path`", "`batch_size`", "`max_event_bytes`", "`max_upload_bytes`", "`compression_algorithms`"} {
+	for _, field := range []string{"`path`", "`status_path`", "`batch_size`", "`max_event_bytes`", "`max_upload_bytes`", "`compression_algorithms`"} {
 		require.ErrorContains(t, err, field)
 	}
 }

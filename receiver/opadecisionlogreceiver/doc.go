@@ -1,7 +1,7 @@
 //go:generate go -C ../../internal/tools tool mdatagen ../../receiver/opadecisionlogreceiver/metadata.yaml
 
 // Package opadecisionlogreceiver is the endpoint that OPA's decision_logs
-// plugin uploads to.
+// plugin uploads to, and its status plugin reports to.
 //
 // OPA repeats every upload that is not answered 2xx, in order, without end,
 // from a buffer without a limit. So the receiver answers 2xx as soon as what

@@ -38,7 +38,7 @@ type opaReceiver struct {
 	cfg       *Config
 	set       receiver.Settings
 	next      consumer.Logs
-	report    *receiverhelper.ObsReport
+	ops       *receiverhelper.ObsReport
 	telemetry *metadata.TelemetryBuilder
 	token     upload.Token
 	offers    *upload.Next
@@ -48,6 +48,7 @@ type opaReceiver struct {
 	server   *http.Server
 	serving  sync.WaitGroup
 	refusing atomic.Bool // the last offer was refused; for the component's status
+	known    known
 }
 
 func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*opaReceiver, error) {
@@ -55,7 +56,7 @@ func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*opaRe
 	if cfg.TLS.HasValue() || cfg.SPIFFE != nil {
 		transport = "https"
 	}
-	report, err := receiverhelper.NewObsReport(receiverhelper.ObsReportSettings{
+	ops, err := receiverhelper.NewObsReport(receiverhelper.ObsReportSettings{
 		ReceiverID: set.ID, Transport: transport, ReceiverCreateSettings: set,
 	})
 	if err != nil {
@@ -66,7 +67,7 @@ func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*opaRe
 		return nil, err
 	}
 	r := &opaReceiver{
-		cfg: cfg, set: set, next: next, report: report, telemetry: telemetry, token: upload.NewToken(string(cfg.Token)),
+		cfg: cfg, set: set, next: next, ops: ops, telemetry: telemetry, token: upload.NewToken(string(cfg.Token)),
 	}
 	r.offers = r.nextOf()
 	return r, nil
@@ -130,8 +131,9 @@ func (r *opaReceiver) Shutdown(ctx context.Context) error {
 
 // serve checks the request's envelope.
 func (r *opaReceiver) serve(w http.ResponseWriter, req *http.Request) {
+	status := r.cfg.StatusPath != "" && upload.Under(req.URL.Path, r.cfg.StatusPath)
 	switch {
-	case !upload.Under(req.URL.Path, r.cfg.Path):
+	case !status && !upload.Under(req.URL.Path, r.cfg.Path):
 		r.refuse(w, http.StatusNotFound, refusedNotFound)
 	case req.Method != http.MethodPost:
 		w.Header().Set("Allow", http.MethodPost)
@@ -139,6 +141,8 @@ func (r *opaReceiver) serve(w http.ResponseWriter, req *http.Request) {
 	case !r.token.Carried(req):
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		r.refuse(w, http.StatusUnauthorized, refusedUnauthorized)
+	case status:
+		r.report(w, req)
 	default:
 		r.upload(w, req, &decisions)
 	}

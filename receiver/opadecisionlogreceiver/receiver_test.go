@@ -416,3 +416,38 @@ func TestTokenIsNotLogged(t *testing.T) {
 	cfg.Token = configopaque.String("SECRET")
 	require.NotContains(t, fmt.Sprintf("%v %+v", cfg, cfg), "SECRET")
 }
+
+// TestStatus: what OPA reports of a bundle is sealed once, also if it was
+// refused before, and a report that cannot be read is sealed raw.
+func TestStatus(t *testing.T) {
+	next := &sink{}
+	refuse := true
+	next.answer = func([]plog.LogRecord) error {
+		if refuse {
+			return errBusy
+		}
+		return nil
+	}
+	url := serve(t, next, nil) + "/status"
+	report := func(revision, polled string) string {
+		return fmt.Sprintf(`{"labels":{"id":"opa-1"},"bundles":{"authz":{"name":"authz","active_revision":%q,"last_successful_activation":"2026-11-24T10:00:00Z","last_request":%q}}}`, revision, polled)
+	}
+	code, _ := post(t, url, report("r1", "a"))
+	require.Equal(t, http.StatusServiceUnavailable, code)
+	refuse = false
+	for _, r := range []string{report("r1", "b"), zip(t, report("r1", "c")), report("r2", "d"), report("r1", "e")} {
+		code, _ := post(t, url+"/partition", r)
+		require.Equal(t, http.StatusOK, code)
+	}
+	require.Len(t, next.got, 2)
+	require.Equal(t, "r1", next.got[0].Act.Change.Revision)
+	require.Equal(t, "r2", next.got[1].Act.Change.Revision)
+	require.Equal(t, evidence.EventConfigChange, next.got[0].Event)
+	require.Equal(t, "opa-1", next.got[0].Reporter.Node)
+
+	code, _ = post(t, url, `{"labels":{"id":"opa-1"},"message":"SECRET"`)
+	require.Equal(t, http.StatusOK, code)
+	require.Len(t, next.raw, 1)
+	require.Equal(t, "opa_status", attr(next.raw[0], semconv.EvidenceSource))
+	require.NotContains(t, next.raw[0].Body().AsString(), "SECRET")
+}

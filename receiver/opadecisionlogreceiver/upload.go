@@ -44,9 +44,9 @@ func (r *opaReceiver) nextOf() *upload.Next {
 			if events == 0 { // a gap
 				return r.next.ConsumeLogs(ctx, logs)
 			}
-			ctx = r.report.StartLogsOp(ctx)
+			ctx = r.ops.StartLogsOp(ctx)
 			err := r.next.ConsumeLogs(ctx, logs)
-			r.report.EndLogsOp(ctx, format, events, err)
+			r.ops.EndLogsOp(ctx, format, events, err)
 			return err
 		},
 		Permanent: consumererror.IsPermanent,
@@ -67,7 +67,7 @@ func (r *opaReceiver) nextOf() *upload.Next {
 }
 
 // upload reads events and offers them batch by batch, while the body arrives.
-func (r *opaReceiver) upload(w http.ResponseWriter, req *http.Request, f *upload.Format) {
+func (r *opaReceiver) upload(w http.ResponseWriter, req *http.Request, f *upload.Format) (taken bool) {
 	info := client.FromContext(req.Context())
 	// A token or an auth extension vouches for the peer too, though it names no
 	// SVID.
@@ -80,6 +80,7 @@ func (r *opaReceiver) upload(w http.ResponseWriter, req *http.Request, f *upload
 	switch {
 	case err == nil:
 		w.WriteHeader(http.StatusOK)
+		return true
 	case body.Broken != nil && !u.Refused:
 		// OPA, or what is between, hung up: there is nobody to answer, and
 		// the upload comes again.
@@ -89,4 +90,5 @@ func (r *opaReceiver) upload(w http.ResponseWriter, req *http.Request, f *upload
 		w.Header().Set("Retry-After", retryAfterSeconds)
 		r.refuse(w, http.StatusServiceUnavailable, refusedDownstream)
 	}
+	return false
 }

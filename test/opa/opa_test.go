@@ -38,6 +38,7 @@ type sink struct {
 	refusing bool
 	refusals int
 	got      map[string]evidence.Evidence // by decision id
+	changes  []evidence.Evidence          // of bundles
 	raw      int
 	changed  chan struct{}
 }
@@ -65,6 +66,10 @@ func (s *sink) ConsumeLogs(_ context.Context, logs plog.Logs) error {
 		e, ok := otlp.Decode(lr)
 		if !ok {
 			s.raw++
+			continue
+		}
+		if e.Source == evidence.SourceOPAStatus {
+			s.changes = append(s.changes, e)
 			continue
 		}
 		s.got[e.DecisionID] = e
@@ -259,5 +264,43 @@ func TestOPARepeats(t *testing.T) {
 	next.wait(t, "all decisions", arrived)
 	if next.raw != 0 || len(next.got) != 150 {
 		t.Errorf("%d decisions, %d undecoded", len(next.got), next.raw)
+	}
+}
+
+// TestOPAReportsBundles: what the status plugin says of bundles, also when its
+// first reports were refused, arrives once.
+func TestOPAReportsBundles(t *testing.T) {
+	next := newSink()
+	next.refuse(true)
+	endpoint := freePort(t)
+	r := start(t, endpoint, next)
+	defer stop(t, r)
+	newAgent(t, endpoint)
+	next.wait(t, "two refusals", func() bool { return next.refusals >= 2 })
+	next.refuse(false)
+	next.wait(t, "an activation and a failure", func() bool { return len(next.changes) >= 2 })
+	time.Sleep(3 * time.Second) // some more polls, and so reports
+	next.mu.Lock()
+	defer next.mu.Unlock()
+	if len(next.changes) != 2 || next.raw != 0 {
+		t.Fatalf("%d changes, %d undecoded", len(next.changes), next.raw)
+	}
+	for _, e := range next.changes {
+		c, outcome := e.Act.Change, e.Act.Outcome
+		if e.Event != evidence.EventConfigChange || e.Reporter.Node != "opa-test" || e.Cluster != "east" {
+			t.Errorf("%+v", e)
+		}
+		switch c.Name {
+		case "authz":
+			if outcome != "success" || c.Revision != "git-abc123" || time.Since(time.Unix(0, e.Start)) > time.Minute {
+				t.Errorf("%+v %s", c, outcome)
+			}
+		case "missing":
+			if outcome != "failure" || e.StatusDetail != "bundle_error" {
+				t.Errorf("%+v %s %s", c, outcome, e.StatusDetail)
+			}
+		default:
+			t.Errorf("%+v", c)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,6 +29,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor"
 	"github.com/meshaudit/meshaudit/receiver/k8sauditreceiver"
+	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver"
 )
 
 // A pipeline is the processor and what came out behind it.
@@ -115,6 +117,26 @@ func file(t *testing.T, name string) string {
 	b, err := os.ReadFile("../../internal/evidence/" + name)
 	require.NoError(t, err)
 	return string(b)
+}
+
+// TestOPAStatus posts what OPA's status plugin does.
+func TestOPAStatus(t *testing.T) {
+	p := start(t)
+	url := serve(t, opadecisionlogreceiver.NewFactory(), p.logs, map[string]any{})
+	for range 3 {
+		post(t, url+"/status", `{"labels":{"id":"opa-1","cluster":"east"},"bundles":{"authz":{"name":"authz","active_revision":"git-1","last_successful_activation":"2026-11-24T10:00:00Z"},
+			"broken":{"name":"broken","code":"bundle_error","message":"SECRET","http_code":"404"}}}`)
+	}
+	got := p.stop(t)["mesh.config.change"]
+	require.Len(t, got, 2)
+	slices.SortFunc(got, func(a, b map[string]any) int {
+		return strings.Compare(a["audit.outcome"].(string), b["audit.outcome"].(string))
+	})
+	has(t, got[1], map[string]any{
+		"audit.action": "activate bundle", "audit.outcome": "success", "audit.target.id": "authz", "mesh.change.group": "opa",
+		"mesh.change.revision": "git-1", "mesh.change.verb": "activate", "mesh.cluster": "east", "audit.actor.type": "system",
+	})
+	has(t, got[0], map[string]any{"audit.outcome": "failure", "audit.target.id": "broken", "http.response.status_code": int64(404)})
 }
 
 // TestKubernetes posts an EventList as an API server does: both stages of a

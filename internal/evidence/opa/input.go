@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
+	"github.com/meshaudit/meshaudit/internal/evidence/token"
 )
 
 // Where an identity was stated.
@@ -133,12 +135,11 @@ func (d *decoder) requestHeaders() {
 		return
 	}
 	for c.Next() {
-		if strings.EqualFold(string(c.Key), "authorization") {
-			d.authorization = d.headerValue()
-			continue
-		}
 		name := string(c.Key)
-		d.headers.Add(name, d.headerValue())
+		value := d.headerValue()
+		if d.headers.Add(name, value); strings.EqualFold(name, "authorization") {
+			d.authorization = value
+		}
 	}
 }
 
@@ -237,7 +238,7 @@ func (d *decoder) address(p *evidence.Party) {
 }
 
 // metadataContext reads what Envoy's jwt_authn filter verified:
-// filterMetadata."envoy.filters.http.jwt_authn".<payload>.sub.
+// filterMetadata."envoy.filters.http.jwt_authn".NAME.{iss, sub, …}.
 func (d *decoder) metadataContext() {
 	c := &d.c
 	if !c.Object() {
@@ -251,7 +252,7 @@ func (d *decoder) metadataContext() {
 			}
 			for c.Next() {
 				if string(c.Key) == "envoy.filters.http.jwt_authn" {
-					d.subject(3)
+					d.verified(c.Raw(), 3)
 				} else {
 					c.Skip()
 				}
@@ -262,23 +263,32 @@ func (d *decoder) metadataContext() {
 	}
 }
 
-// subject looks for a sub claim at most depth objects down; the first counts.
-func (d *decoder) subject(depth int) {
-	c := &d.c
-	if depth == 0 || !c.Object() {
-		if depth == 0 {
-			c.Skip()
-		}
+// verified looks for a token's payload at most depth objects down; the first
+// that names somebody counts.
+func (d *decoder) verified(object []byte, depth int) {
+	c := jsonscan.New(object)
+	if depth == 0 || d.claims != nil || c.Peek() != '{' || !c.Object() {
 		return
 	}
+	var inner [8][]byte
+	n := 0
 	for c.Next() {
-		if string(c.Key) != "sub" {
-			d.subject(depth - 1)
-			continue
+		switch string(c.Key) {
+		case "sub", "iss", "azp", "client_id":
+			if claims, err := token.Parse(object); err == nil && claims.Subject+claims.AuthorizedParty+claims.Issuer != "" {
+				d.claims = &claims
+				return
+			}
+			c.Skip()
+		default:
+			if v := c.Raw(); len(v) > 0 && v[0] == '{' && n < len(inner) {
+				inner[n] = v
+				n++
+			}
 		}
-		if sub := d.name(); d.jwtSubject == "" {
-			d.jwtSubject = sub
-		}
+	}
+	for _, v := range inner[:n] {
+		d.verified(v, depth-1)
 	}
 }
 

@@ -34,6 +34,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
 	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
+	"github.com/meshaudit/meshaudit/internal/evidence/token"
 )
 
 // Engine is the verdict's engine.
@@ -94,14 +95,15 @@ type decoder struct {
 	batchID, query, legacyRevision string
 	timestamp                      string
 	revisions                      []string // NAME=REVISION
+	rules                          []string // labels of the rules that decided, NAME=VALUE
 	hasResult, hasError            bool
 	resultErased                   bool
 
 	headers               envoy.Headers
 	authorization         string
 	requestTime           int64
-	parsedPath            string
-	jwtSubject, plainUser string
+	parsedPath, plainUser string
+	claims                *token.Claims // of a token that Envoy verified
 }
 
 // singleKeys may stand in an event once.
@@ -147,6 +149,8 @@ func (d *decoder) event() {
 			d.error()
 		case "erased", "masked":
 			d.erased()
+		case "rule_labels":
+			d.ruleLabels()
 		default:
 			c.Skip()
 		}
@@ -217,6 +221,27 @@ func (d *decoder) erased() {
 	for c.Element() {
 		pointer := c.String()
 		d.resultErased = d.resultErased || pointer == "/result" || strings.HasPrefix(pointer, "/result/allow")
+	}
+}
+
+// ruleLabels reads the labels by which the rules that decided are annotated:
+// [{NAME: VALUE, …}, …].
+func (d *decoder) ruleLabels() {
+	const maxRuleLabels = 32
+	c := &d.c
+	if !c.Array() {
+		return
+	}
+	for c.Element() {
+		if !c.Object() {
+			continue
+		}
+		for c.Next() {
+			name := evidence.Text(string(c.Key), 64)
+			if v := evidence.Text(c.Scalar(), 128); v != "" && len(d.rules) < maxRuleLabels {
+				d.rules = append(d.rules, name+"="+v)
+			}
+		}
 	}
 }
 
@@ -368,17 +393,21 @@ func (d *decoder) finish() {
 	switch {
 	case d.hasError:
 		v.Decision = evidence.Error
-	case v.Decision != evidence.NotEvaluated:
 	case d.resultErased:
+		// What is there of it may be what the mask put there.
+		v.Decision = evidence.NotEvaluated
 		d.setReason("the result is masked in the decision log")
+	case v.Decision != evidence.NotEvaluated:
 	case !d.hasResult:
 		d.setReason("the result is undefined")
 	default:
 		d.setReason("the result is no verdict")
 	}
+	if len(d.rules) > 0 {
+		d.setReason(evidence.Text("rules "+strings.Join(d.rules, ", "), evidence.MaxDetail))
+	}
 	verdict := *v // of its own, so that the decoder need not be
 	e.Verdict = &verdict
-
 	e.Start = unixNano(d.timestamp)
 	if e.Start == 0 {
 		e.Start = d.requestTime
@@ -402,13 +431,16 @@ func (d *decoder) finish() {
 		}
 	}
 	switch {
-	case d.jwtSubject != "":
-		e.User = d.jwtSubject
+	case d.claims != nil:
+		d.claims.Apply(e)
 	case d.plainUser != "":
 		e.User = d.plainUser
 	case v.Decision == evidence.Allow:
-		e.User = bearerSubject(d.authorization)
+		if claims, ok := bearerClaims(d.authorization); ok {
+			claims.Apply(e)
+		}
 	}
+	d.headers.Proof(e)
 }
 
 // revision is the only bundle's revision, or all of them, NAME=REVISION sorted
@@ -434,40 +466,23 @@ func unixNano(s string) int64 {
 	return t.UnixNano()
 }
 
-// bearerSubject reads the sub claim of a bearer token, unverified.
-func bearerSubject(authorization string) string {
-	const maxTokenBytes = 16 << 10
-	scheme, token, ok := strings.Cut(authorization, " ")
-	if !ok || !strings.EqualFold(scheme, "bearer") || len(token) > maxTokenBytes {
-		return ""
+// bearerClaims reads the payload of a bearer or DPoP token, unverified: that
+// the policy allowed the request is all that speaks for it.
+func bearerClaims(authorization string) (token.Claims, bool) {
+	scheme, jwt, ok := strings.Cut(authorization, " ")
+	if !ok || !strings.EqualFold(scheme, "bearer") && !strings.EqualFold(scheme, "dpop") || len(jwt) > token.MaxPayload {
+		return token.Claims{}, false
 	}
-	_, rest, ok := strings.Cut(token, ".")
-	if !ok {
-		return ""
+	part := strings.Split(strings.TrimSpace(jwt), ".")
+	if len(part) != 3 {
+		return token.Claims{}, false
 	}
-	payload, _, ok := strings.Cut(rest, ".")
-	if !ok {
-		return ""
-	}
-	claims, err := base64.RawURLEncoding.DecodeString(payload)
+	payload, err := base64.RawURLEncoding.DecodeString(part[1])
 	if err != nil {
-		return ""
+		return token.Claims{}, false
 	}
-	c := jsonscan.New(claims)
-	sub := ""
-	if c.Object() {
-		for c.Next() {
-			if string(c.Key) == "sub" {
-				sub = c.String()
-			} else {
-				c.Skip()
-			}
-		}
-	}
-	if c.End() != nil {
-		return ""
-	}
-	return evidence.Text(sub, evidence.MaxName)
+	claims, err := token.Parse(payload)
+	return claims, err == nil
 }
 
 func port(s string) uint16 {

@@ -92,7 +92,7 @@ func TestSample(t *testing.T) {
 	evidencetest.Golden(t, "testdata/decision-log-sample.golden", evidencetest.Render(&e))
 }
 
-func token(claims string) string {
+func bearer(claims string) string {
 	b64 := base64.RawURLEncoding.EncodeToString
 	return "Bearer " + b64([]byte(`{"alg":"none"}`)) + "." + b64([]byte(claims)) + ".SECRET"
 }
@@ -127,6 +127,10 @@ func TestDecode(t *testing.T) {
 		`"erased":["/result"]`:                                       {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
 		`"result":true,"error":{"code":"eval_internal_error","message":"boom"}`:         {Decision: evidence.Error, Reason: "eval_internal_error: boom"},
 		`"error":{"code":"opa_undefined_error","message":"undefined"},"path":"/mesh/x"`: {Decision: evidence.NotEvaluated, Reason: "the result is undefined", PolicyID: "mesh/x"},
+		`"result":{"allow":true},"masked":["/result/allow"]`:                            {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
+		`"result":{"allow":true},"erased":["/result/reason"]`:                           {Decision: evidence.Allow},
+		`"result":true,"rule_labels":[{"id":"R1","n":2},7,{"x":{}}]`:                    {Decision: evidence.Allow, Reason: "rules id=R1, n=2"},
+		`"result":true,"nd_builtin_cache":{"http.send":{"[{\"headers\":\"SECRET\"}]":"SECRET"}},"intermediate_results":{"a":"SECRET"},"mapped_result":"SECRET","custom":{"a":"SECRET"},"request_context":{"http":{"headers":{"cookie":["SECRET"]}}}`: {Decision: evidence.Allow},
 		`"error":null,"result":true`: {Decision: evidence.Allow},
 		`"result":true,"path":"mesh/authz","bundles":{"b":{"revision":"git-1"}}`:     {Decision: evidence.Allow, PolicyID: "mesh/authz", PolicyRevision: "git-1"},
 		`"result":true,"bundles":{"b":{"revision":"2"},"a":{"revision":"1"},"c":{}}`: {Decision: evidence.Allow, PolicyRevision: "a=1,b=2"},
@@ -176,20 +180,32 @@ func TestDecode(t *testing.T) {
 		}
 	})
 	t.Run("tokens", func(t *testing.T) {
-		bearer := fmt.Sprintf(`"input":{"attributes":{"request":{"http":{"headers":{"Authorization":%q}}}}}`, token(`{"sub":"alice","email":"SECRET"}`))
-		if e := read(t, bearer+`,"result":true`); e.User != "alice" {
+		jwt := fmt.Sprintf(`"input":{"attributes":{"request":{"http":{"headers":{"Authorization":%q}}}}}`, bearer(`{"sub":"alice","email":"SECRET"}`))
+		if e := read(t, jwt+`,"result":true`); e.User != "alice" {
 			t.Errorf("allowed: user %q", e.User)
 		}
-		if e := read(t, bearer+`,"result":false`); e.User != "" {
+		if e := read(t, jwt+`,"result":false`); e.User != "" {
 			t.Errorf("a denied request names %q by an unverified token", e.User)
 		}
-		verified := `"result":false,"input":{"attributes":{"metadataContext":{"filterMetadata":{"envoy.filters.http.jwt_authn":{"payload":{"iss":"SECRET","sub":"bob"}},"x":{"sub":"no"}}}}}`
-		if e := read(t, verified); e.User != "bob" {
-			t.Errorf("verified: user %q", e.User)
+		verified := `"result":false,"input":{"attributes":{"metadataContext":{"filterMetadata":{"envoy.filters.http.jwt_authn":{"payload":{"iss":"https://idp","sub":"bob","aud":["api","x"],"jti":"SECRET","email":"SECRET","scope":"SECRET","groups":["a"],"act":{"sub":"svc","act":{"sub":"gw"}},"cnf":{"x5t#S256":"t1"}}},"x":{"sub":"no"}}}}}`
+		e := read(t, verified)
+		if e.User != "bob" || e.Actor.Token.Issuer != "https://idp" || e.Actor.Token.Audience != "api" || e.Actor.Token.Bound != "mtls" ||
+			len(e.Actor.Delegation) != 2 || e.Actor.Delegation[0].Subject != "svc" || e.Actor.Roles[0] != "a" {
+			t.Errorf("verified: user %q, %+v", e.User, e.Actor)
 		}
-		for _, bad := range []string{"Bearer x", "Bearer a.b.c", "Basic " + token("{}")[7:], "Bearer " + strings.Repeat("a", 20000) + ".x.y", "Bearer"} {
-			if got := bearerSubject(bad); got != "" {
-				t.Errorf("bearerSubject(%.30q) = %q", bad, got)
+		if e := read(t, strings.Replace(verified, `"x5t#S256":"t1"`, `"jkt":"k1"`, 1)); e.Actor.Token.Bound != "dpop" || e.Actor.Token.JKT != "k1" {
+			t.Errorf("%+v", e.Actor.Token)
+		}
+		if e := read(t, strings.Replace(verified, `{"payload":{`, `{"fields":{"payload":{`, 1)+`}`); e.User != "bob" {
+			t.Errorf("deeper: user %q", e.User)
+		}
+		proof := `"result":false,"input":{"attributes":{"request":{"http":{"method":"GET","path":"/","host":"h","headers":{"dpop":"SECRET","authorization":"DPoP SECRET"}}}}}`
+		if e := read(t, proof); e.Actor == nil || e.Actor.Token.Proof != "failed: malformed" {
+			t.Errorf("%+v", e.Actor)
+		}
+		for _, bad := range []string{"Bearer x", "Bearer a.b.c", "Basic " + bearer("{}")[7:], "Bearer " + strings.Repeat("a", 20000) + ".x.y", "Bearer"} {
+			if got, ok := bearerClaims(bad); ok {
+				t.Errorf("bearerClaims(%.30q) = %+v", bad, got)
 			}
 		}
 	})

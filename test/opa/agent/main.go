@@ -60,8 +60,11 @@ func run(url, token string) error {
 services:
   bundles: {url: %q}
   audit: {url: %q, credentials: {bearer: {token: %q}}}
-bundles: {authz: {service: bundles, resource: /bundles/authz.tar.gz}}
+bundles:
+  authz: {service: bundles, resource: /bundles/authz.tar.gz, polling: {min_delay_seconds: 1, max_delay_seconds: 1}}
+  missing: {service: bundles, resource: /bundles/missing.tar.gz, polling: {min_delay_seconds: 1, max_delay_seconds: 1}}
 decision_logs: {service: audit, reporting: {min_delay_seconds: 1, max_delay_seconds: 1}}
+status: {service: audit}
 labels: {cluster: east}
 `, bundles.URL(), url, token)
 	opa, err := sdk.New(ctx, sdk.Options{ID: "opa-test", Config: strings.NewReader(config)})
