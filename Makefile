@@ -11,6 +11,8 @@ COLLECTOR  := $(CURDIR)/_build/otelcol-meshaudit
 COMPONENTS := $(patsubst %/metadata.yaml,%,$(wildcard */*/metadata.yaml))
 # Modules beside the root one; bench and demo keep heavy dependencies out of it.
 NESTED     := $(patsubst %/go.mod,%,$(wildcard demo/go.mod bench/go.mod test/*/go.mod))
+# Of those, the ones that build servers for many minutes.
+NIGHTLY    := test/kubernetes
 
 # How long each fuzz target runs in `make fuzz`.
 FUZZTIME ?= 30s
@@ -80,9 +82,16 @@ test-unit: ## Run the root module's tests, with the race detector
 
 .PHONY: test-nested
 test-nested: ## Run the tests of the nested modules that need no built binary
-	@for module in $(filter-out test/distribution,$(NESTED)); do \
+	@for module in $(filter-out test/distribution $(NIGHTLY),$(NESTED)); do \
 		echo "go test ($$module)"; \
 		go -C $$module test -timeout 10m ./...; \
+	done
+
+.PHONY: nightly
+nightly: ## Run the tests against servers that take many minutes to build: kube-apiserver
+	@for module in $(NIGHTLY); do \
+		echo "go test ($$module)"; \
+		go -C $$module test -count=1 -timeout 60m ./...; \
 	done
 
 .PHONY: test-configs
