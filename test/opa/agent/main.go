@@ -6,7 +6,8 @@
 //	agent URL TOKEN
 //
 // Each line on standard input, PATH SP METHOD, asks for a decision; its id is
-// printed. At the end of the input it stops.
+// printed. The line break stops the server of its bundles. At the end of the
+// input it stops.
 package main
 
 import (
@@ -62,7 +63,6 @@ services:
   audit: {url: %q, credentials: {bearer: {token: %q}}}
 bundles:
   authz: {service: bundles, resource: /bundles/authz.tar.gz, polling: {min_delay_seconds: 1, max_delay_seconds: 1}}
-  missing: {service: bundles, resource: /bundles/missing.tar.gz, polling: {min_delay_seconds: 1, max_delay_seconds: 1}}
 decision_logs: {service: audit, reporting: {min_delay_seconds: 1, max_delay_seconds: 1}}
 status: {service: audit}
 labels: {cluster: east}
@@ -75,6 +75,11 @@ labels: {cluster: east}
 
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
+		if in.Text() == "break" {
+			bundles.Stop()
+			fmt.Println("broken")
+			continue
+		}
 		path, method, _ := strings.Cut(in.Text(), " ")
 		result, err := opa.Decision(ctx, sdk.DecisionOptions{Path: path, Input: input(method)})
 		if err != nil && !sdk.IsUndefinedErr(err) {
