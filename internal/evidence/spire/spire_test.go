@@ -17,7 +17,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 )
 
-var files = []string{"audit_entries.jsonl", "server-1.13.jsonl"}
+var files = []string{"audit_entries.jsonl", "server-1.13.jsonl", "agent-1.13.log"}
 
 func lines(tb testing.TB, name string) (out [][]byte) {
 	tb.Helper()
@@ -34,6 +34,9 @@ func lines(tb testing.TB, name string) (out [][]byte) {
 // text writes a JSON line as logrus's text formatter does.
 func text(tb testing.TB, line []byte) []byte {
 	tb.Helper()
+	if line[0] != '{' {
+		return line
+	}
 	var fields map[string]any
 	d := json.NewDecoder(bytes.NewReader(line))
 	d.UseNumber()
