@@ -42,6 +42,10 @@ func (w *Writer) maintain() bool {
 	}
 	if err := w.prune(); err != nil {
 		w.fault(fmt.Errorf("prune: %w", err))
+		w.pruned, w.pruneFailed = time.Time{}, true
+	} else if w.pruneFailed {
+		w.fault(nil)
+		w.pruneFailed = false
 	}
 	if err := w.wipe(); err != nil {
 		w.fault(fmt.Errorf("erase: %w", err))

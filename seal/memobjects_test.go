@@ -207,6 +207,41 @@ func TestRestoreWithoutLastTiles(t *testing.T) {
 	}
 }
 
+// A record is proven without a published checkpoint and without partial tiles.
+func TestProveFromObjects(t *testing.T) {
+	k := newTestKeys(t)
+	m := newMemFS()
+	cfg := k.memConfig(m)
+	cfg.FS, cfg.EpochMaxAge = memObjects{m}, 0
+	w, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close(t.Context())
+	for i := range 600 {
+		if err := w.Append(t.Context(), SignalLogs, testRequest(1, fmt.Sprint("r", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := Store{memObjects{m}, "/store"}.OpenLog(testOrigin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range []uint64{1, 255, 256, 511, 512, 600} {
+		proof, err := l.Prove(t.Context(), entry, 0)
+		if err != nil {
+			t.Fatalf("entry %d: %v", entry, err)
+		}
+		p, err := CheckProof(proof, k.trust)
+		if err != nil || p.Number != entry-1 || p.Checkpoint.Size != 601 {
+			t.Errorf("entry %d: record %d under %d entries: %v", entry, p.Number, p.Checkpoint.Size, err)
+		}
+	}
+	if _, err := l.Prove(t.Context(), 601, 0); err == nil {
+		t.Error("an entry that is not there is proven")
+	}
+}
+
 type countingObjects struct {
 	memObjects
 	opened int

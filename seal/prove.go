@@ -3,10 +3,13 @@ package seal
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"math/bits"
 	"path/filepath"
 	"slices"
@@ -42,13 +45,13 @@ func (p *Proof) Request() []byte {
 }
 
 // Prove makes the proof of one record: the index-th that was sealed in entry,
-// under the log's published checkpoint.
+// under the log's published checkpoint or, in an object store, under the last
+// one in the log if none that was published covers it.
 func (l *Log) Prove(ctx context.Context, entry uint64, index int) ([]byte, error) {
-	note, err := readFile(l.fs, filepath.Join(l.dir, checkpointFile), maxHeaderBytes)
-	if err != nil {
-		return nil, fmt.Errorf("published checkpoint: %w", err)
+	note, c, err := l.publishedCheckpoint()
+	if direct(l.fs) && (errors.Is(err, fs.ErrNotExist) || err == nil && entry >= c.Size) {
+		note, c, err = l.lastCheckpoint()
 	}
-	c, err := openCheckpoint(note, nil)
 	if err != nil {
 		return nil, fmt.Errorf("published checkpoint: %w", err)
 	}
@@ -64,7 +67,7 @@ func (l *Log) Prove(ctx context.Context, entry uint64, index int) ([]byte, error
 		return nil, fmt.Errorf("entry %d: %w", entry, err)
 	}
 	tree := tlog.Tree{N: int64(c.Size), Hash: tlog.Hash(c.Root)}
-	path, err := tlog.ProveRecord(tree.N, int64(entry), tlog.TileHashReader(tree, tileReader{l}))
+	path, err := tlog.ProveRecord(tree.N, int64(entry), tlog.TileHashReader(tree, proofTiles{tileReader{l}, ctx}))
 	if err != nil {
 		return nil, fmt.Errorf("the tiles do not lead to the published checkpoint: %w; run: meshaudit verify", err)
 	}
@@ -76,6 +79,72 @@ func (l *Log) Prove(ctx context.Context, entry uint64, index int) ([]byte, error
 	b.WriteByte('\n')
 	b.Write(note)
 	return b.Bytes(), nil
+}
+
+func (l *Log) publishedCheckpoint() (note []byte, c Checkpoint, err error) {
+	if note, _, err = newestCheckpoint(l.fs, l.dir); err == nil {
+		c, err = openCheckpoint(note, nil)
+	}
+	return note, c, err
+}
+
+// lastCheckpoint is the one that the log's last segment ends with.
+func (l *Log) lastCheckpoint() (note []byte, c Checkpoint, err error) {
+	firsts, _, _, err := lastSegments(l.fs, l.dir)
+	if err != nil {
+		return nil, c, err
+	}
+	if len(firsts) == 0 {
+		return nil, c, errors.New("the log is empty")
+	}
+	name := segmentName(firsts[len(firsts)-1])
+	f, err := openRead(l.fs, filepath.Join(l.dir, segmentDir, name))
+	if err != nil {
+		return nil, c, err
+	}
+	defer f.Close()
+	fr := newFrameReader(f, 0)
+	fr.skip = func(h *Header) bool { return h.Kind != KindCheckpoint }
+	for {
+		fm, err := fr.next()
+		switch {
+		case err == io.EOF && note != nil:
+			c, err = openCheckpoint(note, nil)
+			return note, c, err
+		case err != nil:
+			return nil, c, fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, fr.offset, err)
+		case fm.Kind == KindCheckpoint:
+			note = fm.sections[0]
+		}
+	}
+}
+
+// leaves are the leaf hashes of some entries, from their headers.
+func (l *Log) leaves(ctx context.Context, from, until uint64) (b []byte, err error) {
+	firsts, _, err := segments(l.fs, l.dir)
+	if err != nil {
+		return nil, err
+	}
+	i, exact := slices.BinarySearch(firsts, from)
+	if !exact && i > 0 {
+		i--
+	}
+	all := func(*Header) bool { return true }
+	for ; i < len(firsts) && firsts[i] < until; i++ {
+		if err := l.segment(ctx, firsts[i], i == len(firsts)-1, all, func(e *Entry) error {
+			if n := e.Header.Entry; n >= from && n < until {
+				h := e.LeafHash()
+				b = append(b, h[:]...)
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if uint64(len(b)) != (until-from)*sha256.Size {
+		return nil, fmt.Errorf("the log does not hold all entries from %d to %d", from, until-1)
+	}
+	return b, nil
 }
 
 // entry reads one entry, with its sections.
@@ -193,6 +262,31 @@ func (r tileReader) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
 	for i, t := range tiles {
 		var err error
 		if data[i], err = readTile(r.l.fs, r.l.dir, tile{t.L, uint64(t.N), make([]Hash, t.W)}); err != nil {
+			return nil, err
+		}
+	}
+	return data, nil
+}
+
+// proofTiles makes what is not there of level 0 from the entries.
+type proofTiles struct {
+	tileReader
+	ctx context.Context
+}
+
+func (r proofTiles) ReadTiles(tiles []tlog.Tile) ([][]byte, error) {
+	data := make([][]byte, len(tiles))
+	for i, t := range tiles {
+		one, err := r.tileReader.ReadTiles(tiles[i : i+1])
+		if err == nil {
+			data[i] = one[0]
+			continue
+		}
+		if !errors.Is(err, fs.ErrNotExist) || t.L > 0 {
+			return nil, err
+		}
+		from := uint64(t.N) * tileWidth
+		if data[i], err = r.l.leaves(r.ctx, from, from+uint64(t.W)); err != nil {
 			return nil, err
 		}
 	}

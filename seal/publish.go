@@ -46,6 +46,7 @@ func (p *publisher) start(fsys FS, dir string, fault func(error)) {
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	go func() {
 		defer close(p.done)
+		failed := false
 		for {
 			select {
 			case <-p.offered:
@@ -53,8 +54,9 @@ func (p *publisher) start(fsys FS, dir string, fault func(error)) {
 				return
 			}
 			if s := p.take(); s != nil {
-				if err := p.publish(p.ctx, s); err != nil {
+				if err := p.publish(p.ctx, s); err != nil || failed {
 					p.fault(err)
+					failed = err != nil
 				}
 			}
 		}

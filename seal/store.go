@@ -20,8 +20,9 @@ const (
 	lockName       = "lock"
 
 	// ProbeDir, in the root of a store of objects, holds what writers put
-	// there to find out at their start whether its locks hold.
-	ProbeDir = "probe"
+	// there to find out at their start whether its locks hold. No origin has
+	// capital letters.
+	ProbeDir = "PROBE"
 )
 
 // LogDir is the directory of the log of origin below a store's root.

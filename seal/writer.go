@@ -142,7 +142,9 @@ type Writer struct {
 	nameless  bool // an epoch waits for an SVID
 	publisher publisher
 	pruned    time.Time // when the retention was last applied
-	committed time.Time // when the last group of requests was begun
+
+	pruneFailed bool
+	committed   time.Time // when the last group of requests was begun
 
 	stopped    chan error    // why to stop for good
 	closedTo   atomic.Uint64 // see Closed

@@ -43,11 +43,20 @@ type Journal struct {
 	known  bool     // next is
 	tiles  []uint64 // per level: full tiles in the bucket
 
+	cosigned     []cosigned // published since, newest last, and not yet sent
+	lastCosigned uint64     // size of the last one sent
+
 	pending   atomic.Int64
 	cancel    context.CancelFunc
 	done      chan struct{}
 	finishing chan struct{}
 	finish    sync.Once
+}
+
+// cosigned is a checkpoint that witnesses cosigned.
+type cosigned struct {
+	size uint64
+	note []byte
 }
 
 // JournalConfig says what a Journal is between.

@@ -1,6 +1,7 @@
 package objectstore
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -169,6 +171,9 @@ func (j *Journal) pass(ctx context.Context) error {
 	if err := j.sendTiles(covered); err != nil {
 		return err
 	}
+	if err := j.sendCheckpoint(covered); err != nil {
+		return err
+	}
 	if err := j.removeDoomed(covered); err != nil {
 		return err
 	}
@@ -275,6 +280,55 @@ func (j *Journal) sendTiles(covered uint64) error {
 		}
 	}
 	return nil
+}
+
+// sendCheckpoint sends the newest cosigned checkpoint that the bucket covers. The
+// published one is ahead of it, so those that were are remembered until then.
+func (j *Journal) sendCheckpoint(covered uint64) error {
+	b, err := os.ReadFile(filepath.Join(j.log, "checkpoint"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if size, ok := checkpointSize(b); ok && (len(j.cosigned) == 0 || size > j.cosigned[len(j.cosigned)-1].size) {
+		j.cosigned = append(j.cosigned, cosigned{size, b})
+	}
+	i := len(j.cosigned) - 1
+	for i >= 0 && j.cosigned[i].size > covered {
+		i--
+	}
+	if i >= 0 && j.cosigned[i].size > j.lastCosigned {
+		c := j.cosigned[i]
+		name := path.Join(j.dir, "checkpoint", fmt.Sprintf("%020d", c.size))
+		if _, err := j.cfg.Bucket.Stat(name); errors.Is(err, fs.ErrNotExist) { // else an earlier run sent it
+			err = j.cfg.Bucket.create(name, bytes.NewReader(c.note), digestOf(c.note), j.cfg.Bucket.createOptions(time.Now()))
+			if err != nil {
+				return err
+			}
+		} else if err != nil {
+			return err
+		}
+		j.lastCosigned = c.size
+	}
+	j.cosigned = j.cosigned[i+1:]
+	if len(j.cosigned) > maxCosigned { // the bucket is away
+		j.cosigned = slices.Delete(j.cosigned, 1, len(j.cosigned)/2)
+	}
+	return nil
+}
+
+// maxCosigned is how many cosigned checkpoints are remembered: one a second for
+// some segments.
+const maxCosigned = 256
+
+// checkpointSize is the size that a signed checkpoint states, and whether others
+// than the log signed it.
+func checkpointSize(note []byte) (size uint64, cosigned bool) {
+	lines := strings.Split(string(note), "\n")
+	if len(lines) < 2 {
+		return 0, false
+	}
+	size, err := strconv.ParseUint(lines[1], 10, 64)
+	return size, err == nil && strings.Count(string(note), "\n— ") > 1
 }
 
 // removeDoomed removes from the bucket what was pruned here, once the order to

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/minio/minio-go/v7"
 
 	"github.com/meshaudit/meshaudit/internal/objectstore"
+	"github.com/meshaudit/meshaudit/internal/witness"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -55,7 +57,7 @@ func TestEndToEnd(t *testing.T) {
 		}
 		until := retention(t, w.Bucket.Bucket)
 		for key, u := range until {
-			if left := time.Until(u); !strings.HasPrefix(key, "audit/probe/") && (left < 50*time.Minute || left > time.Hour+time.Minute) {
+			if left := time.Until(u); !strings.HasPrefix(key, "audit/PROBE/") && (left < 50*time.Minute || left > time.Hour+time.Minute) {
 				t.Errorf("%s is locked for %v, want an hour", key, left)
 			}
 		}
@@ -563,6 +565,78 @@ func TestPrune(t *testing.T) {
 		wantExit(t, w.verify(t), 0, "")
 		if have := w.records(t); len(have) != 3 {
 			t.Errorf("%d records, want 3", len(have))
+		}
+	})
+}
+
+// Cosigned checkpoints are in the bucket, each once, and a record is proven under
+// the newest one.
+func TestWitnessed(t *testing.T) {
+	modes(t, func(t *testing.T, direct bool) {
+		w := newWriter(t, gateway, bucket(t, gateway, "versions"), direct)
+		trustFile := filepath.Join(w.keys(), seal.TrustFile)
+		trust, err := seal.ReadTrust(trustFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := seal.GenerateWitnessKey("example.org/witness")
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := witness.Open(witness.Config{Key: key, Logs: trust, State: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		server := httptest.NewServer(other)
+		defer other.Close()
+		defer server.Close()
+		one, err := seal.NewWitness(key.VerifierKey(), server.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.witnesses, err = seal.NewWitnessPolicy([]seal.Witness{one}, 1); err != nil {
+			t.Fatal(err)
+		}
+		store, err := objectstore.Open(t.Context(), w.Bucket.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkpoints := func() int {
+			names, err := store.FS.ReadDir(filepath.Join(seal.LogDir(".", origin), "checkpoint"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(names)
+		}
+		for range 2 {
+			r := w.mustOpen(t)
+			r.mustAppend(t, "a", "b")
+			before := checkpoints()
+			eventually(t, "a cosigned checkpoint is in the bucket", func() bool { return checkpoints() > before })
+			mustClose(t, r)
+		}
+		b, err := os.ReadFile(trustFile)
+		if err == nil {
+			err = os.WriteFile(trustFile, []byte(string(b)+"witness "+key.VerifierKey()+" "+server.URL+"\n"), 0o644)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		report := w.verify(t)
+		wantExit(t, report, 0, "")
+		if a := report.Logs[0].Axis(seal.Witnessed); a != seal.Note {
+			t.Errorf("witnessed: %v\n%s", a, strings.Join(findings(report), "\n"))
+		}
+		l, err := store.OpenLog(origin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		proof, err := l.Prove(t.Context(), 1, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := seal.CheckProof(proof, trust); err != nil || bytes.Count(proof, []byte("\n— ")) < 2 {
+			t.Errorf("the proof is not under a cosigned checkpoint: %v\n%s", err, proof)
 		}
 	})
 }

@@ -35,6 +35,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog/plogotlp"
 
 	"github.com/meshaudit/meshaudit/internal/objectstore"
+	"github.com/meshaudit/meshaudit/internal/witness"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -142,6 +143,8 @@ type writer struct {
 	MaxAge    time.Duration
 	Retention seal.Retention
 	Epoch     time.Duration
+
+	witnesses *seal.WitnessPolicy
 }
 
 func newWriter(t testing.TB, endpoint, bucket string, direct bool) *writer {
@@ -176,7 +179,7 @@ func (w *writer) open() (_ *running, err error) {
 			r.faults = append(r.faults, err)
 		}
 	}
-	cfg := seal.Config{Origin: origin, Root: w.root(), SegmentMaxAge: w.MaxAge, Retention: w.Retention, EpochMaxAge: w.Epoch, Fault: fault,
+	cfg := seal.Config{Origin: origin, Root: w.root(), SegmentMaxAge: w.MaxAge, Retention: w.Retention, EpochMaxAge: w.Epoch, Fault: fault, Witnesses: w.witnesses, WitnessClient: &witness.Client{},
 		Chain: seal.ChainFile{FS: seal.OS, Path: filepath.Join(w.keys(), seal.ChainKeyFile)}}
 	if cfg.LogKey, err = seal.ReadLogKey(filepath.Join(w.keys(), seal.LogKeyFile)); err != nil {
 		return nil, err
