@@ -59,7 +59,7 @@ demo:
 ##@ Check
 
 .PHONY: test
-test: zstd softhsm lint generate-check test-unit test-nested test-distribution ## Run all that CI runs
+test: zstd strace softhsm lint generate-check test-unit test-nested test-distribution ## Run all that CI runs
 
 # The second verifier's test decompresses with the zstd command; without it the
 # test is skipped, and says so.
@@ -75,10 +75,16 @@ softhsm:
 		echo "Installing SoftHSM"; apt-get update -q && apt-get install -qy --no-install-recommends softhsm2; } || \
 		echo "SoftHSM is not installed: tests of PKCS#11 will be skipped (in CI: fail)"
 
+# The fault tests of a real process need strace.
+.PHONY: strace
+strace:
+	@command -v strace >/dev/null || { echo "Installing strace"; apt-get update -q && apt-get install -qy --no-install-recommends strace; } || \
+		echo "strace is not installed: tests of faults in system calls will be skipped (in CI: fail)"
+
 .PHONY: test-unit
 test-unit: ## Run the root module's tests, with the race detector
 	go test -race -timeout 20m ./...
-	go test -timeout 20m ./seal # its sweeps whole, which the race detector makes too slow
+	go test -timeout 20m ./seal ./test/faults # their sweeps, which the race detector makes too slow
 
 .PHONY: test-nested
 test-nested: ## Run the tests of the nested modules that need no built binary
@@ -103,8 +109,18 @@ test-distribution: collector cli ## Test the built collector: backends down, kil
 	MESHAUDIT_KILLS=$(KILLS) go -C test/distribution test -count=1 -timeout 40m -v ./...
 
 .PHONY: kill9
-kill9: collector cli ## Kill the collector ten times under load; nothing acknowledged may be lost
-	MESHAUDIT_KILLS=10 go -C test/distribution test -count=1 -timeout 40m -run 'TestKill' -v ./...
+kill9: KILLS = 10
+kill9: collector cli ## Kill the collector ten times (KILLS) under load; nothing acknowledged may be lost
+	MESHAUDIT_KILLS=$(KILLS) go -C test/distribution test -count=1 -timeout 40m -run 'TestKill' -v ./...
+
+.PHONY: faults
+faults: strace ## Fail and kill the exporter in every system call on its log; nothing acknowledged may be lost
+	MESHAUDIT_FAULTS=all go test -count=1 -timeout 60m -v ./test/faults
+
+.PHONY: nightly
+nightly: faults ## What takes too long for every change: all faults, a hundred kills, minutes of fuzzing
+	$(MAKE) kill9 KILLS=100
+	$(MAKE) fuzz FUZZTIME=2m
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME each

@@ -139,6 +139,7 @@ func (k *testKeys) memConfig(m *memFS) Config {
 // compares the log with the ledger.
 func (l *ledger) check(t *testing.T, k *testKeys, m *memFS) {
 	t.Helper()
+	l.verify(t, k, m)
 	cfg := k.memConfig(m)
 	cfg.FS = l.fs(m)
 	w, err := Open(cfg)
@@ -166,17 +167,77 @@ func (l *ledger) check(t *testing.T, k *testKeys, m *memFS) {
 			t.Fatalf("%s: record %s was acknowledged and is not in the log", l.what, id)
 		}
 	}
+	if r := l.verify(t, k, m); !r.Logs[0].TagsProven {
+		t.Fatalf("%s: the HMAC chain is not proven", l.what)
+	}
+}
+
+// verify fails if what a crash or a fault left is called tampering.
+func (l *ledger) verify(t *testing.T, k *testKeys, m *memFS) *Report {
+	t.Helper()
 	r, err := verifyStore(context.Background(), l.fs(m), "/store", VerifyOptions{Trust: k.trust, Auditor: &k.auditor})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, f := range r.Logs[0].Findings {
-		if f.Class == Tampering {
-			t.Fatalf("%s: reported as %v", l.what, f)
+	if r.ExitCode() == ExitTampering {
+		for _, log := range r.Logs {
+			t.Errorf("%v", log.Findings)
 		}
+		t.Fatalf("%s: reported as tampering: %v", l.what, r.Findings)
 	}
-	if !r.Logs[0].TagsProven {
-		t.Fatalf("%s: the HMAC chain is not proven", l.what)
+	return r
+}
+
+// Power is cut, or an operation fails, at every operation of a start that
+// prunes: nothing is pruned without its order in the log, nor before the leaf
+// hashes of what goes are in the tiles.
+func TestPruneAtEveryOperation(t *testing.T) {
+	t.Parallel()
+	k, base := newTestKeys(t), newMemFS()
+	cfg := k.memConfig(base)
+	cfg.publishEvery = time.Hour // at a close alone
+	for i := range 2 {
+		w := openWriter(t, cfg)
+		for range 3 {
+			if err := w.Append(context.Background(), SignalLogs, testRequest(20, fmt.Sprint("old", i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i == 1 {
+			base = base.restart(keepAll, nil) // killed, and nothing of this epoch is published
+		}
+		closeWriter(t, w)
+	}
+	for at, pruned := 1, false; ; at++ {
+		for _, crash := range []bool{false, true} {
+			for _, persist := range []bool{false, true} {
+				m := base.restart(keepAll, nil)
+				m.at, m.crash, m.persist = at, crash, persist
+				l := &ledger{what: fmt.Sprintf("operation %d, crash %v, persisted %v", at, crash, persist)}
+				cfg := k.memConfig(m)
+				cfg.Retention, cfg.maintainEvery = Retention{MaxBytes: 1}, time.Millisecond
+				w, err := Open(cfg)
+				if err == nil {
+					for range 5 {
+						_ = w.Append(context.Background(), SignalLogs, testRequest(1, "x"))
+						time.Sleep(time.Millisecond)
+					}
+					_ = w.Close(context.Background())
+				}
+				if firsts, _, _ := segments(m, logDir); len(firsts) > 0 && firsts[0] > 0 {
+					pruned = true
+				}
+				done := at > m.ops && !m.crashed
+				l.check(t, k, m.restart(loseAll, nil))
+				if done && crash && persist {
+					if !pruned {
+						t.Fatal("nothing was ever pruned")
+					}
+					t.Logf("%d operations", at)
+					return
+				}
+			}
+		}
 	}
 }
 

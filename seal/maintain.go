@@ -97,6 +97,9 @@ func (w *Writer) prune() error {
 	if err != nil || len(segments) == 0 {
 		return err
 	}
+	if _, err := storedTree(w.cfg.FS, w.dir, first); err != nil {
+		return nil // the leaf hashes of what goes are not published yet: the next time
+	}
 	if err := w.commit(nil, &Header{Kind: KindPrune, Prune: &PruneLines{First: first, Policy: w.cfg.Retention.policy()}}); err != nil {
 		return err // not durable: recovery may have cut it off
 	}

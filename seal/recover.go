@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -217,6 +218,7 @@ type logEnd struct {
 	signed signed  // its last checkpoint
 	note   []byte  // the last checkpoint, signed
 	erase  *Header // newest in the last segment, nil: none
+	first  uint64  // of the last segment with a whole commit
 	cuts   []cut
 }
 
@@ -269,7 +271,7 @@ func (w *Writer) findEnd(limit segmentLimit) (*logEnd, error) {
 		if seg.last == nil {
 			continue // a crash came before its first commit was whole
 		}
-		end.note, end.erase = seg.note, seg.erase
+		end.note, end.erase, end.first = seg.note, seg.erase, seg.first
 		end.prev, end.last, end.record, end.signed = seg.prev, seg.last, seg.last.FirstRecord+seg.last.Records, seg.signed
 		end.tree, err = w.restoreTree(seg)
 		return end, err
@@ -694,7 +696,7 @@ func (w *Writer) cut(end *logEnd) ([]Torn, error) {
 			return nil, err
 		}
 	}
-	return w.tornLines(end.tree.size)
+	return w.tornLines(end.tree.size, end.first)
 }
 
 // tornName names what was cut off in front of an entry: the entry at which the
@@ -707,7 +709,11 @@ func (w *Writer) keepAside(entry uint64, c cut, rest []byte) error {
 	return replaceFile(w.cfg.FS, filepath.Join(w.dir, tornDir, tornName(entry, c)), rest, 0o644)
 }
 
-func (w *Writer) tornLines(entry uint64) ([]Torn, error) {
+// tornLines names what was kept aside since the last open: the files whose names
+// begin with the next entry. A recovery after a fault may have been cut short
+// when it had kept aside a commit that is whole after all; such a file, which no
+// open names, is renamed. Its commit is of the last segment.
+func (w *Writer) tornLines(entry, first uint64) ([]Torn, error) {
 	dir := filepath.Join(w.dir, tornDir)
 	names, err := w.cfg.FS.ReadDir(dir)
 	if err != nil {
@@ -715,14 +721,34 @@ func (w *Writer) tornLines(entry uint64) ([]Torn, error) {
 	}
 	var lines []Torn
 	for _, n := range names {
-		if !strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", entry)) || strings.HasSuffix(n.Name(), tmpSuffix) {
+		of, rest, _ := strings.Cut(n.Name(), "-")
+		at, err := strconv.ParseUint(of, 10, 64)
+		if err != nil || at < first || at > entry || strings.HasSuffix(n.Name(), tmpSuffix) {
 			continue
 		}
 		b, err := readFile(w.cfg.FS, filepath.Join(dir, n.Name()), 1<<40)
 		if err != nil {
 			return nil, err
 		}
-		lines = append(lines, Torn{uint64(len(b)), sha256.Sum256(b)})
+		t := Torn{uint64(len(b)), sha256.Sum256(b)}
+		if at == first && at < entry {
+			h, err := w.firstHeader(first)
+			if err != nil {
+				return nil, err
+			}
+			if h.Open != nil && slices.Contains(h.Open.Torn, t) {
+				continue
+			}
+		}
+		if at < entry {
+			if err := w.cfg.FS.Rename(filepath.Join(dir, n.Name()), filepath.Join(dir, fmt.Sprintf("%020d-%s", entry, rest))); err != nil {
+				return nil, err
+			}
+			if err := w.cfg.FS.SyncDir(dir); err != nil {
+				return nil, err
+			}
+		}
+		lines = append(lines, t)
 	}
 	return lines, nil
 }

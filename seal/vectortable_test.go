@@ -305,6 +305,17 @@ func endedVectors() []vector {
 		{name: "end-cut-before-checkpoint", about: "whole entries, without their checkpoint", want: incomplete(Completeness), change: unpublished(func(b []byte) []byte {
 			return b[:bytes.LastIndex(b, []byte("meshaudit-seal/v1 checkpoint"))]
 		})},
+		{name: "end-recovery-cut-short", about: "a tail was copied to torn/, and is still where it was: whole entries, and a part of their checkpoint", want: incomplete(Completeness), change: func(s *scene) {
+			unpublished(func(b []byte) []byte {
+				f := s.cut(1)
+				return append(bytes.Join(f[:3], nil), f[3][:100]...)
+			})(s)
+			s.files["torn/00000000000000000005-00000000000000000004-935"] = s.files[s.segments()[1]][935:]
+		}},
+		{name: "end-recovery-of-whole-commit", about: "a recovery was cut short when it had copied a commit to torn/ that is whole", want: proven, change: func(s *scene) {
+			f := s.cut(1)
+			s.seal()[fmt.Sprintf("torn/%020d-%020d-%d", 7, 4, len(bytes.Join(f[:6], nil)))] = bytes.Join(f[6:], nil)
+		}},
 		{name: "end-zeros", about: "blocks of zeros after the last commit: never written", want: incomplete(Completeness), change: func(s *scene) {
 			s.change(s.segments()[1], func(b []byte) []byte { return append(b, make([]byte, 2048)...) })
 		}},

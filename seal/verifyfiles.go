@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -106,7 +107,7 @@ func (v *verification) tornFiles() error {
 		t := Torn{uint64(len(b)), sha256.Sum256(b)}
 		entry, ok := v.torn[t]
 		if !ok || !strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", entry)) {
-			if strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", v.tree.size)) {
+			if strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", v.covered)) || v.stillStands(n.Name(), b) {
 				continue // of a recovery whose open is not written yet
 			}
 			v.foundAt(tornDir+"/"+n.Name(), 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "no open names this file")
@@ -123,6 +124,23 @@ func (v *verification) tornFiles() error {
 		v.foundAt(tornDir, 0, entry, Incomplete, Completeness, "restore it from a copy, if there is one", fmt.Sprintf("the %d bytes that entry %d cut off were not kept", t.Bytes, entry))
 	}
 	return nil
+}
+
+// stillStands reports whether the bytes of a file in torn/ are where its name
+// says that they were cut off: they were only copied.
+func (v *verification) stillStands(name string, b []byte) bool {
+	var entry, segment uint64
+	var at int64
+	if n, err := fmt.Sscanf(name, "%020d-%020d-%d", &entry, &segment, &at); err != nil || n != 3 || name != tornName(entry, cut{first: segment, kept: at}) {
+		return false
+	}
+	f, err := openRead(v.fs, filepath.Join(v.dir, segmentDir, segmentName(segment)))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	there, err := io.ReadAll(io.NewSectionReader(f, at, int64(len(b))))
+	return err == nil && bytes.Equal(there, b)
 }
 
 // tornBytes reports whether a file from torn/ is a torn tail.

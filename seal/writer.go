@@ -517,7 +517,7 @@ func (w *Writer) run() {
 		select {
 		case <-w.kick:
 		case <-beat.C:
-			w.commit(nil, &Header{Kind: KindBeat})
+			_ = w.commit(nil, &Header{Kind: KindBeat}) // a recovery seals an open
 			committed()
 		case <-publish.C:
 			w.publisher.offer(w.log)
@@ -549,7 +549,7 @@ func (w *Writer) run() {
 			if len(group) == 0 {
 				break
 			}
-			w.commit(group, nil)
+			_ = w.commit(group, nil) // its callers know
 			committed()
 		}
 	}

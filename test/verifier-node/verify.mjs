@@ -143,6 +143,19 @@ class LogVerifier {
     return torn
   }
 
+  // stillStands: a torn file was only copied, and not yet cut off.
+  stillStands(t) {
+    const [, segment, at] = t.name.split('-')
+    const path = join(this.dir, 'segment', segment + '.seal')
+    if (!existsSync(path)) return false
+    const r = new Reader(path)
+    try {
+      return Number(at) + Number(t.bytes) <= r.size && sha256(r.view(Number(at), Number(t.bytes))).equals(t.hash)
+    } finally {
+      r.close()
+    }
+  }
+
   readPublished() {
     const path = join(this.dir, 'checkpoint')
     if (!existsSync(path)) {
@@ -642,7 +655,7 @@ class LogVerifier {
     if (this.since?.size > size) this.find(TAMPERING, 'completeness', '', 0, `rolled back: an older checkpoint states ${this.since.size} entries, ${size} are there`)
     else if (this.since && !this.sinceSeen && this.since.size > BigInt(this.segments[0].slice(0, 20))) this.find(TAMPERING, 'integrity', '', 0, 'the log has no commit where the older checkpoint was published')
     for (const t of this.torn) {
-      const pending = t.entry === size // a recovery was interrupted before its open
+      const pending = t.entry === size || this.stillStands(t) // a recovery was interrupted before its open
       this.find(pending ? NOTE : TAMPERING, 'integrity', `torn/${t.name}`, 0, 'no open names this file')
     }
     if (this.opts.auditor && this.tagless > 0) this.find(INCOMPLETE, 'integrity', '', 0, `tags of ${this.tagless} entries are not checked`)
