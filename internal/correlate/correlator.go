@@ -90,7 +90,7 @@ type Correlator struct {
 
 // New makes a correlator. cfg must be valid: positive bounds and windows.
 func New(cfg Config) *Correlator {
-	return &Correlator{cfg: cfg, hash: newHasher(), index: make(index)}
+	return &Correlator{cfg: cfg, hash: newHasher(cfg.ClockSkew), index: make(index)}
 }
 
 // Add takes evidence that is sealed, at the time now. Its content is copied.

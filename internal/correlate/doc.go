@@ -36,6 +36,9 @@
 // parties, method, path and overlapping time. Where more than one piece fits,
 // the nearest in time is taken and the record is ambiguous.
 //
+// A connection, of which there are only the two sides' reports, is joined by its
+// ends and when it began; each report must be the other's nearest.
+//
 // What an observer reports (a configuration change, an operator's action, an
 // issued identity) is no call: it joins only with other stages of the same
 // event, which share its stream id, and waits for nothing else.

@@ -15,14 +15,16 @@ const (
 	TierSpan
 	TierStream
 	TierRequest
+	TierConnection
 )
 
 func (t Tier) String() string {
-	return [...]string{"none", "decision_id", "span", "stream", "request"}[t]
+	return [...]string{"none", "decision_id", "span", "stream", "request", "connection"}[t]
 }
 
 // Confidence of a join by request: both parties proven by SPIFFE ID, or only
-// told by address or pod. The other tiers are exact identifiers.
+// told by address or pod. Of one by connection: both tell of one source port, or
+// only of the same two ends of a tunnel. The other tiers are exact identifiers.
 const (
 	confidenceIdentified = 0.9
 	confidenceAddressed  = 0.7
@@ -111,9 +113,12 @@ func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
 	if key == 0 {
 		return dst
 	}
-	for q := c.index[key]; q != nil; q = q.chain[kind] {
-		if q != p && q.keys[kind-1] == key {
-			dst = append(dst, q)
+	keys := [...]uint64{key, key - bucketStep, key + bucketStep}
+	for _, key := range keys[:p.buckets()] {
+		for q := c.index[key]; q != nil; q = q.chain[kind] {
+			if q != p && q.keys[kind-1] == key {
+				dst = append(dst, q)
+			}
 		}
 	}
 	return dst
@@ -122,8 +127,12 @@ func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
 // sameReport says whether two logs are one proxy's statements about one
 // request: an interim and the final entry, or one entry over two channels.
 func sameReport(a, b *piece) bool {
-	if a.place != b.place || a.keys[byStream-1] == 0 || a.keys[byStream-1] != b.keys[byStream-1] {
+	if a.place != b.place || a.connection != b.connection || a.keys[byStream-1] == 0 || !a.meets(byStream, b) {
 		return false
+	}
+	if a.connection {
+		// Without a stream id two final lines are two connections.
+		return a.sameEnds(b) && (a.streamID || !a.final || !b.final)
 	}
 	if a.reporter != 0 && a.reporter == b.reporter {
 		return true
@@ -295,6 +304,10 @@ func (c *Correlator) fits(a, b *piece) (fits, identified bool) {
 	if a.trace != b.trace && a.trace != (evidence.TraceID{}) && b.trace != (evidence.TraceID{}) {
 		return false, false
 	}
+	if a.connection || b.connection {
+		near := distance(a, b) <= c.hash.bucket
+		return a.connection && b.connection && near && a.sameEnds(b), a.samePort(b)
+	}
 	if !c.overlap(a, b) {
 		return false, false
 	}
@@ -307,6 +320,38 @@ func (c *Correlator) fits(a, b *piece) (fits, identified bool) {
 	return from && to, byFrom && byTo
 }
 
+// sameEnds says whether two reports of connections tell of the same two ends:
+// by address, and by identity and pod where both name one. A tunnel (HBONE)
+// has a source port of its own on its far side; only there, where both sides
+// state both identities, the source ports may differ.
+func (p *piece) sameEnds(q *piece) bool {
+	return p.from.isAt(q.from) && p.to.isAt(q.to) && p.to.samePort(q.to) &&
+		(p.samePort(q) || p.tunnelled() && q.tunnelled())
+}
+
+func (p *piece) samePort(q *piece) bool {
+	return p.from.port != 0 && p.from.port == q.from.port && p.from.address == q.from.address
+}
+
+func (p *piece) tunnelled() bool { return p.from.spiffe != 0 && p.to.spiffe != 0 }
+
+func (p party) isAt(q party) bool {
+	if p.spiffe != 0 && q.spiffe != 0 && p.spiffe != q.spiffe {
+		return false
+	}
+	if p.pod != 0 && q.pod != 0 && p.pod != q.pod {
+		return false
+	}
+	return p.address != 0 && p.address == q.address
+}
+
+// samePort: the caller's side of a tunnel may tell only the tunnel's port.
+func (p party) samePort(q party) bool {
+	return p.port == q.port || p.port == 0 || q.port == 0 || p.port == portHBONE || q.port == portHBONE
+}
+
+const portHBONE = 15008
+
 // overlap says whether two pieces may be of one time, given how far clocks are
 // apart.
 func (c *Correlator) overlap(a, b *piece) bool {
@@ -314,8 +359,9 @@ func (c *Correlator) overlap(a, b *piece) bool {
 	return a.start <= b.end+skew && b.start <= a.end+skew
 }
 
-// nearest finds the piece of a place that fits p best by tier request, and
-// whether there was more than one.
+// nearest finds the piece of a place that fits p best by tier request or
+// connection, and whether there was more than one. A connection with the same
+// source port beats those that only go the same way.
 func (c *Correlator) nearest(p *piece, at place) (best *piece, identified, doubt bool) {
 	var buf [16]*piece
 	for _, kind := range [...]lookup{byRequest, byTrace} {
@@ -331,6 +377,12 @@ func (c *Correlator) nearest(p *piece, at place) (best *piece, identified, doubt
 				if sameReport(best, q) {
 					if q.before(best) {
 						best, identified = q, byID
+					}
+					continue
+				}
+				if p.connection && byID != identified {
+					if byID {
+						best, identified, doubt = q, true, false
 					}
 					continue
 				}
@@ -472,6 +524,10 @@ func (c *Correlator) caller(j *joined) {
 	}
 	if j.slots[callerLog] == nil && lead.place != calleeApp {
 		log, identified, doubt := c.nearest(lead, callerLog)
+		if lead.connection {
+			c.connection(j, lead, log, identified, doubt)
+			return
+		}
 		linked := j.slots[callerProxy] != nil || j.slots[callerApp] != nil
 		if log == nil || linked && log.hasNode() {
 			return // a log on another node than the spans is of another call
@@ -483,6 +539,42 @@ func (c *Correlator) caller(j *joined) {
 			c.callerAt(j, log.trace, log.span, TierRequest)
 		}
 	}
+}
+
+// connection adds the caller's report of a connection. A connection is not
+// tried again, so both must choose each other. A callee's report that nobody
+// chose, though some fitted, is in doubt; so is what shares a full chain.
+func (c *Correlator) connection(j *joined, lead, log *piece, samePort, doubt bool) {
+	if log == nil {
+		j.doubt = j.doubt || c.crowd(lead)
+		return
+	}
+	back, _, backDoubt := c.nearest(log, lead.place)
+	if back == nil || back != lead && !sameReport(back, lead) {
+		j.doubt = true
+		return
+	}
+	j.set(log, TierConnection)
+	j.trust(samePort)
+	j.doubt = j.doubt || doubt || backDoubt || !samePort && (c.crowd(lead) || c.crowd(log))
+}
+
+// crowd says whether a chain by which a connection's other report would be
+// found is full, so that it may have been left out.
+func (c *Correlator) crowd(p *piece) bool {
+	if p.crowded {
+		return true
+	}
+	for _, key := range [...]uint64{p.keys[byTrace-1], p.keys[byTrace-1] - bucketStep, p.keys[byTrace-1] + bucketStep} {
+		n := 0
+		for q := c.index[key]; q != nil && p.keys[byTrace-1] != 0; q = q.chain[byTrace] {
+			n++
+		}
+		if n == maxChain {
+			return true
+		}
+	}
+	return false
 }
 
 func (j *joined) trust(identified bool) {
@@ -635,12 +727,15 @@ func (c *Correlator) contended(p *piece) bool {
 	if p.place == callerLog && !c.free(p, p) {
 		return false
 	}
+	if p.connection && c.crowd(p) {
+		return true
+	}
 	for _, at := range [...]place{calleeLog, calleeProxy} {
 		q, _, _ := c.nearest(p, at)
 		if q == nil || !c.free(q, p) {
 			continue
 		}
-		if p.place == decision {
+		if p.place == decision || p.connection {
 			return true
 		}
 		j := joined{confidence: 1}

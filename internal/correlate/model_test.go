@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,8 +17,70 @@ import (
 
 // model says which pieces belong to one action, all at once and by looking at
 // every pair: no index, no time, no order. It is the specification of what the
-// correlator joins. An action is the set of its pieces' names.
+// correlator joins. An action is the set of its pieces' names. Connections and
+// requests never join.
 func model(all []evidence.Evidence, skew time.Duration) [][]string {
+	isConnection := func(e evidence.Evidence) bool { return e.Event == evidence.EventConnection }
+	connections := slices.DeleteFunc(slices.Clone(all), func(e evidence.Evidence) bool { return !isConnection(e) })
+	requests := slices.DeleteFunc(slices.Clone(all), isConnection)
+	actions := append(modelConnections(connections, skew), modelRequests(requests, skew)...)
+	slices.SortFunc(actions, slices.Compare)
+	return actions
+}
+
+// modelConnections: the two sides' reports of a connection are one action if
+// each is the other's nearest of those that fit.
+func modelConnections(all []evidence.Evidence, skew time.Duration) [][]string {
+	samePort := func(a, b evidence.Evidence) bool { return a.From.Port == b.From.Port }
+	proven := func(e evidence.Evidence) bool { return len(e.From.Identities) > 0 && len(e.To.Identities) > 0 }
+	apart := func(a, b evidence.Evidence) int64 { return max(a.Start-b.Start, b.Start-a.Start) }
+	fits := func(a, b evidence.Evidence) bool {
+		if a.Role == b.Role || apart(a, b) > int64(skew+connectionSetup) {
+			return false
+		}
+		if proven(a) && proven(b) && (a.From.Identities[0].ID != b.From.Identities[0].ID || a.To.Identities[0].ID != b.To.Identities[0].ID) {
+			return false
+		}
+		// A tunnel has a source port of its own on its far side, and a port of
+		// its own that the near side may tell as the destination's.
+		tunnelPort := a.To.Port == 15008 || b.To.Port == 15008
+		return a.From.Address == b.From.Address && a.To.Address == b.To.Address &&
+			(a.To.Port == b.To.Port || tunnelPort) && (samePort(a, b) || proven(a) && proven(b))
+	}
+	nearest := func(a evidence.Evidence) (string, bool) {
+		fitting := slices.DeleteFunc(slices.Clone(all), func(b evidence.Evidence) bool { return !fits(a, b) })
+		slices.SortFunc(fitting, func(b, c evidence.Evidence) int {
+			if samePort(a, b) != samePort(a, c) {
+				if samePort(a, b) {
+					return -1
+				}
+				return 1
+			}
+			return cmp.Or(cmp.Compare(apart(a, b), apart(a, c)), cmp.Compare(b.Start, c.Start),
+				strings.Compare(string(b.ID[:]), string(c.ID[:])))
+		})
+		if len(fitting) == 0 {
+			return "", false
+		}
+		return fitting[0].Position, true
+	}
+	var actions [][]string
+	for _, e := range all {
+		names := []string{e.Position}
+		if other, ok := nearest(e); ok {
+			i := slices.IndexFunc(all, func(o evidence.Evidence) bool { return o.Position == other })
+			if back, _ := nearest(all[i]); back == e.Position {
+				names = append(names, other)
+			}
+		}
+		slices.Sort(names)
+		actions = append(actions, names)
+	}
+	slices.SortFunc(actions, slices.Compare)
+	return slices.CompactFunc(actions, slices.Equal)
+}
+
+func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 	var actions [][]string
 	used := map[string]bool{}
 	action := func(members ...[]evidence.Evidence) {
@@ -140,8 +203,35 @@ func model(all []evidence.Evidence, skew time.Duration) [][]string {
 			action([]evidence.Evidence{d})
 		}
 	}
-	slices.SortFunc(actions, slices.Compare)
 	return actions
+}
+
+// drawConnections draws both sides' reports of a few connections, some lost,
+// through tunnels and not, with skewed clocks, so close that they get confused.
+func drawConnections(t *rapid.T) []evidence.Evidence {
+	var all []evidence.Evidence
+	for i := range rapid.IntRange(0, 6).Draw(t, "connections") {
+		start := time.Duration(rapid.IntRange(0, 8000).Draw(t, "start")) * time.Millisecond
+		skewed := start + time.Duration(rapid.IntRange(-1000, 1000).Draw(t, "skew"))*time.Millisecond
+		from := rapid.SampledFrom([]string{"10.0.0.1", "10.0.0.2"}).Draw(t, "from")
+		port := uint16(40000 + i)
+		near, far := []option{at(start), ends(from, port)}, []option{at(skewed), ends(from, port)}
+		if rapid.Bool().Draw(t, "tunnel") {
+			near, far = append(near, mtls("a", "b")), append(far, mtls("a", "b"), ends(from, port+1000))
+			if rapid.Bool().Draw(t, "old") {
+				near = append(near, toPort(15008))
+			}
+		}
+		for _, e := range []evidence.Evidence{
+			connection(fmt.Sprint(i, " out"), evidence.RoleCaller, near...),
+			connection(fmt.Sprint(i, " in"), evidence.RoleCallee, far...),
+		} {
+			if rapid.IntRange(0, 9).Draw(t, "kept") < 8 {
+				all = append(all, e)
+			}
+		}
+	}
+	return all
 }
 
 // drawMesh draws the evidence of a few calls, with pieces missing, retries,
@@ -242,7 +332,7 @@ func fold(rs []*Record, all []evidence.Evidence) [][]string {
 // leaves, the records are those of the model.
 func TestOrderDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		all := drawMesh(t, true)
+		all := append(drawMesh(t, true), drawConnections(t)...)
 		cfg := testConfig()
 		want := model(all, cfg.ClockSkew)
 		var first []string

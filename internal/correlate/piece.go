@@ -3,6 +3,7 @@ package correlate
 import (
 	"hash/maphash"
 	"strings"
+	"time"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
@@ -84,8 +85,8 @@ const (
 	byParent          // trace and parent span id
 	byDecision        // decision id
 	byStream          // stream id
-	byRequest         // request id, method, path
-	byTrace           // trace id, method, path
+	byRequest         // request id, method, path; of a connection both addresses, source port, time
+	byTrace           // trace id, method, path; of a connection through a tunnel both addresses, time
 	lookups
 )
 
@@ -108,7 +109,10 @@ type piece struct {
 	verdict  bool // states a verdict
 	claimed  bool // cited by a record or amendment
 	crowded  bool // left out of a chain that was full
-	packed   string
+	// a report of a connection, and so of no request
+	connection bool
+	streamID   bool // a connection's: the source names it
+	packed     string
 
 	action *action         // that this piece leads or is an exclusive part of, once it has left
 	next   *piece          // in order of arrival
@@ -134,9 +138,48 @@ const pieceBytes = 384 + 4*28
 
 // hasher makes keys. The seed is random: a sender cannot choose ids that
 // collide.
-type hasher struct{ seed maphash.Seed }
+type hasher struct {
+	seed maphash.Seed
+	// bucket is how far apart, in nanoseconds, two reports of one connection
+	// may say that it began. A connection's keys hold in which such span of
+	// time it began, so that a chain holds only those of about that time: two
+	// proxies have thousands of connections in a late window.
+	bucket int64
+}
 
-func newHasher() hasher { return hasher{maphash.MakeSeed()} }
+func newHasher(skew time.Duration) hasher {
+	return hasher{maphash.MakeSeed(), int64(skew + connectionSetup)}
+}
+
+// connectionSetup is how long the far side may take to see a connection begin.
+const connectionSetup = time.Second
+
+// bucketStep lies between the keys of one connection in neighbouring spans of
+// time. It is even: keys are odd, so that none is 0.
+const bucketStep = 0x9e3779b97f4a7c16
+
+func (h hasher) ends(kind lookup, start int64, a, b uint64, port uint16) uint64 {
+	type ends struct {
+		kind lookup
+		a, b uint64
+		port uint16
+	}
+	return (maphash.Comparable(h.seed, ends{kind, a, b, port}) | 1) + uint64(start/h.bucket)*bucketStep
+}
+
+// buckets is how many spans of time a piece's others may have begun in.
+func (p *piece) buckets() int {
+	if p.connection {
+		return 3
+	}
+	return 1
+}
+
+// meets says whether two pieces have one key of a kind, but for time.
+func (p *piece) meets(kind lookup, q *piece) bool {
+	d := p.keys[kind-1] - q.keys[kind-1]
+	return d == 0 || p.connection && (d == bucketStep || -d == bucketStep)
+}
 
 func (h hasher) text(kind lookup, parts ...string) uint64 {
 	var m maphash.Hash
@@ -220,6 +263,11 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 	if e.DecisionID != "" {
 		p.keys[byDecision-1] = h.text(byDecision, e.DecisionID)
 	}
+	if at != decision && at != observed && e.Method == "" && (e.Event == evidence.EventConnection || e.Event == evidence.EventHandshake) {
+		p.connection = true
+		h.connection(p, e)
+		return p
+	}
 	if e.StreamID != "" && at != decision {
 		p.keys[byStream-1] = h.text(byStream, e.StreamID)
 	}
@@ -232,6 +280,24 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 		}
 	}
 	return p
+}
+
+// connection sets the keys of a connection's report.
+func (h hasher) connection(p *piece, e *evidence.Evidence) {
+	if p.from.address == 0 || p.to.address == 0 {
+		return
+	}
+	if p.from.port != 0 {
+		p.keys[byRequest-1] = h.ends(byRequest, p.start, p.from.address, p.to.address, p.from.port)
+		p.keys[byStream-1] = h.ends(byStream, p.start, p.from.address, p.to.address, p.from.port)
+	}
+	if e.StreamID != "" {
+		p.streamID = true
+		p.keys[byStream-1] = h.ends(byStream, p.start, h.text(byStream, e.StreamID), 0, 0)
+	}
+	if p.tunnelled() {
+		p.keys[byTrace-1] = h.ends(byTrace, p.start, p.from.address, p.to.address, 0)
+	}
 }
 
 // maxChain bounds the pieces that one key leads to, and so the work that an

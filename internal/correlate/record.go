@@ -3,6 +3,7 @@ package correlate
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -83,7 +84,7 @@ type Conflict struct {
 // Hop is one station of the action, in order from the caller.
 type Hop struct {
 	ID       spiffeid.ID
-	Role     string // source, destination
+	Role     string // source, waypoint, destination
 	Node     string // the reporting proxy's name for itself; a claim
 	StreamID string
 }
@@ -161,6 +162,11 @@ func merge(r *Record, all []statement, kept *action) {
 	r.Start, r.End = anchor.Start, max(anchor.Start, anchor.End)
 
 	calleeFirst, callerFirst := all, byCaller(all)
+	// What is said of the destination.
+	via, toWorkload, to := waypoint(all), calleeFirst, callerFirst
+	if via.by != nil {
+		toWorkload, to = beyond(all), beyond(all)
+	}
 	for _, s := range calleeFirst {
 		e := s.Evidence
 		keep(&r.TraceID, e.TraceID)
@@ -194,7 +200,6 @@ func merge(r *Record, all []statement, kept *action) {
 			r.TLS = e.TLS
 			r.TLS.Known = true
 		}
-		mergeWorkload(&r.Destination.Workload, &e.To.Workload)
 		r.Attestations = append(r.Attestations, Attestation{
 			ID: e.ID, Digest: e.Digest, Source: e.Source, Role: e.Role, Reporter: e.Reporter,
 			Time: e.Start, Joined: s.tier, Final: e.Final,
@@ -204,8 +209,11 @@ func merge(r *Record, all []statement, kept *action) {
 		keep(&r.Host, s.Host)
 		mergeWorkload(&r.Source.Workload, &s.From.Workload)
 	}
+	for _, s := range toWorkload {
+		mergeWorkload(&r.Destination.Workload, &s.To.Workload)
+	}
 	mergeAddress(&r.Source, calleeFirst, func(e *evidence.Evidence) *evidence.Party { return &e.From })
-	mergeAddress(&r.Destination, callerFirst, func(e *evidence.Evidence) *evidence.Party { return &e.To })
+	mergeAddress(&r.Destination, to, func(e *evidence.Evidence) *evidence.Party { return &e.To })
 	if kept != nil {
 		r.Source.ID, r.Source.Proof = kept.source, kept.sourceProof
 		r.Destination.ID, r.Destination.Proof = kept.destination, kept.destinationProof
@@ -213,10 +221,10 @@ func merge(r *Record, all []statement, kept *action) {
 	// Who terminated the connection saw the peer's certificate: the callee's
 	// word counts for the source, the caller's for the destination.
 	r.identity(&r.Source, semconv.SourceSPIFFEID, calleeFirst, func(e *evidence.Evidence) []evidence.Identity { return e.From.Identities })
-	r.identity(&r.Destination, semconv.DestinationSPIFFEID, callerFirst, func(e *evidence.Evidence) []evidence.Identity { return e.To.Identities })
+	r.identity(&r.Destination, semconv.DestinationSPIFFEID, to, func(e *evidence.Evidence) []evidence.Identity { return e.To.Identities })
 	r.verdict(all, kept)
 	r.disagree(all)
-	r.hops(all)
+	r.hops(all, via)
 	r.Outcome = outcome(r, all)
 }
 
@@ -268,6 +276,15 @@ func mergeAddress(dst *Party, all []statement, of func(*evidence.Evidence) *evid
 	for _, s := range all {
 		if p := of(s.Evidence); p.Address != "" {
 			dst.Address, dst.Port = p.Address, p.Port
+			break
+		}
+	}
+	if dst.Port != portHBONE {
+		return
+	}
+	for _, s := range all { // a tunnel's port is not what was called
+		if p := of(s.Evidence); p.Address == dst.Address && p.Port != 0 && p.Port != portHBONE {
+			dst.Port = p.Port
 			return
 		}
 	}
@@ -378,13 +395,56 @@ func (r *Record) disagree(all []statement) {
 	}
 }
 
-// hops tells the two stations with the proxy that reported each.
-func (r *Record) hops(all []statement) {
+// A waypoint stands between the caller and the callee: it is asked in the
+// callee's place and asks the callee itself.
+type via struct {
+	by *evidence.Evidence // its report, nil if there is none or nothing is known of what lies beyond
+	id spiffeid.ID        // its own, zero if not stated
+}
+
+// atWaypoint: Istio's waypoints say that they are in their node id.
+func (s statement) atWaypoint() bool {
+	return s.place.callee() && strings.HasPrefix(s.Reporter.Node, "waypoint~")
+}
+
+// waypoint finds the report of a waypoint in an action in which the callee
+// behind it reports too.
+func waypoint(all []statement) (v via) {
+	if len(beyond(all)) == 0 {
+		return v
+	}
+	for _, s := range all {
+		if s.atWaypoint() && v.by == nil {
+			v.by, v.id = s.Evidence, s.Reporter.SPIFFEID
+			for _, id := range s.To.Identities {
+				keep(&v.id, id.ID)
+			}
+		}
+	}
+	return v
+}
+
+// beyond gives the callee's own statements when a waypoint stands before it:
+// the caller and the waypoint speak of the waypoint as the destination.
+func beyond(all []statement) []statement {
+	var out []statement
+	for _, s := range all {
+		if s.place.callee() && !s.atWaypoint() {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// hops tells the stations with the proxy that reported each.
+func (r *Record) hops(all []statement, via via) {
 	source := Hop{ID: r.Source.ID, Role: "source"}
 	destination := Hop{ID: r.Destination.ID, Role: "destination"}
 	for _, s := range all {
 		var h *Hop
 		switch {
+		case via.by != nil && s.atWaypoint():
+			continue
 		case s.place.caller():
 			h = &source
 		case s.place.callee():
@@ -395,7 +455,11 @@ func (r *Record) hops(all []statement) {
 		keep(&h.Node, s.Reporter.Node)
 		keep(&h.StreamID, s.StreamID)
 	}
-	r.Hops = []Hop{source, destination}
+	if via.by == nil {
+		r.Hops = []Hop{source, destination}
+		return
+	}
+	r.Hops = []Hop{source, {ID: via.id, Role: "waypoint", Node: via.by.Reporter.Node, StreamID: via.by.StreamID}, destination}
 }
 
 func outcome(r *Record, all []statement) Outcome {
