@@ -411,6 +411,7 @@ func (w *Writer) Erase(ctx context.Context, erasures []Erasure, by, reason strin
 	if err != nil {
 		return err
 	}
+	var locked error // the first one; the others are erased all the same
 	for _, b := range batches {
 		if root, ok := roots[b.entry]; ok && root != b.root {
 			return fmt.Errorf("entry %d is another batch than the one that was read", b.entry)
@@ -421,10 +422,17 @@ func (w *Writer) Erase(ctx context.Context, erasures []Erasure, by, reason strin
 			err = w.submit(ctx, o)
 		}
 		if err != nil {
-			return fmt.Errorf("entry %d: %w", b.entry, err)
+			err = fmt.Errorf("entry %d: %w", b.entry, err)
+		}
+		switch {
+		case err == nil:
+		case !isLocked(err):
+			return err
+		case want[b.entry] != nil || len(want) == 0:
+			locked = cmp.Or(locked, err)
 		}
 	}
-	return nil
+	return locked
 }
 
 // submit hands an order to the committer and waits for the answer. One that has
@@ -594,7 +602,7 @@ func (w *Writer) erase(o *order) {
 	}
 	// An erase is sealed only when those before it are carried out: so a
 	// start looks for the newest one alone.
-	if err := w.wipe(); err != nil {
+	if err := w.wipe(); err != nil && !isLocked(err) {
 		o.done <- fmt.Errorf("an earlier erasure cannot be carried out: %w", err)
 		return
 	}
@@ -605,29 +613,56 @@ func (w *Writer) erase(o *order) {
 			return
 		}
 	}
-	w.unwiped = o.wipe
-	err := w.wipe()
+	left, err := w.wipeAll(o.wipe)
+	for _, p := range left {
+		if !slices.Contains(w.unwiped, p) {
+			w.unwiped = append(w.unwiped, p)
+		}
+	}
 	if err != nil {
 		w.fault(fmt.Errorf("erase: %w", err))
-		err = fmt.Errorf("ordered, not done; it is tried again every minute: %w", err)
+		err = fmt.Errorf("ordered, not done; the writer tries again, and after a restart does so when asked to finish: %w", err)
 	}
 	o.done <- err
 }
 
-// wipe overwrites what is ordered to be erased.
+// wipe overwrites what is ordered to be erased, but was not.
 func (w *Writer) wipe() error {
-	for len(w.unwiped) > 0 {
-		if _, objects := w.cfg.FS.(ObjectFS); objects && w.log != nil && w.log.segment != nil && w.unwiped[0].segment == w.log.first {
+	if w.cfg.Now().Before(w.wipeFrom) {
+		return nil
+	}
+	var err error
+	w.unwiped, err = w.wipeAll(w.unwiped)
+	return err
+}
+
+// wipeAll overwrites the sections at some places, and returns those that it
+// could not. It goes on behind what a lock keeps.
+func (w *Writer) wipeAll(places []place) (left []place, err error) {
+	for i, p := range places {
+		if _, objects := w.cfg.FS.(ObjectFS); objects && w.log != nil && w.log.segment != nil && p.segment == w.log.first {
 			w.log.abandon() // all of it is durable, and an object is replaced whole
 			w.closedTo.Store(w.log.closed())
 		}
-		err := w.unwiped[0].zero(w.cfg.FS, w.dir)
-		if err != nil && !errors.Is(err, os.ErrNotExist) { // it was pruned
-			return err
+		e := p.zero(w.cfg.FS, w.dir)
+		var locked *LockedError
+		switch {
+		case e == nil, errors.Is(e, os.ErrNotExist): // it was pruned
+		case errors.As(e, &locked):
+			if left == nil || locked.Until.Before(w.wipeFrom) {
+				w.wipeFrom = locked.Until
+			}
+			left, err = append(left, p), cmp.Or(err, e)
+		default:
+			return append(left, places[i:]...), e
 		}
-		w.unwiped = w.unwiped[1:]
 	}
-	return nil
+	return left, err
+}
+
+func isLocked(err error) bool {
+	var locked *LockedError
+	return errors.As(err, &locked)
 }
 
 // resumeErase carries out the newest erase, which a crash may have left undone.
@@ -689,13 +724,13 @@ func (e *Entry) content(d *batchDecoder) (*content, error) {
 func (l *Log) erased(ctx context.Context, e *Entry, damage error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	// What was found before may be superseded, or the batch erased since.
-	for again := range 2 {
+	// What was found may be superseded by the time that it is read.
+	for again := 0; ; again++ {
 		if at, ok := l.erases[e.Header.Entry]; ok {
-			if err := l.readErase(e, at); err == nil || again == 1 {
+			if err := l.readErase(e, at); err == nil || again == maxSuperseded {
 				return err
 			}
-		} else if again == 1 {
+		} else if again > 0 {
 			return damage
 		}
 		l.erases = map[uint64]place{}
@@ -709,8 +744,10 @@ func (l *Log) erased(ctx context.Context, e *Entry, damage error) error {
 			return err
 		}
 	}
-	return damage
 }
+
+// maxSuperseded is how often an erase may be superseded while it is read.
+const maxSuperseded = 20
 
 // readErase reads what the erase at a place keeps into its batch.
 func (l *Log) readErase(e *Entry, at place) error {

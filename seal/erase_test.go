@@ -568,6 +568,61 @@ func TestEraseBesideReaders(t *testing.T) {
 	}
 }
 
+// What a lock keeps is ordered to be erased, the rest is erased, and erasing
+// goes on; when the lock has ended, it is done.
+func TestEraseUnderALock(t *testing.T) {
+	k, m := newTestKeys(t), newMemFS()
+	cfg := k.memConfig(m)
+	cfg.FS, cfg.maintainEvery = memObjects{m}, time.Millisecond
+	w := openWriter(t, cfg)
+	defer closeWriter(t, w)
+	for i := range 3 {
+		if err := w.Append(context.Background(), SignalLogs, testRequest(5, fmt.Sprint("b", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until := time.Now().Add(300 * time.Millisecond)
+	m.mu.Lock()
+	m.retained = map[string]time.Time{logDir + "/" + segmentDir + "/" + segmentName(1): until}
+	m.mu.Unlock()
+	name := func(entry uint64) Erasure {
+		e := Erasure{Entry: entry, Positions: []uint64{1, 2}}
+		b, err := (&Log{Origin: testOrigin, dir: logDir, fs: memObjects{m}}).entry(context.Background(), entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Root = b.Root
+		return e
+	}
+	err := w.Erase(context.Background(), []Erasure{name(1), name(2)}, "a", "b")
+	var locked *LockedError
+	if !errors.As(err, &locked) || !locked.Until.Equal(until) || !strings.Contains(err.Error(), "entry 1: ordered, not done") {
+		t.Fatal(err)
+	}
+	if err := w.Erase(context.Background(), []Erasure{name(3)}, "a", "b"); err != nil {
+		t.Fatal(err)
+	}
+	verify := func() *LogReport {
+		r, err := verifyStore(context.Background(), memObjects{m}, "/store", VerifyOptions{Trust: k.trust, Auditor: &k.auditor})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Logs[0]
+	}
+	if l := verify(); l.Axis(Erasures) != Incomplete || l.ErasedRecords != 6 || strings.Count(fmt.Sprint(l.Findings), "not done") != 1 {
+		t.Fatal(l.Findings)
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		l := verify()
+		if l.Axis(Erasures) == Note {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(l.Findings)
+		}
+	}
+}
+
 func FuzzEraseRebuild(f *testing.F) {
 	f.Add(testRequest(3, "a"), uint64(0), uint64(1))
 	f.Add(testRequest(1, "a"), uint64(0), uint64(0))

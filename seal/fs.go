@@ -22,7 +22,7 @@ type FS interface {
 	// SyncDir makes the names in a directory durable.
 	SyncDir(name string) error
 	// Lock takes the exclusive lock on a file that it creates if need be;
-	// errLocked if another process holds it. Close releases it.
+	// ErrLocked if another process holds it. Close releases it.
 	Lock(name string) (io.Closer, error)
 }
 
@@ -128,8 +128,8 @@ func (osFS) SyncDir(name string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// errLocked: another process has the log open for writing.
-var errLocked = errors.New("another writer has this log open")
+// ErrLocked: another process has the log open for writing.
+var ErrLocked = errors.New("another writer has this log open")
 
 func (osFS) Lock(name string) (io.Closer, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)

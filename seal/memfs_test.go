@@ -29,6 +29,8 @@ type memFS struct {
 	persist bool // and takes effect all the same
 	crash   bool // and so do all after it
 	crashed bool
+
+	retained map[string]time.Time // of objects: until when a lock keeps them
 }
 
 type inode struct {
@@ -300,7 +302,7 @@ func (m *memFS) Lock(name string) (io.Closer, error) {
 		return nil, err
 	}
 	if m.locks[name] {
-		return nil, errLocked
+		return nil, ErrLocked
 	}
 	m.locks[name] = true
 	if m.files[name] == nil {

@@ -18,18 +18,27 @@ import (
 // by its Sync, whole and durable, or not at all.
 type memObjects struct{ *memFS }
 
+// LockedUntil is as the test says.
+func (m memObjects) LockedUntil(name string) (time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.retained[name], nil
+}
+
 func (memObjects) Direct() bool                              { return true }
 func (memObjects) MkdirAll(string, fs.FileMode) error        { return nil }
 func (memObjects) SyncDir(string) error                      { return nil }
 func (memObjects) Lock(string) (io.Closer, error)            { return io.NopCloser(nil), nil }
 func (memObjects) Rename(o, _ string) error                  { return fmt.Errorf("%s: an object is not renamed", o) }
-func (memObjects) LockedUntil(string) (time.Time, error)     { return time.Time{}, nil }
 func (memObjects) Strays(string, func(string, string)) error { return nil }
 
 // Overwrite replaces an object at once: it is there whole, or not at all.
 func (m memObjects) Overwrite(name string, b []byte) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if until := m.retained[name]; until.After(time.Now()) {
+		return &LockedError{name, until}
+	}
 	do, err := m.op()
 	if do {
 		node := &inode{data: b, synced: b}

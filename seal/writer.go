@@ -150,6 +150,7 @@ type Writer struct {
 	closedTo   atomic.Uint64 // see Closed
 	witnesses  *witnesses    // nil: none
 	unwiped    []place       // ordered to be erased, not yet overwritten
+	wipeFrom   time.Time     // when it makes sense to try again: a lock ends
 	recoveries uint64
 }
 

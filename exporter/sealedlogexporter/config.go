@@ -58,6 +58,12 @@ type Config struct {
 	// callers wait outside. Default: 64 MiB.
 	MaxPendingBytes int64 `mapstructure:"max_pending_bytes"`
 
+	// EraseRequests is a directory into which `meshaudit erase --requests` puts
+	// what is to be erased from this log. It is looked into every second.
+	// Who may write to it may erase, so it must not be writable for everyone.
+	// Default: none.
+	EraseRequests string `mapstructure:"erase_requests"`
+
 	// OnDamagedTail says what to do at start with damage in the last commit
 	// that a crash does not explain: refuse (default) or quarantine, which
 	// keeps it aside in torn/ and goes on. A torn tail, as a crash leaves

@@ -27,6 +27,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/exporter/sealedlogexporter/internal/metadata"
 	"github.com/meshaudit/meshaudit/exporter/sealedlogexporter/internal/metadatatest"
+	"github.com/meshaudit/meshaudit/internal/erasure"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -54,7 +55,7 @@ func TestConfig(t *testing.T) {
 		Directory: "/var/lib/meshaudit/store", Origin: "example.org/meshaudit/edge-0", Heartbeat: 30 * time.Second,
 		SPIFFE:      SPIFFEConfig{WorkloadAPI: "unix:///run/spire/agent.sock"},
 		EpochMaxAge: 12 * time.Hour, Retention: RetentionConfig{MaxAge: 400 * 24 * time.Hour, MaxBytes: 1 << 40},
-		SegmentMaxBytes: 16 << 20, MaxPendingBytes: 32 << 20, OnDamagedTail: "quarantine",
+		SegmentMaxBytes: 16 << 20, MaxPendingBytes: 32 << 20, OnDamagedTail: "quarantine", EraseRequests: "/run/meshaudit/erase",
 		Witnesses: WitnessesConfig{Quorum: 1, Ack: "witnessed", Timeout: 2 * time.Second, List: []WitnessConfig{{
 			VerifierKey:  "example.org/witness/a+058a9c34+BIEqPIZ7I6b7UTocchjG0kJG0mfYh5tYpqvXJiI9lZ7q",
 			ClientConfig: confighttp.ClientConfig{Endpoint: "https://witness.example.org"}}}},
@@ -140,6 +141,38 @@ func TestLifecycle(t *testing.T) {
 	unstarted, err := f.CreateLogs(ctx, exportertest.NewNopSettings(metadata.Type), cfg)
 	require.NoError(t, err)
 	require.NoError(t, unstarted.Shutdown(ctx))
+}
+
+// Records are erased while the exporter writes, by who may put a request into
+// its directory.
+func TestEraseRequests(t *testing.T) {
+	cfg, f, ctx := testConfig(t), NewFactory(), context.Background()
+	cfg.EraseRequests = t.TempDir()
+	l, tr, m := start(t, f, cfg)
+	require.NoError(t, l.ConsumeLogs(ctx, logs(3)))
+	log, err := seal.OpenLog(cfg.Directory, cfg.Origin)
+	require.NoError(t, err)
+	plan := erasure.Log{Origin: cfg.Origin}
+	require.NoError(t, log.Entries(ctx, nil, func(e *seal.Entry) error {
+		if e.Kind == seal.KindBatch {
+			plan.Erasures = append(plan.Erasures, seal.Erasure{Entry: e.Header.Entry, Root: e.Root, Positions: []uint64{1}})
+		}
+		return nil
+	}))
+	require.NoError(t, erasure.Ask(ctx, cfg.EraseRequests, erasure.NewRequest(plan, "dpo", "case")))
+	plan.Erasures[0].Root[0] ^= 1
+	require.ErrorContains(t, erasure.Ask(ctx, cfg.EraseRequests, erasure.NewRequest(plan, "dpo", "case")), "another batch than the one that was read")
+	for _, c := range []component.Component{l, tr, m} {
+		require.NoError(t, c.Shutdown(ctx))
+	}
+	r := verify(t, cfg)
+	assert.Equal(t, 0, r.ExitCode(), "%v", r)
+	assert.EqualValues(t, 1, r.Logs[0].ErasedRecords)
+
+	require.NoError(t, os.Chmod(cfg.EraseRequests, 0o777))
+	bad, err := f.CreateLogs(ctx, exportertest.NewNopSettings(metadata.Type), cfg)
+	require.NoError(t, err)
+	require.ErrorContains(t, bad.Start(ctx, componenttest.NewNopHost()), "`erase_requests`")
 }
 
 func TestStartErrorsSayWhatToDo(t *testing.T) {

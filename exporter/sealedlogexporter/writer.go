@@ -3,6 +3,7 @@ package sealedlogexporter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/meshaudit/meshaudit/exporter/sealedlogexporter/internal/metadata"
+	"github.com/meshaudit/meshaudit/internal/erasure"
 	"github.com/meshaudit/meshaudit/internal/objectstore"
 	"github.com/meshaudit/meshaudit/seal"
 )
@@ -23,12 +25,13 @@ type writer struct {
 	cfg *Config
 	set component.TelemetrySettings
 
-	mu        sync.Mutex
-	users     int
-	log       *seal.Writer
-	identity  *identity // nil: no SPIFFE identity
-	keys      *keys
-	telemetry *metadata.TelemetryBuilder
+	mu           sync.Mutex
+	users        int
+	log          *seal.Writer
+	stopErasures func()
+	identity     *identity // nil: no SPIFFE identity
+	keys         *keys
+	telemetry    *metadata.TelemetryBuilder
 
 	bucket  *objectstore.Bucket  // nil: the store is a directory
 	journal *objectstore.Journal // nil: nothing is in front of the bucket
@@ -77,6 +80,7 @@ func (f *face) shutdown(ctx context.Context) error {
 	if f.users--; f.users > 0 {
 		return nil
 	}
+	f.stopErasures()
 	err := f.log.Close(ctx)
 	err = errors.Join(err, f.closeStore(ctx), f.identity.close(), f.keys.close())
 	f.telemetry.Shutdown()
@@ -142,6 +146,12 @@ func (w *writer) open(ctx context.Context, host component.Host) (err error) {
 		Observe:         w.observe,
 		Fault:           w.faults(host, &w.status.fault, "Sealed log cannot be written; senders are told to try again until it can"),
 	}
+	if dir := w.cfg.EraseRequests; dir != "" {
+		if err := erasure.CheckDir(dir); err != nil {
+			w.telemetry.Shutdown()
+			return fmt.Errorf("`erase_requests`: %w", err)
+		}
+	}
 	if err := w.openStore(&cfg, host); err != nil {
 		w.telemetry.Shutdown()
 		return err
@@ -160,8 +170,32 @@ func (w *writer) open(ctx context.Context, host component.Host) (err error) {
 			return err
 		}
 	}
+	w.serveErasures(origin)
 	w.set.Logger.Info("Sealed log is open", zap.String("origin", origin), zap.String("directory", w.cfg.Directory))
 	return nil
+}
+
+// serveErasures looks for requests to erase until stopErasures.
+func (w *writer) serveErasures(origin string) {
+	w.stopErasures = func() {}
+	if w.cfg.EraseRequests == "" {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		erasure.Serve(ctx, w.cfg.EraseRequests, origin, w.log.Erase, func(r *erasure.Request, err error) {
+			switch {
+			case r == nil:
+				w.set.Logger.Error("A request to erase cannot be read", zap.Error(err))
+			case err != nil:
+				w.set.Logger.Error("Records were not erased", zap.String("by", r.By), zap.Error(err))
+			default:
+				w.set.Logger.Warn("Records were erased", zap.Int("records", r.Count()), zap.String("by", r.By), zap.String("reason", r.Reason))
+			}
+		})
+	})
+	w.stopErasures = func() { cancel(); serving.Wait() }
 }
 
 // rotatedFile, in the directory of keys, has the trust lines of the last
@@ -202,7 +236,7 @@ func (w *writer) faults(host component.Host, part *error, message string) func(e
 		var locked *seal.LockedError
 		switch {
 		case errors.As(err, &locked):
-			w.set.Logger.Warn("The retention would prune what a lock still keeps", zap.Error(err))
+			w.set.Logger.Warn("A lock still keeps what is to be pruned or erased", zap.Error(err))
 			return
 		case isFork(err):
 			w.status.forked = err

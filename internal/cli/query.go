@@ -53,6 +53,7 @@ Exit code:
 	verdicts := f.StringSlice("verdict", nil, "`VERDICT`: "+strings.Join(query.Verdicts, ", "))
 	names := f.StringSlice("event", nil, "event `NAME`: mesh.request, 'mesh.*', '*' for all that was sealed\n(default every audit record, without the evidence)")
 	ids := f.StringSlice("id", nil, "record or evidence `ID`, or the beginning of one; also what amends that record")
+	users := f.StringSlice("user", nil, "`NAME` of a person or client, user.id, exactly")
 	origins := f.StringSlice("origin", nil, "only logs of this `ORIGIN`")
 	limit := f.Int("limit", 0, "stop after `N` records")
 	form := output(c, "table", "json", "otlp")
@@ -60,7 +61,7 @@ Exit code:
 	complete(c, "event", events...)
 
 	c.RunE = func(c *cobra.Command, args []string) error {
-		q := &query.Query{Verdicts: *verdicts, Limit: *limit}
+		q := &query.Query{Verdicts: *verdicts, Users: *users, Limit: *limit}
 		now := time.Now()
 		var errs [7]error
 		q.Traces, errs[0] = parseAll("trace", *traces, parseTrace)

@@ -42,7 +42,12 @@ type Query struct {
 	// lower-case hexadecimal, or the beginning of it.
 	IDs []string
 
+	Users []string // values of user.id, exactly
+
 	Limit int // stop after this many records; 0: never
+
+	whole      map[string]bool // of IDs, for Run
+	beginnings []string        // the others
 }
 
 // Validate reports every fault of a query.
@@ -108,6 +113,11 @@ func (q *Query) filterKeys() (all [][]uint64) {
 		keys = append(keys, seal.FilterKey("record_id", id), seal.FilterKey("evidence_id", id))
 	}
 	all = append(all, keys)
+	keys = nil
+	for _, u := range q.Users {
+		keys = append(keys, seal.FilterKey("user_id", u))
+	}
+	all = append(all, keys)
 	return slices.DeleteFunc(all, func(keys []uint64) bool { return len(keys) == 0 })
 }
 
@@ -127,6 +137,7 @@ func (q *Query) match(r *Record) bool {
 		(q.Until.IsZero() || r.Time.Before(q.Until)) &&
 		(len(q.Traces) == 0 || slices.Contains(q.Traces, r.TraceID)) &&
 		(len(q.IDs) == 0 || q.matchID(r)) &&
+		(len(q.Users) == 0 || slices.Contains(q.Users, r.Str(semconv.UserID))) &&
 		matchText(q.From, func() string { return r.Str(semconv.SourceSPIFFEID) }) &&
 		matchText(q.To, func() string { return r.Str(semconv.DestinationSPIFFEID) }) &&
 		matchText(q.Paths, r.Path) &&
@@ -155,7 +166,13 @@ func (q *Query) matchEvent(name string) bool {
 func (q *Query) matchID(r *Record) bool {
 	for _, name := range [...]string{semconv.AuditRecordID, semconv.MeshAmends, semconv.EvidenceID} {
 		have := r.Str(name)
-		for _, id := range q.IDs {
+		if have == "" {
+			continue
+		}
+		if q.whole[have] {
+			return true
+		}
+		for _, id := range q.beginnings {
 			if strings.HasPrefix(have, id) {
 				return true
 			}

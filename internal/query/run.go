@@ -151,6 +151,14 @@ func (q *Query) Run(ctx context.Context, store seal.Store, fn func(*Record) erro
 	if err != nil {
 		return stats, err
 	}
+	q.whole, q.beginnings = map[string]bool{}, nil
+	for _, id := range q.IDs {
+		if len(id) == idDigits {
+			q.whole[id] = true
+		} else {
+			q.beginnings = append(q.beginnings, id)
+		}
+	}
 	keys := q.filterKeys()
 	keep := func(e *seal.Entry) bool {
 		if e.Kind != seal.KindBatch {

@@ -15,7 +15,7 @@ import (
 
 // Keys of the maps in mesh.attestations that recovery reads back.
 const (
-	attestationID   = "id"
+	attestationID   = semconv.AttestationID
 	attestationRole = "role"
 )
 
