@@ -57,7 +57,7 @@ func (in *intake) lines(rl plog.ResourceLogs) [][]*line {
 			if out[s] == nil {
 				out[s] = make([]*line, records.Len())
 			}
-			if r.decode == nil || refusedBefore(rec.lr) {
+			if r.decode == nil {
 				out[s][i] = &line{evidence: evidence.Evidence{Source: r.source}}
 				continue
 			}

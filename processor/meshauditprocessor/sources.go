@@ -320,6 +320,9 @@ func (s *sources) of(rec record) *rule {
 	if isOwn(rec.lr.EventName()) {
 		return nil
 	}
+	if refusedBefore(rec.lr) {
+		return &rule{source: ownSource(rec.lr.Attributes())}
+	}
 	for i := range s.rules {
 		if s.rules[i].matches(rec) {
 			return &s.rules[i]

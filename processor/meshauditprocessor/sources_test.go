@@ -229,12 +229,15 @@ func TestIdentityOfLines(t *testing.T) {
 func TestRetryOfTheSameLogs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ld := linesOf(ztunnelPod, nil, corpusLine(t, ztunnelLog, 1), "# a comment", "2025-03-01T10:00:00Z\tinfo\tstate\tstarted\t")
+		preset := linesOf("/x", map[string]string{semconv.EvidenceSource: "pomerium"}, `{"message":"other"}`)
+		preset.ResourceLogs().MoveAndAppendTo(ld.ResourceLogs())
 		same := func() plog.Logs { return ld }
 		s := run(t, withSources(), same, same)
 		got := s.evidence()
-		require.Len(t, got, 6)
-		for i := range 3 {
-			assert.Equal(t, attr(t, got[i], semconv.EvidenceID), attr(t, got[i+3], semconv.EvidenceID))
+		require.Len(t, got, 8)
+		for i := range 4 {
+			assert.Equal(t, attr(t, got[i], semconv.EvidenceID), attr(t, got[i+4], semconv.EvidenceID))
+			assert.NotEqual(t, "opaque", attr(t, got[i+4], semconv.EvidenceSource))
 		}
 		assert.Len(t, s.records(), 1)
 	})
