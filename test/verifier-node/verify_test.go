@@ -211,20 +211,6 @@ func (n *node) agree(t *testing.T, name string, q question, want int) int {
 	return j.Exit
 }
 
-// alone asks Node for want where the Go verifier is known to answer otherwise than the page says, or not to
-// check at all. Its answer is logged, so that the case can become one of agree.
-func (n *node) alone(t *testing.T, name string, q question, want int) {
-	t.Helper()
-	if g := askGo(t, q); g.Exit != want {
-		t.Logf("%s: Go differs: exit %d, %s", name, g.Exit, strings.Join(head(g.Lines), "; "))
-	} else {
-		t.Logf("%s: Go agrees", name)
-	}
-	if a := n.ask(t, q); a.Exit != want {
-		t.Errorf("%s: exit %d by Node, want %d\n%s", name, a.Exit, want, strings.Join(head(a.Lines), "\n"))
-	}
-}
-
 func head(lines []string) []string { return lines[:min(len(lines), 8)] }
 
 // ---- logs

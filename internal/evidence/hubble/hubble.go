@@ -59,7 +59,7 @@ type labels struct{ app, version, cluster, revision string }
 
 type flow struct {
 	time, uuid, verdict, dropReason, authType, node string
-	kind, event, direction, summary                 string
+	kind, event, direction                          string
 	isReply                                         bool
 	source, destination                             endpoint
 	protocol                                        string // TCP, UDP …
