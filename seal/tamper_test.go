@@ -132,36 +132,6 @@ func (v *victim) frames(t testing.TB, name string) [][]byte {
 	return fs
 }
 
-func TestEveryMovedFrameIsTampering(t *testing.T) {
-	v := newVictim(t)
-	segments := v.files(segmentDir)
-	last := segments[len(segments)-1]
-	foreign := newVictim(t).frames(t, newVictim(t).files(segmentDir)[0])
-	for _, name := range segments {
-		frames := v.frames(t, name)
-		for i := range frames {
-			put := func(fs ...[]byte) func(*memFS) {
-				return edit(name, func([]byte) []byte { return bytes.Join(fs, nil) })
-			}
-			before, after := frames[:i], frames[i+1:]
-			at := func(what string) string { return fmt.Sprintf("%s, frame %d of %d %s", name, i, len(frames), what) }
-			v.expect(t, at("dropped"), ExitTampering, put(slices.Concat(before, after)...))
-			v.expect(t, at("doubled"), ExitTampering, put(slices.Concat(before, frames[i:i+1], frames[i:])...))
-			v.expect(t, at("replaced by another log's"), ExitTampering, put(slices.Concat(before, foreign[:1], after)...))
-			if i > 0 {
-				v.expect(t, at("swapped"), ExitTampering, put(slices.Concat(frames[:i-1], frames[i:i+1], frames[i-1:i], after)...))
-			}
-		}
-		v.expect(t, name+" dropped", ExitTampering, func(m *memFS) { delete(m.files, logDir+"/"+name) })
-		v.expect(t, name+" followed by garbage", ExitTampering, edit(name, func(b []byte) []byte { return append(b, "garbage"...) }))
-		if name != last {
-			v.expect(t, name+" replaced", ExitTampering, func(m *memFS) {
-				m.files[logDir+"/"+name] = m.files[logDir+"/"+last]
-			})
-		}
-	}
-}
-
 // The tail is cut at every byte. What was published shows the cut; if that is
 // gone too, it looks like a crash, and is called incomplete, never proven.
 func TestEveryCutTailIsSeen(t *testing.T) {

@@ -285,6 +285,10 @@ func endedVectors() []vector {
 			torn(s)
 			s.change("torn/00000000000000000002-00000000000000000000-2500", func(b []byte) []byte { b[30] ^= 1; return b })
 		}},
+		{name: "end-torn-emptied", about: "a file in torn/ is empty, and not the one that open names", want: tampering(Integrity), write: func(s *scene) {
+			torn(s)
+			s.files["torn/00000000000000000002-00000000000000000000-2500"] = []byte{}
+		}},
 		{name: "end-torn-not-named", about: "a file in torn/ that no open names", want: tampering(Integrity), change: func(s *scene) {
 			s.seal()["torn/00000000000000000002-00000000000000000000-2500"] = []byte("x")
 		}},

@@ -140,7 +140,7 @@ func (v *verification) stillStands(name string, b []byte) bool {
 	}
 	defer f.Close()
 	there, err := io.ReadAll(io.NewSectionReader(f, at, int64(len(b))))
-	return err == nil && bytes.Equal(there, b)
+	return err == nil && len(b) > 0 && bytes.Equal(there, b)
 }
 
 // tornBytes reports whether a file from torn/ is a torn tail.
