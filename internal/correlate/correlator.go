@@ -39,6 +39,10 @@ type action struct {
 	source, destination           spiffeid.ID
 	sourceProof, destinationProof evidence.Proof
 	decided                       evidence.Decision
+	initiator                     string
+	start                         int64
+	state                         State
+	reason                        string
 }
 
 func (a *action) has(id evidence.ID) bool {
@@ -75,6 +79,7 @@ type Correlator struct {
 
 	mu         sync.Mutex // guards all below
 	index      index
+	workflows  map[evidence.TraceID]*workflow
 	now        int64
 	recovering bool // nothing leaves: what has left before is not yet known
 
@@ -90,7 +95,7 @@ type Correlator struct {
 
 // New makes a correlator. cfg must be valid: positive bounds and windows.
 func New(cfg Config) *Correlator {
-	return &Correlator{cfg: cfg, hash: newHasher(cfg.ClockSkew), index: make(index)}
+	return &Correlator{cfg: cfg, hash: newHasher(cfg.ClockSkew), index: make(index), workflows: make(map[evidence.TraceID]*workflow)}
 }
 
 // Add takes evidence that is sealed, at the time now. Its content is copied.
@@ -154,6 +159,9 @@ func (c *Correlator) insert(p *piece) {
 	c.stats.Pending++
 	c.stats.Kept++
 	c.queueBytes += p.bytes()
+	if p.user {
+		c.names(p)
+	}
 }
 
 // Advance moves time to now; records that are due become ready.
@@ -231,6 +239,9 @@ func (c *Correlator) advance() {
 // settled looks at a piece that had time to meet the others: its actions leave if
 // they hold what is expected, and those that have left are amended.
 func (c *Correlator) settled(p *piece) {
+	if p.user {
+		defer c.inherit(p)
+	}
 	if p.claimed && p.place.callee() {
 		return // a caller's piece may belong to a second attempt, which has left
 	}
@@ -252,6 +263,9 @@ func (c *Correlator) due(reason string) {
 	p := c.undue
 	if c.unsettled == p {
 		c.unsettled = p.next
+		if p.user {
+			defer c.inherit(p)
+		}
 	}
 	c.undue = p.next
 	waited := !p.claimed
@@ -298,6 +312,9 @@ func (c *Correlator) forget() {
 	c.index.remove(byID, c.hash.id(p.id), p)
 	for i, key := range p.keys {
 		c.index.remove(lookup(i+1), key, p)
+	}
+	if p.inWorkflow {
+		c.forgetWorkflow(p)
 	}
 	c.stats.Kept--
 	c.queueBytes -= p.bytes()
@@ -382,6 +399,7 @@ func (c *Correlator) leave(j *joined, reason string) {
 		return
 	}
 	merge(r, all, a)
+	r.Initiator = c.initiator(r, all)
 	r.Join.Method, r.Join.Confidence = tier, j.confidence
 	switch {
 	case j.doubt:
@@ -396,7 +414,8 @@ func (c *Correlator) leave(j *joined, reason string) {
 	if a == nil {
 		r.EventName = eventName(all)
 		r.ID = recordID(all[0].ID)
-		a = &action{id: r.ID}
+		a = &action{id: r.ID, start: r.Start}
+		c.remember(a, j)
 	} else {
 		r.EventName = semconv.EventAmendment
 		r.Amends = a.id
@@ -433,6 +452,10 @@ func (a *action) note(r *Record) {
 	if r.Verdict != nil {
 		a.decided = r.Verdict.Decision
 	}
+	if r.Initiator != nil {
+		a.initiator = r.Initiator.ID
+	}
+	a.state, a.reason = r.State, r.Reason
 }
 
 // adopt makes j's pieces parts of a: what is only its own names it, and all

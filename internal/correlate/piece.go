@@ -112,7 +112,9 @@ type piece struct {
 	// a report of a connection, and so of no request
 	connection bool
 	streamID   bool // a connection's: the source names it
-	packed     string
+	// names a user in a trace; counted by its trace's workflow
+	user, inWorkflow bool
+	packed           string
 
 	action *action         // that this piece leads or is an exclusive part of, once it has left
 	next   *piece          // in order of arrival
@@ -231,6 +233,7 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 		id: e.ID, trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
 		start: e.Start, end: max(e.Start, e.End),
 		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
+		user: e.User != "" && e.Act == nil && e.TraceID != (evidence.TraceID{}),
 	}
 	least := evidence.ProofIP
 	if at == decision {

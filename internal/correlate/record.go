@@ -111,6 +111,7 @@ type Record struct {
 	User                string
 	Actor               *evidence.Actor
 	Act                 *evidence.Act
+	Initiator           *Initiator // nil: not known
 	Cluster             string
 
 	Method, Path, Route, Host        string

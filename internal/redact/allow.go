@@ -37,7 +37,7 @@ var allowed = func() map[string]rule {
 		"downstream_peer_uri_san", "downstream_local_uri_san", "upstream_peer_uri_san", "upstream_local_uri_san",
 		semconv.SourceSPIFFEID, semconv.DestinationSPIFFEID, semconv.EvidenceReporterSPIFFEID)
 	add(ownMaps, semconv.EvidenceClaims, semconv.MeshHops, semconv.MeshAttestations, semconv.MeshConflicts,
-		semconv.ActorDelegation)
+		semconv.ActorDelegation, semconv.InitiatorDelegation)
 
 	// OpenTelemetry conventions, now and as they were.
 	add(plain,
@@ -109,6 +109,7 @@ var allowed = func() map[string]rule {
 		semconv.AuditRecordID, semconv.AuditSchemaVersion, semconv.AuditActorID, semconv.AuditActorType,
 		semconv.AuditAction, semconv.AuditOutcome, semconv.AuditTargetID, semconv.AuditTargetType,
 		semconv.ActorTokenIssuer, semconv.ActorTokenAud, semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound, semconv.ActorTokenProof,
+		semconv.InitiatorID, semconv.InitiatorRoles, semconv.InitiatorDerived, semconv.InitiatorEvidence,
 		semconv.ChangeGroup, semconv.ChangeResource, semconv.ChangeNamespace, semconv.ChangeName, semconv.ChangeVerb,
 		semconv.IdentityNotAfter, semconv.ChangeDiffSHA256, semconv.ChangeRevision, semconv.ChangeImpersonator,
 		semconv.MTLSOutcome, semconv.MTLSFailureReason, semconv.MTLSPeerPresented,

@@ -99,6 +99,13 @@ const (
 	ActorTokenBound   = "mesh.actor.token.bound" // dpop, mtls, none
 	ActorTokenProof   = "mesh.actor.token.proof" // of a DPoP proof in the evidence: verified, failed: WHY
 
+	// Who set the trace going of which the action is a part.
+	InitiatorID         = "mesh.initiator.id"
+	InitiatorRoles      = "mesh.initiator.roles"
+	InitiatorDelegation = "mesh.initiator.delegation" // as ActorDelegation
+	InitiatorDerived    = "mesh.initiator.derived"    // carried, inherited
+	InitiatorEvidence   = "mesh.initiator.evidence.id"
+
 	ChangeGroup        = "mesh.change.group"
 	ChangeResource     = "mesh.change.resource"
 	ChangeNamespace    = "mesh.change.namespace"

@@ -79,6 +79,13 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	if r.Act != nil {
 		otlp.EncodeAct(r.Act, w.Map)
 	}
+	if i := r.Initiator; i != nil {
+		w.PutStr(semconv.InitiatorID, i.ID)
+		otlp.EncodeRoles(w.Map, semconv.InitiatorRoles, i.Roles)
+		otlp.EncodeDelegation(w.Map, semconv.InitiatorDelegation, i.Delegation)
+		w.PutStr(semconv.InitiatorDerived, i.Derived)
+		w.PutStr(semconv.InitiatorEvidence, i.Evidence.String())
+	}
 	w.PutStr(semconv.AuditOutcome, r.Outcome.String())
 	w.num(semconv.MeshDuration, r.End-r.Start)
 

@@ -80,19 +80,31 @@ func EncodeActor(a *evidence.Actor, m pcommon.Map) {
 	for _, name := range actorNames {
 		w.str(name, *actorField(a, name))
 	}
-	if len(a.Roles) > 0 {
-		roles := m.PutEmptySlice(semconv.UserRoles)
-		for _, r := range a.Roles {
-			roles.AppendEmpty().SetStr(r)
-		}
+	EncodeRoles(m, semconv.UserRoles, a.Roles)
+	EncodeDelegation(m, semconv.ActorDelegation, a.Delegation)
+}
+
+// EncodeRoles writes roles, if there are any.
+func EncodeRoles(m pcommon.Map, name string, roles []string) {
+	if len(roles) == 0 {
+		return
 	}
-	if len(a.Delegation) > 0 {
-		chain := m.PutEmptySlice(semconv.ActorDelegation)
-		for _, d := range a.Delegation {
-			link := writer{chain.AppendEmpty().SetEmptyMap()}
-			link.str(semconv.DelegateIssuer, d.Issuer)
-			link.str(semconv.DelegateSubject, d.Subject)
-		}
+	list := m.PutEmptySlice(name)
+	for _, r := range roles {
+		list.AppendEmpty().SetStr(r)
+	}
+}
+
+// EncodeDelegation writes a delegation chain, if there is one.
+func EncodeDelegation(m pcommon.Map, name string, chain []evidence.Delegate) {
+	if len(chain) == 0 {
+		return
+	}
+	list := m.PutEmptySlice(name)
+	for _, d := range chain {
+		link := writer{list.AppendEmpty().SetEmptyMap()}
+		link.str(semconv.DelegateIssuer, d.Issuer)
+		link.str(semconv.DelegateSubject, d.Subject)
 	}
 }
 

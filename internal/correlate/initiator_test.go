@@ -1,0 +1,161 @@
+package correlate
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+func user(name string, roles ...string) option {
+	return func(e *evidence.Evidence) {
+		e.User = name
+		e.Actor = &evidence.Actor{Roles: roles, Delegation: []evidence.Delegate{{Issuer: "iss", Subject: "agent"}}}
+	}
+}
+
+// A user calls the gateway, which calls a service, which calls the next with a
+// token of its own user.
+func workflowOf3() []evidence.Evidence {
+	return []evidence.Evidence{
+		calleeALS("entry", trace(1, 1, 0), user("alice", "buyer")),
+		calleeALS("inner", trace(1, 2, 0), at(10*time.Millisecond)),
+		calleeALS("same user", trace(1, 3, 0), at(15*time.Millisecond), user("alice")),
+		calleeALS("other user", trace(1, 4, 0), at(20*time.Millisecond), user("robot")),
+		calleeALS("other trace", trace(2, 5, 0), at(-time.Second)),
+	}
+}
+
+// initiators folds what records and amendments say, by the record's evidence.
+func initiators(rs []*Record, all []evidence.Evidence) map[string]string {
+	names, of := map[evidence.ID]string{}, map[RecordID]string{}
+	for _, e := range all {
+		names[e.ID] = e.Position
+	}
+	out := map[string]string{}
+	for _, r := range rs {
+		id := r.ID
+		if r.EventName == semconv.EventAmendment {
+			id = r.Amends
+		} else {
+			of[id] = names[r.Attestations[0].ID]
+		}
+		if r.Initiator != nil {
+			out[of[id]] = r.Initiator.ID + " " + r.Initiator.Derived + " by " + names[r.Initiator.Evidence]
+		}
+	}
+	return out
+}
+
+var wantInitiators = map[string]string{
+	"entry": "alice carried by entry", "inner": "alice inherited by entry",
+	"same user": "alice carried by same user", "other user": "alice inherited by entry",
+}
+
+func TestInitiator(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := workflowOf3()
+		c := New(testConfig())
+		shuffled := shuffle(t, all)
+		for i := range shuffled {
+			c.Add(t0.Add(time.Duration(i)*time.Millisecond), shuffled[i:i+1])
+		}
+		c.Advance(t0.Add(time.Minute))
+		var rs []*Record
+		_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+		require.Len(t, rs, len(all), "no amendments")
+		require.Equal(t, wantInitiators, initiators(rs, all))
+		for _, r := range rs {
+			if r.Initiator != nil && r.Initiator.Derived == Inherited {
+				require.Equal(t, []string{"buyer"}, r.Initiator.Roles)
+				require.Equal(t, "agent", r.Initiator.Delegation[0].Subject)
+			}
+		}
+		c.Advance(t0.Add(time.Hour))
+		require.Empty(t, c.workflows)
+		require.Zero(t, c.Stats().Bytes)
+	})
+}
+
+// Whenever evidence comes, records folded with their amendments name the same
+// initiator; each record is amended only for another one than it names.
+func TestLateInitiatorAmends(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := workflowOf3()
+		c := New(testConfig())
+		var rs []*Record
+		now := t0
+		for _, e := range shuffle(t, all) {
+			now = now.Add(time.Duration(rapid.IntRange(0, 8000).Draw(t, "wait")) * time.Millisecond)
+			c.Add(now, []evidence.Evidence{e})
+			c.Advance(now)
+		}
+		c.Advance(now.Add(time.Minute))
+		_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+		got := initiators(rs, all)
+		require.Len(t, got, 4)
+		for name, by := range got {
+			require.Contains(t, by, "alice", name)
+		}
+		last, ids := map[RecordID]string{}, map[RecordID]bool{}
+		for _, r := range rs {
+			require.False(t, ids[r.ID])
+			ids[r.ID] = true
+			if r.EventName == semconv.EventAmendment {
+				require.NotEqual(t, last[r.Amends], r.Initiator.ID)
+				last[r.Amends] = r.Initiator.ID
+			} else if r.Initiator != nil {
+				last[r.ID] = r.Initiator.ID
+			}
+		}
+		c.Advance(now.Add(time.Hour))
+		require.Empty(t, c.workflows)
+		require.Zero(t, c.Stats().Bytes)
+	})
+}
+
+func TestInitiatorWithoutTrace(t *testing.T) {
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{calleeALS("log", user("alice")), change("change", "audit-1")})
+	c.Advance(t0.Add(time.Minute))
+	for _, r := range drain(t, c) {
+		if r.EventName == semconv.EventConfigChange {
+			assert.Nil(t, r.Initiator)
+			continue
+		}
+		require.NotNil(t, r.Initiator)
+		assert.Equal(t, Carried, r.Initiator.Derived)
+	}
+}
+
+// An amendment says of the record only who set it going.
+func TestInitiatorAmendment(t *testing.T) {
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{calleeALS("inner", trace(1, 2, 0), mtls("a", "b"), decided("d"))})
+	c.Advance(t0.Add(11 * time.Second))
+	first := drain(t, c)
+	require.Len(t, first, 1)
+	require.Equal(t, Partial, first[0].State)
+	entry := calleeALS("entry", trace(1, 1, 0), user("alice"), at(-time.Millisecond))
+	c.Add(t0.Add(12*time.Second), []evidence.Evidence{entry})
+	c.Add(t0.Add(13*time.Second), []evidence.Evidence{entry})
+	c.Advance(t0.Add(15 * time.Second))
+	rs := drain(t, c)
+	require.Len(t, rs, 2)
+	for _, r := range rs {
+		if r.EventName != semconv.EventAmendment {
+			continue
+		}
+		assert.Equal(t, first[0].ID, r.Amends)
+		assert.Equal(t, Partial, r.State, "it completes nothing")
+		assert.Equal(t, td+"a", r.Source.ID.String())
+		assert.Empty(t, r.Attestations, "the entry's evidence attests another action")
+		assert.Equal(t, entry.ID, r.Initiator.Evidence)
+		assert.Equal(t, t0.UnixNano(), r.Start)
+	}
+}
