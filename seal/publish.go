@@ -20,6 +20,7 @@ type publisher struct {
 	fault     func(error)
 	witnesses *witnesses // nil: none
 	witnessed func(Witnessing)
+	stamper   *stamper // nil: none
 
 	mu      sync.Mutex
 	next    *snapshot     // offered and not yet taken
@@ -70,6 +71,7 @@ func (p *publisher) stop() {
 	if p.witnesses != nil {
 		p.witnesses.late.Wait()
 	}
+	p.stamper.stop()
 }
 
 // offer hands the state to the goroutine. What is not yet taken is superseded,
@@ -149,6 +151,7 @@ func (p *publisher) publish(ctx context.Context, s *snapshot) error {
 	if err := p.storeCheckpoint(checkpoint, &witnessing); err != nil {
 		return err
 	}
+	p.stamper.offer(s.checkpoint)
 	for _, name := range p.old {
 		if !slices.Contains(partial, name) {
 			_ = p.fs.Remove(name) // a left over partial tile is right, only superseded

@@ -71,8 +71,10 @@ type LogReport struct {
 	ErasedRecords uint64
 	ErasedBatches int // of which records were erased
 
-	Trusted    bool     // a key for this log was given
-	Pinned     bool     // its first chain key was pinned
+	Trusted     bool         // a key for this log was given
+	Pinned      bool         // its first chain key was pinned
+	Timestamped *Timestamped // nil: not, as far as trusted authorities go
+
 	Identities []string // SPIFFE IDs that vouched for its log keys, where the trust file goes by them
 	TagsProven bool     // the auditor's key was given, and every tag checked with it
 

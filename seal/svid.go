@@ -185,31 +185,37 @@ func parseIdentity(f []string, dir string) (TrustedIdentity, error) {
 	if !strings.HasPrefix(t.ID, "spiffe://") || domain == "" || strings.Contains(domain, "*") {
 		return t, fmt.Errorf("%q is no pattern for SPIFFE IDs of one trust domain: write spiffe://DOMAIN/…, * only behind the domain", clip(t.ID))
 	}
-	if !filepath.IsAbs(t.Bundle) {
-		t.Bundle = filepath.Join(dir, t.Bundle)
-	}
-	b, err := readFile(OS, t.Bundle, 1<<20)
-	if err == nil {
-		t.roots, err = parseBundle(b)
-	}
+	certs, err := readCertificates(t.Bundle, dir)
 	if err != nil {
-		return t, fmt.Errorf("trust bundle: %s: %w", t.Bundle, err)
+		return t, fmt.Errorf("trust bundle: %w", err)
+	}
+	t.roots = x509.NewCertPool()
+	for _, c := range certs {
+		t.roots.AddCert(c)
 	}
 	return t, nil
 }
 
-// parseBundle reads the X.509 authorities of a trust bundle, in PEM or as a
-// SPIFFE bundle in JSON.
-func parseBundle(b []byte) (*x509.CertPool, error) {
-	pool, n := x509.NewCertPool(), 0
-	add := func(der []byte) error {
-		c, err := x509.ParseCertificate(der)
-		if err == nil {
-			pool.AddCert(c)
-			n++
-		}
-		return err
+// readCertificates reads the certificates of a file that a trust file in dir
+// names: in PEM, or a SPIFFE bundle in JSON.
+func readCertificates(name, dir string) (certs []*x509.Certificate, err error) {
+	if !filepath.IsAbs(name) {
+		name = filepath.Join(dir, name)
 	}
+	b, err := readFile(OS, name, 1<<20)
+	if err == nil {
+		certs, err = parseBundle(b)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return certs, nil
+}
+
+// parseBundle reads certificates in PEM, or the X.509 authorities of a SPIFFE
+// bundle in JSON.
+func parseBundle(b []byte) (certs []*x509.Certificate, err error) {
+	var ders [][]byte
 	if b = bytes.TrimSpace(b); len(b) > 0 && b[0] == '{' {
 		var set struct {
 			Keys []struct {
@@ -221,33 +227,28 @@ func parseBundle(b []byte) (*x509.CertPool, error) {
 			return nil, err
 		}
 		for _, k := range set.Keys {
-			if k.Use != "x509-svid" {
-				continue
-			}
-			for _, der := range k.X5C {
-				if err := add(der); err != nil {
-					return nil, err
-				}
+			if k.Use == "x509-svid" {
+				ders = append(ders, k.X5C...)
 			}
 		}
 	} else {
-		for {
-			var p *pem.Block
-			if p, b = pem.Decode(b); p == nil {
-				break
-			}
-			if p.Type != pemCertificate {
-				continue
-			}
-			if err := add(p.Bytes); err != nil {
-				return nil, err
+		for p, rest := pem.Decode(b); p != nil; p, rest = pem.Decode(rest) {
+			if p.Type == pemCertificate {
+				ders = append(ders, p.Bytes)
 			}
 		}
 	}
-	if n == 0 {
+	for _, der := range ders {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, c)
+	}
+	if len(certs) == 0 {
 		return nil, errors.New("no certificate, neither in PEM nor as a SPIFFE bundle")
 	}
-	return pool, nil
+	return certs, nil
 }
 
 // identities are the lines for a log that has no keys of its own in the trust

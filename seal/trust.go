@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"crypto/x509"
 	"encoding/base64"
 	"fmt"
 	"math"
@@ -18,6 +19,7 @@ import (
 //	chain ORIGIN BASE64       the pinned commitment to its first chain key
 //	chain ORIGIN fresh        its writer begins a new chain at every start
 //	spiffe ID BUNDLE [ORIGIN] writers with such an SVID; see TrustedIdentity
+//	tsa FILE                  timestamp authorities: their certificates, or of CAs above
 //	witness VKEY [URL]        whose cosignatures count, and where to ask it
 //	quorum N                  how many witnesses are enough; without it, all
 //
@@ -28,7 +30,8 @@ type Trust struct {
 	Fresh     map[string]bool // origins
 	Witnesses *WitnessPolicy  // never nil; may be empty
 
-	Identities []TrustedIdentity
+	Identities  []TrustedIdentity
+	Authorities []*x509.Certificate // for timestamps
 }
 
 // TrustedKey is a writer's verifier key; it signs checkpoints of at most Until
@@ -72,6 +75,12 @@ func parseTrust(b []byte, dir string) (*Trust, error) {
 			if err == nil {
 				err = t.add(k)
 			}
+		case f[0] == "tsa" && len(f) == 2:
+			var certs []*x509.Certificate
+			if certs, err = readCertificates(f[1], dir); err != nil {
+				err = fmt.Errorf("timestamp authority: %w", err)
+			}
+			t.Authorities = append(t.Authorities, certs...)
 		case f[0] == "spiffe" && (len(f) == 3 || len(f) == 4):
 			var i TrustedIdentity
 			i, err = parseIdentity(f[1:], dir)
@@ -99,7 +108,7 @@ func parseTrust(b []byte, dir string) (*Trust, error) {
 			}
 			quorum = int(min(q, 1000))
 		default:
-			err = fmt.Errorf("expected \"log VKEY [until SIZE]\", \"chain ORIGIN BASE64\", \"spiffe ID-PATTERN BUNDLE-FILE [ORIGIN-PATTERN]\", \"witness VKEY [URL]\" or \"quorum N\", found %q", clip(strings.TrimSpace(l)))
+			err = fmt.Errorf("expected \"log VKEY [until SIZE]\", \"chain ORIGIN BASE64\", \"spiffe ID-PATTERN BUNDLE-FILE [ORIGIN-PATTERN]\", \"tsa FILE\", \"witness VKEY [URL]\" or \"quorum N\", found %q", clip(strings.TrimSpace(l)))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("trust file, line %d: %w", n, err)

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,11 @@ type VerifyOptions struct {
 	// WitnessClient, if set, asks the witnesses of the trust file that have a
 	// URL what they have seen.
 	WitnessClient WitnessClient
+
+	// CheckTimestamp, if set, checks the timestamps beside the log: a token
+	// and the checkpoint's text that it must be about. Its error is
+	// ErrUnknownAuthority for a token that is whole.
+	CheckTimestamp func(token, text []byte) (Timestamp, error)
 
 	// Progress, if set, is told how many bytes were read of how many.
 	Progress func(done, total int64)
@@ -184,6 +190,8 @@ type verification struct {
 	heartbeat   uint64
 	last        *Header
 	signers     signers
+	stamps      timestamps
+	failed      error               // to read what is beside the segments
 	torn        map[Torn]uint64     // announced by opens: the entry that did
 	pruned      uint64              // the first entry kept, as ordered
 	first       uint64              // the first entry that is there
@@ -245,6 +253,9 @@ const (
 )
 
 func (v *verification) run(ctx context.Context) error {
+	if err := v.findTimestamps(); err != nil {
+		return err
+	}
 	firsts, strange, err := segments(v.fs, v.dir)
 	if err != nil {
 		return err
@@ -266,7 +277,7 @@ func (v *verification) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := v.conclude(); err != nil {
+	if err := cmp.Or(v.failed, v.conclude()); err != nil {
 		return err
 	}
 	sortFindings(v.report.Findings)
@@ -549,6 +560,9 @@ func (v *verification) checkpoint(f *frame) {
 		v.foundAt(checkpointFile, 0, c.Size, Tampering, Integrity, nextIsolate, fmt.Sprintf("the published checkpoint for %d entries has another root: two histories", c.Size))
 	}
 	v.witnessCheckpoint(c.Size, root)
+	if err := v.timestamp(Checkpoint{v.report.Origin, v.tree.size, root}); err != nil {
+		v.failed = cmp.Or(v.failed, err)
+	}
 	if p := v.since; p != nil && p.Size == c.Size {
 		if v.sinceSeen = p.Root == root; !v.sinceSeen {
 			v.found(Tampering, Integrity, nextIsolate, "the older checkpoint for %d entries has another root: the log was rewritten", p.Size)
@@ -681,6 +695,7 @@ func (v *verification) conclude() error {
 		}
 	}
 	v.concludeWitnesses()
+	v.concludeTimestamps()
 	r.TagsProven = v.opts.Auditor != nil && !v.tagsLost && r.Axis(Integrity) < Tampering && r.Axis(Order) < Tampering && v.last != nil
 	for _, p := range slices.Backward(append([]provenTo{v.beforeWiped}, v.proven...)) {
 		if p.entries == 0 {

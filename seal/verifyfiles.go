@@ -245,7 +245,7 @@ func (v *verification) strangeInLog() error {
 	}
 	for _, n := range names {
 		switch n.Name() {
-		case segmentDir, tornDir, tileDir, checkpointFile, lockName:
+		case segmentDir, tornDir, tileDir, timestampDir, checkpointFile, lockName:
 		default:
 			if strings.HasSuffix(n.Name(), tmpSuffix) {
 				continue

@@ -77,6 +77,13 @@ type Config struct {
 	// Witnessed, if set, is told after every submission.
 	Witnessed func(Witnessing)
 
+	// Stamp, if set, has the text of a published checkpoint timestamped and
+	// returns the token; at start, then every StampEvery, as long as the log
+	// grows. Stamped, if set, is told of every attempt. Nothing waits for it.
+	Stamp      func(ctx context.Context, text []byte) (token []byte, err error)
+	StampEvery time.Duration // 0: 1 h
+	Stamped    func(size uint64, err error)
+
 	FS  FS               // nil: OS
 	Now func() time.Time // nil: time.Now
 
@@ -203,6 +210,7 @@ func Open(cfg Config) (*Writer, error) {
 		return nil, errors.Join(err, w.lock.Close())
 	}
 	w.publisher.witnesses, w.publisher.witnessed = w.witnesses, w.submitted
+	w.publisher.stamper = startStamper(&w.cfg, w.dir)
 	w.closedTo.Store(w.log.closed())
 	w.publisher.start(cfg.FS, w.dir, w.publishFault)
 	go w.run()
@@ -218,6 +226,9 @@ func (c *Config) complete() error {
 	}
 	if c.Heartbeat == 0 {
 		c.Heartbeat = 60 * time.Second
+	}
+	if c.StampEvery == 0 {
+		c.StampEvery = time.Hour
 	}
 	if c.publishEvery == 0 {
 		c.publishEvery = publishEvery

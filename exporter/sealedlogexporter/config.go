@@ -72,6 +72,9 @@ type Config struct {
 
 	// Witnesses cosign what is published. Default: none.
 	Witnesses WitnessesConfig `mapstructure:"witnesses"`
+
+	// Timestamps says who timestamps what is published. Default: nobody.
+	Timestamps TimestampsConfig `mapstructure:"timestamps"`
 }
 
 // RetentionConfig says what to keep, at least the newest epoch.
@@ -139,6 +142,7 @@ func createDefaultConfig() *Config {
 		OnDamagedTail:   damageRefuse,
 		Keys:            KeysConfig{Chain: chainKept},
 		Witnesses:       WitnessesConfig{Ack: ackStored, Timeout: 5 * time.Second},
+		Timestamps:      TimestampsConfig{Every: time.Hour},
 	}
 }
 
@@ -207,6 +211,9 @@ func (c *Config) Validate() error {
 				fault("`keys::%s`: %w", setting, err)
 			}
 		}
+	}
+	if err := c.Timestamps.validate(); err != nil {
+		fault("`timestamps`: %w", err)
 	}
 	if err := c.SPIFFE.validate(); err != nil {
 		fault("`spiffe::workload_api`: %w", err)

@@ -54,6 +54,7 @@ func TestConfig(t *testing.T) {
 	assert.Equal(t, &Config{
 		Directory: "/var/lib/meshaudit/store", Origin: "example.org/meshaudit/edge-0", Heartbeat: 30 * time.Second,
 		SPIFFE:      SPIFFEConfig{WorkloadAPI: "unix:///run/spire/agent.sock"},
+		Timestamps:  TimestampsConfig{confighttp.ClientConfig{Endpoint: "https://tsa.example.org"}, 30 * time.Minute},
 		EpochMaxAge: 12 * time.Hour, Retention: RetentionConfig{MaxAge: 400 * 24 * time.Hour, MaxBytes: 1 << 40},
 		SegmentMaxBytes: 16 << 20, MaxPendingBytes: 32 << 20, OnDamagedTail: "quarantine", EraseRequests: "/run/meshaudit/erase",
 		Witnesses: WitnessesConfig{Quorum: 1, Ack: "witnessed", Timeout: 2 * time.Second, List: []WitnessConfig{{
@@ -67,7 +68,7 @@ func TestConfig(t *testing.T) {
 	}, cfg)
 
 	err = load("sealed_log/wrong").Validate()
-	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be", "`spiffe::workload_api`", "`witnesses::ack`", "`witnesses::timeout`", "`witnesses::list[0]`", "`witnesses::list[0]::endpoint`"} {
+	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be", "`spiffe::workload_api`", "`timestamps`: `every`", "`witnesses::ack`", "`witnesses::timeout`", "`witnesses::list[0]`", "`witnesses::list[0]::endpoint`"} {
 		assert.ErrorContains(t, err, setting, "every fault is reported at once")
 	}
 }

@@ -146,7 +146,7 @@ func (w *writer) report(host component.Host) {
 	event := componentstatus.NewEvent(componentstatus.StatusOK)
 	if err := w.status.forked; err != nil {
 		event = componentstatus.NewPermanentErrorEvent(err)
-	} else if err := errors.Join(w.status.fault, w.status.unsent, w.status.unwitnessed); err != nil {
+	} else if err := errors.Join(w.status.fault, w.status.unsent, w.status.unwitnessed, w.status.unstamped); err != nil {
 		event = componentstatus.NewRecoverableErrorEvent(err)
 	}
 	componentstatus.ReportStatus(host, event)

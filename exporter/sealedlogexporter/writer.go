@@ -42,6 +42,7 @@ type writer struct {
 		fault       error // of the store
 		unsent      error // to the bucket
 		unwitnessed error
+		unstamped   error
 	}
 }
 
@@ -151,6 +152,10 @@ func (w *writer) open(ctx context.Context, host component.Host) (err error) {
 			w.telemetry.Shutdown()
 			return fmt.Errorf("`erase_requests`: %w", err)
 		}
+	}
+	if err := w.stampBy(ctx, host, &cfg); err != nil {
+		w.telemetry.Shutdown()
+		return err
 	}
 	if err := w.openStore(&cfg, host); err != nil {
 		w.telemetry.Shutdown()

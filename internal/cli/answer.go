@@ -130,6 +130,10 @@ func (s *streams) writeLog(p *page, a *storeAnswer, l *logAnswer) {
 		p.printf("  %s: entry %d, record %d, sealed %s UTC\n", what, last.Entry, *last.Record, stamp(last.sealed))
 	}
 
+	if t := l.Timestamped; t != nil {
+		p.printf("  timestamped: %s existed at %s UTC, by %s\n", counted(t.Entries, "entry"), stamp(t.time), printable(t.By))
+	}
+
 	const shown = 10
 	var next []string
 	for i := range l.Findings {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/meshaudit/meshaudit/internal/query"
+	"github.com/meshaudit/meshaudit/internal/timestamp"
 	"github.com/meshaudit/meshaudit/internal/witness"
 	"github.com/meshaudit/meshaudit/seal"
 )
@@ -57,6 +58,9 @@ Exit code:
 			if opts.Trust, err = seal.ReadTrust(*trustFile); err != nil {
 				return fmt.Errorf("--trust: %w", err)
 			}
+		}
+		if opts.Trust != nil && len(opts.Trust.Authorities) > 0 {
+			opts.CheckTimestamp = timestamp.Checker(opts.Trust.Authorities)
 		}
 		if *ask {
 			if opts.Trust == nil || opts.Trust.Witnesses == nil || len(opts.Trust.Witnesses.Witnesses) == 0 {
@@ -182,6 +186,8 @@ type logAnswer struct {
 	WithoutSecret string   `json:"without_secret"` // proven or not, by signatures and hashes
 	WithAuditor   string   `json:"with_auditor"`   // proven or not, by the HMAC of every entry; none: no key was given
 
+	Timestamped *timestampedAnswer `json:"timestamped"` // null: by no trusted authority
+
 	Witnessed *witnessedAnswer `json:"witnessed"` // null: the trust file names no witness
 
 	Counts     countsAnswer    `json:"counts"`
@@ -212,6 +218,15 @@ type countsAnswer struct {
 	Segments    int    `json:"segments"`
 	Checkpoints uint64 `json:"checkpoints"`
 	Bytes       int64  `json:"bytes"`
+}
+
+// timestampedAnswer: a trusted authority saw the log with so many entries.
+type timestampedAnswer struct {
+	Entries uint64 `json:"entries"`
+	Time    string `json:"time"`
+	By      string `json:"by"`
+
+	time time.Time
 }
 
 // lastAnswer is an entry through which everything is proven; without trust, it
@@ -276,7 +291,7 @@ func answerLog(store string, opts *seal.VerifyOptions, l *seal.LogReport) *logAn
 		switch found := l.Axis(axis); {
 		case found == seal.Tampering:
 			state = isTampering
-		case axis == seal.Witnessed && l.Witnessed == nil:
+		case axis == seal.Witnessed && l.Witnessed == nil && found == seal.Note:
 			state = isNone // the trust file names none
 		case found == seal.Incomplete && l.Trusted:
 			state = isIncomplete
@@ -307,6 +322,9 @@ func answerLog(store string, opts *seal.VerifyOptions, l *seal.LogReport) *logAn
 		a.FirstBad, a.Next = &a.Findings[0], a.Findings[0].Next
 	}
 	a.LastProven = lastProven(l)
+	if t := l.Timestamped; t != nil {
+		a.Timestamped = &timestampedAnswer{t.Entries, moment(t.Time), t.By, t.Time}
+	}
 	if w := l.Witnessed; w != nil {
 		a.Witnessed = &witnessedAnswer{Quorum: w.Quorum, Of: w.Of, By: append([]string{}, w.By...), Entries: w.Size, Asked: w.Asked, time: w.Time}
 		if w.Size > 0 {

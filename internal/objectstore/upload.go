@@ -174,10 +174,38 @@ func (j *Journal) pass(ctx context.Context) error {
 	if err := j.sendCheckpoint(covered); err != nil {
 		return err
 	}
+	if err := j.sendTimestamps(covered); err != nil {
+		return err
+	}
 	if err := j.removeDoomed(covered); err != nil {
 		return err
 	}
 	return j.forget(firsts, infos)
+}
+
+// sendTimestamps moves the timestamps of what is in the bucket there.
+func (j *Journal) sendTimestamps(covered uint64) error {
+	names, err := j.FS.ReadDir(filepath.Join(j.log, "timestamp"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		digits, token := strings.CutSuffix(n.Name(), ".tsr")
+		if size, err := strconv.ParseUint(digits, 10, 64); !token || err != nil || size > covered {
+			continue
+		}
+		rel := path.Join("timestamp", n.Name())
+		if _, err := j.send(rel); err != nil {
+			return err
+		}
+		if err := j.FS.Remove(filepath.Join(j.log, filepath.FromSlash(rel))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // findNext finds out where a last run ended. The last segment that it sent is

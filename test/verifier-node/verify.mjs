@@ -102,6 +102,7 @@ class LogVerifier {
     this.published = this.readPublished()
     this.files()
     this.torn = this.readTorn()
+    this.stamps = this.readStamps()
     this.segments = list(join(this.dir, 'segment')).filter(n => /^[0-9]{20}\.seal$/.test(n))
     this.plan()
     this.start()
@@ -115,7 +116,7 @@ class LogVerifier {
   // ---- the directory
 
   files() {
-    const dirs = ['segment', 'tile', 'torn']
+    const dirs = ['segment', 'tile', 'timestamp', 'torn']
     for (const name of list(this.dir)) {
       if (![...dirs, 'checkpoint', 'lock'].includes(name) && !name.endsWith('.tmp')) this.find(TAMPERING, 'integrity', name, 0, 'unknown file')
       else if (dirs.includes(name) !== lstatSync(join(this.dir, name)).isDirectory()) this.find(TAMPERING, 'integrity', name, 0, 'not the kind of file it should be')
@@ -123,6 +124,16 @@ class LogVerifier {
     for (const name of list(join(this.dir, 'segment'))) {
       if (!/^[0-9]{20}\.seal$/.test(name) && !name.endsWith('.tmp')) this.find(TAMPERING, 'integrity', `segment/${name}`, 0, 'unknown file')
     }
+  }
+
+  // readStamps lists the sizes that were timestamped; the tokens themselves are not checked here.
+  readStamps() {
+    const sizes = []
+    for (const name of list(join(this.dir, 'timestamp'))) {
+      if (/^[0-9]{20}\.tsr$/.test(name) && BigInt(name.slice(0, 20)) > 0n) sizes.push(BigInt(name.slice(0, 20)))
+      else if (!name.endsWith('.tmp')) this.find(TAMPERING, 'integrity', `timestamp/${name}`, 0, 'unknown file')
+    }
+    return sizes
   }
 
   readTorn() {
@@ -400,6 +411,10 @@ class LogVerifier {
       if (!(e instanceof Bad)) throw e
       bad('integrity', e.message)
     }
+    while (this.stamps[0] <= this.next.entry) {
+      const size = this.stamps.shift()
+      if (size < this.next.entry && size > BigInt(this.segments[0].slice(0, 20))) this.find(TAMPERING, 'integrity', `timestamp/${size}`, 0, 'no commit is there')
+    }
     this.kept = { size: this.next.entry, records: this.next.record, last: this.last, heartbeat: this.heartbeat }
     if (this.worst < TAMPERING) this.proven = this.kept
   }
@@ -654,6 +669,7 @@ class LogVerifier {
     if (this.published.size > size) this.find(TAMPERING, 'completeness', 'checkpoint', 0, `truncation: ${this.published.size} entries were published, ${size} are there`)
     if (this.since?.size > size) this.find(TAMPERING, 'completeness', '', 0, `rolled back: an older checkpoint states ${this.since.size} entries, ${size} are there`)
     else if (this.since && !this.sinceSeen && this.since.size > BigInt(this.segments[0].slice(0, 20))) this.find(TAMPERING, 'integrity', '', 0, 'the log has no commit where the older checkpoint was published')
+    if (this.stamps.length > 0) this.find(TAMPERING, 'completeness', 'timestamp', 0, `truncation: ${this.stamps.at(-1)} entries were timestamped, ${size} are there`)
     for (const t of this.torn) {
       const pending = t.entry === size || this.stillStands(t) // a recovery was interrupted before its open
       this.find(pending ? NOTE : TAMPERING, 'integrity', `torn/${t.name}`, 0, 'no open names this file')

@@ -708,6 +708,29 @@ func TestVouchedLogs(t *testing.T) {
 	}
 }
 
+// TestTimestampedLog: what stands in timestamp/ must belong there.
+func TestTimestampedLog(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, nil)
+	s.epoch(t, logsOf(5, 1))
+	s.epoch(t, logsOf(5, 1))
+	for name, want := range map[string]int{
+		fmt.Sprintf("%020d.tsr", 1): seal.ExitProven, fmt.Sprintf("%020d.tsr", 6): seal.ExitProven, fmt.Sprintf("%020d.tsr", 7): seal.ExitTampering,
+		fmt.Sprintf("%020d.tsr", 0): seal.ExitTampering, "1.tsr": seal.ExitTampering, fmt.Sprintf("%020d.tsr.tmp", 9): seal.ExitProven,
+	} {
+		if err := os.MkdirAll(s.log("timestamp"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(s.log("timestamp", name), []byte("token"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.agree(t, name, s.question(), want)
+		if err := os.RemoveAll(s.log("timestamp")); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func must2[T any](v T, err error) T {
 	if err != nil {
 		panic(err)

@@ -35,6 +35,7 @@ type TelemetryBuilder struct {
 	SealedLogJournalBytes         metric.Int64ObservableGauge
 	SealedLogRecords              metric.Int64Counter
 	SealedLogStoredBytes          metric.Int64Counter
+	SealedLogTimestampFailures    metric.Int64Counter
 	SealedLogUploadedBytes        metric.Int64Counter
 	SealedLogUploads              metric.Int64Counter
 	SealedLogWitnessFailures      metric.Int64Counter
@@ -137,6 +138,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_sealed_log_stored_bytes",
 		metric.WithDescription("Bytes written to segments. [Alpha]"),
 		metric.WithUnit("By"),
+	)
+	errs = errors.Join(errs, err)
+	builder.SealedLogTimestampFailures, err = builder.meter.Int64Counter(
+		"otelcol_sealed_log_timestamp_failures",
+		metric.WithDescription("Requests to the timestamp authority that gave no timestamp. [Alpha]"),
+		metric.WithUnit("{request}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.SealedLogUploadedBytes, err = builder.meter.Int64Counter(

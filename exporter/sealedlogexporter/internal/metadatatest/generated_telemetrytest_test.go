@@ -30,6 +30,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.SealedLogFaults.Add(context.Background(), 1)
 	tb.SealedLogRecords.Add(context.Background(), 1)
 	tb.SealedLogStoredBytes.Add(context.Background(), 1)
+	tb.SealedLogTimestampFailures.Add(context.Background(), 1)
 	tb.SealedLogUploadedBytes.Add(context.Background(), 1)
 	tb.SealedLogUploads.Add(context.Background(), 1)
 	tb.SealedLogWitnessFailures.Add(context.Background(), 1)
@@ -54,6 +55,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualSealedLogStoredBytes(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualSealedLogTimestampFailures(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualSealedLogUploadedBytes(t, testTel,
