@@ -93,13 +93,6 @@ test-nested: ## Run the tests of the nested modules that need no built binary
 		go -C $$module test -timeout 10m ./...; \
 	done
 
-.PHONY: nightly
-nightly: ## Run the tests against servers that take many minutes to build: kube-apiserver
-	@for module in $(NIGHTLY); do \
-		echo "go test ($$module)"; \
-		go -C $$module test -count=1 -timeout 60m ./...; \
-	done
-
 .PHONY: test-configs
 test-configs: collector ## Validate every shipped configuration with the built collector
 	go -C test/distribution test -count=1 -run 'TestConfig' -v ./...
@@ -118,9 +111,13 @@ faults: strace ## Fail and kill the exporter in every system call on its log; no
 	MESHAUDIT_FAULTS=all go test -count=1 -timeout 60m -v ./test/faults
 
 .PHONY: nightly
-nightly: faults ## What takes too long for every change: all faults, a hundred kills, minutes of fuzzing
+nightly: faults ## What takes too long for every change: all faults, a hundred kills, minutes of fuzzing, servers that take long to build
 	$(MAKE) kill9 KILLS=100
 	$(MAKE) fuzz FUZZTIME=2m
+	@for module in $(NIGHTLY); do \
+		echo "go test ($$module)"; \
+		go -C $$module test -count=1 -timeout 60m ./...; \
+	done
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME each
