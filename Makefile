@@ -93,6 +93,10 @@ test-nested: ## Run the tests of the nested modules that need no built binary
 		go -C $$module test -timeout 10m ./...; \
 	done
 
+.PHONY: spire
+spire: $(BIN)/spire-agent ## Test the exporter's SVIDs against a real SPIRE, which takes long to build
+	MESHAUDIT_SPIRE=$(BIN) go test -tags spire -count=1 -run TestRealSPIRE ./exporter/sealedlogexporter
+
 .PHONY: test-configs
 test-configs: collector ## Validate every shipped configuration with the built collector
 	go -C test/distribution test -count=1 -run 'TestConfig' -v ./...
@@ -111,7 +115,7 @@ faults: strace ## Fail and kill the exporter in every system call on its log; no
 	MESHAUDIT_FAULTS=all go test -count=1 -timeout 60m -v ./test/faults
 
 .PHONY: nightly
-nightly: faults ## What takes too long for every change: all faults, a hundred kills, minutes of fuzzing, servers that take long to build
+nightly: faults spire ## What takes too long for every change: all faults, a hundred kills, minutes of fuzzing, servers that take long to build
 	$(MAKE) kill9 KILLS=100
 	$(MAKE) fuzz FUZZTIME=2m
 	@for module in $(NIGHTLY); do \
@@ -156,6 +160,9 @@ generate-check: ## Fail if generated code or docs are not up to date
 		$(MAKE) generate; \
 		after=$$(git diff; git ls-files -o --exclude-standard | xargs -r cat | cksum); \
 		if [ "$$before" != "$$after" ]; then git diff --stat; echo "generated files were out of date: commit what make generate writes"; exit 1; fi
+
+$(BIN)/spire-agent: internal/tools/spire.sh
+	@internal/tools/spire.sh $(BIN)
 
 # The tools are pinned in internal/tools/go.mod.
 $(BIN)/%: internal/tools/go.mod

@@ -277,6 +277,36 @@ func TestMountedSecretWithChainState(t *testing.T) {
 	assert.Equal(t, 0, verify(t, cfg).ExitCode())
 }
 
+// Every auditor, of either suite, checks the chain alone; another one cannot.
+func TestSeveralAuditors(t *testing.T) {
+	cfg := testConfig(t)
+	elsewhere := map[string]string{"x25519": t.TempDir(), "mlkem768x25519": t.TempDir(), "": t.TempDir()}
+	_, err := seal.CreateTrialKeys(cfg.keysDirectory(), cfg.Origin)
+	must(t, err)
+	cfg.Keys.Create = false
+	for suite, dir := range elsewhere {
+		if suite == "" {
+			_, err = seal.CreateAuditorKey(dir, "x25519") // whom the writer does not know
+			must(t, err)
+			continue
+		}
+		r, err := seal.CreateAuditorKey(dir, suite)
+		must(t, err)
+		cfg.Keys.Auditors = append(cfg.Keys.Auditors, r.String())
+	}
+	run(t, cfg)
+	trust, err := seal.ReadTrust(filepath.Join(cfg.keysDirectory(), seal.TrustFile))
+	must(t, err)
+	for suite, dir := range elsewhere {
+		key, err := seal.ReadAuditorKey(filepath.Join(dir, seal.AuditorKeyFile))
+		must(t, err)
+		r, err := seal.Verify(context.Background(), cfg.Directory, seal.VerifyOptions{Trust: trust, Auditor: &key})
+		must(t, err)
+		assert.Equal(t, suite != "", r.Logs[0].TagsProven, suite)
+		assert.Equal(t, suite == "", r.ExitCode() == seal.ExitIncomplete, "%v", r.Logs[0].Findings)
+	}
+}
+
 // Without a chain key, a new chain begins at every start; a trust file that
 // says so is satisfied.
 func TestFreshChain(t *testing.T) {
