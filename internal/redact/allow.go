@@ -121,7 +121,7 @@ var allowed = func() map[string]rule {
 		semconv.AuthzPolicyID, semconv.AuthzPolicyNamespace, semconv.AuthzPolicyRevision, semconv.AuthzDecisionID,
 		semconv.JoinMethod, semconv.JoinConfidence, semconv.JoinRequestID, semconv.JoinStreamID, semconv.JoinDecisionID,
 		semconv.EvidenceID, semconv.EvidenceSource, semconv.EvidenceEvent, semconv.EvidenceRole, semconv.EvidencePosition, semconv.EvidenceFinal,
-		semconv.EvidenceRedacted, semconv.EvidenceRaw, semconv.EvidenceError, semconv.EvidenceBodySHA256,
+		semconv.EvidenceRedacted, semconv.EvidenceRoute, semconv.EvidenceRaw, semconv.EvidenceError, semconv.EvidenceBodySHA256,
 		semconv.EvidenceReporterAuthenticated, semconv.EvidenceReporterAddress, semconv.EvidenceReporterCertSHA256,
 		semconv.EvidenceReporterNode, semconv.EvidenceParentSpanID, semconv.EvidenceSpanKind, semconv.EvidenceFailed,
 		semconv.EvidenceDetail, semconv.EvidenceFlags,

@@ -198,6 +198,7 @@ const (
 	EvidenceRole                  = "mesh.evidence.role"     // callee, caller, decision, observer, none
 	EvidencePosition              = "mesh.evidence.position" // the source's own unique position
 	EvidenceFinal                 = "mesh.evidence.final"    // false: not the last word on this request
+	EvidenceRoute                 = "mesh.evidence.route"    // where an agent sends it: what leads all evidence of an action to one gateway
 	EvidenceRedacted              = "mesh.evidence.redacted" // number of values dropped or hashed by the allow-list
 	EvidenceRaw                   = "mesh.evidence.raw"      // true: could not be decoded, body is what came
 	EvidenceError                 = "mesh.evidence.error"    // why it could not be decoded

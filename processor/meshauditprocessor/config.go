@@ -21,6 +21,9 @@ const (
 // Config of the processor. One component id is one correlator: the traces and
 // the logs pipeline that name it share this value.
 type Config struct {
+	// Mode is correlate, or tag: for an agent that only redacts and names
+	// evidence and says which gateway it belongs to. Default correlate.
+	Mode string `mapstructure:"mode"`
 	// Window is how long an action waits for the evidence that is expected,
 	// from its first piece on. Default 10s; longer costs memory and delay.
 	Window time.Duration `mapstructure:"window"`
@@ -138,6 +141,7 @@ type RecoverConfig struct {
 
 func createDefaultConfig() *Config {
 	return &Config{
+		Mode:            modeCorrelate,
 		Window:          10 * time.Second,
 		LateWindow:      10 * time.Minute,
 		Settle:          time.Second,
@@ -158,6 +162,12 @@ const minPendingBytes = 1 << 20
 func (c *Config) Validate() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	switch {
+	case c.Mode != modeCorrelate && c.Mode != modeTag:
+		fault("`mode` knows correlate and tag, got %q", c.Mode)
+	case c.tags() && c.RecoverFrom != (RecoverConfig{}):
+		fault("`recover_from` belongs to the gateways: with `mode: tag` no records are made here")
+	}
 	if c.Window <= 0 {
 		fault("`window` must be positive, got %v", c.Window)
 	}

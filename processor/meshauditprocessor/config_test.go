@@ -33,7 +33,7 @@ func TestConfig(t *testing.T) {
 	all := load(t, "meshaudit/all")
 	require.NoError(t, confmap.Validate(all))
 	assert.Equal(t, &Config{
-		Window: 20 * time.Second, LateWindow: 15 * time.Minute, Settle: 500 * time.Millisecond, ClockSkew: time.Second,
+		Mode: modeCorrelate, Window: 20 * time.Second, LateWindow: 15 * time.Minute, Settle: 500 * time.Millisecond, ClockSkew: time.Second,
 		MaxPending: 1000, MaxPendingBytes: 64 << 20, Expect: []string{"callee", "caller", "verdict"}, Cluster: "edge-0",
 		Redaction:   RedactionConfig{Allow: []string{"tenant.id", "shop.*"}, KeepBody: true},
 		RecoverFrom: RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"},
@@ -55,7 +55,7 @@ func TestConfig(t *testing.T) {
 func TestConfigFaultsAreReportedAtOnce(t *testing.T) {
 	err := confmap.Validate(load(t, "meshaudit/faults"))
 	for _, want := range []string{
-		"`window` must be positive, got 0s", "`late_window` must not be negative, got -1s",
+		"`mode` knows correlate and tag, got \"both\"", "`window` must be positive, got 0s", "`late_window` must not be negative, got -1s",
 		"`settle` must be between 0 and `window`, got 2s", "`clock_skew` must not be negative, got -1s",
 		"`max_pending` must be positive, got -1", "`max_pending_bytes` must be at least 1048576, got 1",
 		"`identity::xfcc_trusted`: \"gateway\" matches no SPIFFE ID",

@@ -133,14 +133,17 @@ func (in *intake) accepted(ctx context.Context) {
 		in.telemetry.MeshauditRefusedLines.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(
 			attribute.String("source", string(r.source)), attribute.String("reason", r.reason))))
 	}
+	if in.redacted > 0 {
+		in.telemetry.MeshauditRedacted.Add(ctx, in.redacted)
+	}
+	if in.cfg.tags() {
+		return // the gateways keep count and correlate
+	}
 	for node, n := range in.nodes {
 		in.ledger.Received(node, n, time.Now())
 	}
 	for _, g := range in.lost {
 		in.finder.sawGap(g)
-	}
-	if in.redacted > 0 {
-		in.telemetry.MeshauditRedacted.Add(ctx, in.redacted)
 	}
 	if len(in.evidence) == 0 || !in.recording.Load() {
 		return
@@ -166,6 +169,7 @@ func (in *intake) traces(td ptrace.Traces) {
 				e, known := readSpan(rs.Resource(), s)
 				e.Digest = in.digest(func(b []byte) []byte { return appendSpan(append(b, under[:]...), s) })
 				in.take(&e, known, s.Attributes(), n)
+				in.route(&e, s.TraceID(), s.Attributes())
 				n = 0 // the resource's and scope's count goes to the first span
 			}
 		}
@@ -206,6 +210,7 @@ func (in *intake) logs(ld plog.Logs) {
 				}
 				e.Digest = in.digest(func(b []byte) []byte { return appendLog(append(b, under[:]...), lr) })
 				in.take(&e, known, lr.Attributes(), n)
+				in.route(&e, lr.TraceID(), lr.Attributes())
 				n = 0
 			}
 		}
@@ -228,6 +233,7 @@ func (in *intake) line(l *line, lr plog.LogRecord, under [32]byte, n int) {
 	}
 	e.Digest = in.digest(func(b []byte) []byte { return appendLog(append(b, under[:]...), lr) })
 	in.take(e, l.known, lr.Attributes(), n)
+	in.route(e, lr.TraceID(), lr.Attributes())
 }
 
 func (in *intake) body(lr plog.LogRecord, known bool) redact.Body {
@@ -402,7 +408,7 @@ func notContent(name string) bool {
 		return false
 	}
 	switch name {
-	case semconv.EvidenceID, semconv.EvidenceSource, semconv.EvidenceRole, semconv.EvidenceRedacted:
+	case semconv.EvidenceID, semconv.EvidenceSource, semconv.EvidenceRole, semconv.EvidenceRedacted, semconv.EvidenceRoute:
 		return true
 	}
 	return strings.HasPrefix(name, semconv.EvidencePrefix+"reporter.")

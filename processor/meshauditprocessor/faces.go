@@ -82,6 +82,9 @@ func (f *logsFace) Start(ctx context.Context, _ component.Host) error {
 	if err != nil {
 		return err
 	}
+	if f.cfg.tags() {
+		return nil // no records come of it
+	}
 	if !c.recording.CompareAndSwap(false, true) {
 		f.stop()
 		return f.cfg.shared.errTwoLogs(f.set.ID)
@@ -110,8 +113,10 @@ func (f *logsFace) Shutdown(ctx context.Context) error {
 	if err != nil {
 		return nil // never started, or stopped already
 	}
-	err = f.recorder.stop(ctx)
-	c.recording.Store(false)
+	if f.recorder != nil {
+		err = f.recorder.stop(ctx)
+		c.recording.Store(false)
+	}
 	f.stop()
 	return err
 }

@@ -100,6 +100,9 @@ func (f *metricsFace) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) er
 	if err != nil {
 		return err
 	}
+	if f.cfg.tags() {
+		return f.next.ConsumeMetrics(ctx, md)
+	}
 	samples := c.samples(md)
 	if err := f.next.ConsumeMetrics(ctx, md); err != nil {
 		return err // it comes again

@@ -32,7 +32,7 @@ func (s *shared) hasLogs() {
 func (s *shared) acquire(set processor.Settings, cfg *Config) (*core, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.logs {
+	if !s.logs && !cfg.tags() {
 		return nil, fmt.Errorf("%s is in no logs pipeline, so its records have nowhere to go: add %s to the processors of a logs pipeline", set.ID, set.ID)
 	}
 	if s.core == nil {

@@ -1,0 +1,54 @@
+package meshauditprocessor
+
+import (
+	"encoding/hex"
+	"strings"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/semconv"
+)
+
+// What the processor does with evidence.
+const (
+	modeCorrelate = "correlate"
+	modeTag       = "tag"
+)
+
+func (c *Config) tags() bool { return c.Mode == modeTag }
+
+// route tags evidence with what leads all evidence of its action to one gateway.
+func (in *intake) route(e *evidence.Evidence, trace pcommon.TraceID, m pcommon.Map) {
+	if in.cfg.tags() {
+		m.PutStr(semconv.EvidenceRoute, routeOf(e, trace))
+	}
+}
+
+// routeOf is the trace id, else the request id, else who calls whom where, in
+// that order as far as it is stated; else the evidence's own id.
+func routeOf(e *evidence.Evidence, trace pcommon.TraceID) string {
+	switch {
+	case !trace.IsEmpty():
+		return hex.EncodeToString(trace[:])
+	case e.TraceID != (evidence.TraceID{}):
+		return hex.EncodeToString(e.TraceID[:])
+	case e.RequestID != "":
+		return e.RequestID
+	}
+	route := strings.Join([]string{name(&e.From), name(&e.To), first(e.To.Address, e.Host)}, ">")
+	if route == ">>" {
+		return e.ID.String()
+	}
+	return route
+}
+
+// name is a party's strongest identity.
+func name(p *evidence.Party) string {
+	for _, id := range p.Identities {
+		if !id.ID.IsZero() {
+			return id.ID.String()
+		}
+	}
+	return ""
+}
