@@ -136,6 +136,10 @@ fuzz: ## Run every fuzz target for FUZZTIME each
 bench: ## Measure beside the alternatives, as ratios
 	@go -C bench run .
 
+.PHONY: bench-accuracy
+bench-accuracy: ## Simulate an autoscaling mesh; print precision and recall of what is joined
+	go test -count=1 -timeout 30m ./internal/correlate -run '^TestAccuracy$$' -v -accuracy.time 10m
+
 .PHONY: lint
 lint: $(BIN)/staticcheck ## gofmt, go vet, staticcheck, shell syntax
 	@unformatted=$$(git ls-files -co --exclude-standard -- '*.go' | xargs gofmt -l); \

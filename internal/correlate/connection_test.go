@@ -28,6 +28,9 @@ func ends(from string, port uint16) option {
 		e.From.Address, e.From.Port, e.To.Address, e.To.Port = from, port, "10.0.0.9", 80
 	}
 }
+func lasting(d time.Duration) option {
+	return func(e *evidence.Evidence) { e.End = e.Start + int64(d) }
+}
 func toPort(n uint16) option   { return func(e *evidence.Evidence) { e.To.Port = n } }
 func to(address string) option { return func(e *evidence.Evidence) { e.To.Address = address } }
 
@@ -83,6 +86,11 @@ func TestConnections(t *testing.T) {
 			"mesh.connection ambiguous/several_candidates connection: in 1 out",
 			"mesh.connection ambiguous/several_candidates none: in 2",
 		}},
+
+		"pooled in a tunnel, told apart by when they ended": {[]evidence.Evidence{
+			connection("out 1", out, ab), connection("in 1", in, ab, ends("10.0.0.1", 50001), at(time.Millisecond)),
+			connection("out 2", out, ab, ends("10.0.0.1", 40001), lasting(time.Minute)), connection("in 2", in, ab, ends("10.0.0.1", 50002), lasting(time.Minute)),
+		}, []string{"mesh.connection complete connection: in 1 out 1", "mesh.connection complete connection: in 2 out 2"}},
 
 		"opened, then complete": {[]evidence.Evidence{
 			connection("opened", out, ab, interim), connection("out", out, ab), connection("in", in, ab, ends("10.0.0.1", 50001)),

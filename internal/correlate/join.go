@@ -305,7 +305,7 @@ func (c *Correlator) fits(a, b *piece) (fits, identified bool) {
 		return false, false
 	}
 	if a.connection || b.connection {
-		near := distance(a, b) <= c.hash.bucket
+		near := apart(a, b) <= c.hash.bucket
 		return a.connection && b.connection && near && a.sameEnds(b), a.samePort(b)
 	}
 	if !c.overlap(a, b) {
@@ -388,9 +388,9 @@ func (c *Correlator) nearest(p *piece, at place) (best *piece, identified, doubt
 				}
 				doubt = true
 			}
-			d, e := distance(p, q), int64(0)
+			d, e := apart(p, q), int64(0)
 			if best != nil {
-				e = distance(p, best)
+				e = apart(p, best)
 			}
 			if best == nil || d < e || d == e && q.before(best) {
 				best, identified = q, byID
@@ -398,6 +398,16 @@ func (c *Correlator) nearest(p *piece, at place) (best *piece, identified, doubt
 		}
 	}
 	return best, identified, doubt || best != nil && (p.crowded || best.crowded)
+}
+
+// apart is how far two reports are apart in time: when they began, and of a
+// connection also when it ended, where both tell.
+func apart(a, b *piece) int64 {
+	d := distance(a, b)
+	if a.connection && a.end > a.start && b.end > b.start {
+		d = max(d, max(a.end-b.end, b.end-a.end))
+	}
+	return d
 }
 
 func distance(a, b *piece) int64 {
@@ -417,7 +427,7 @@ func (c *Correlator) free(p, q *piece) bool {
 	case q.place == calleeProxy && p.place == calleeLog:
 		logs, _, _ := c.calleesAt(q.trace, q.span)
 		return len(logs) == 0
-	case q.place == callerLog && q.hasNode():
+	case q.place == callerLog && q.hasNode() && !q.retried:
 		for _, k := range c.under(buf[:0], q.trace, q.span) {
 			if k.place.callee() {
 				return false
@@ -431,6 +441,21 @@ func (c *Correlator) free(p, q *piece) bool {
 		return q.keys[byDecision-1] == 0
 	}
 	return true
+}
+
+// bound says whether a caller's log fits p that spans bind to another action.
+func (c *Correlator) bound(p *piece) bool {
+	var buf [16]*piece
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			if q.place == callerLog && q.final && !c.free(p, q) {
+				if fits, _ := c.fits(p, q); fits {
+					return true
+				}
+			}
+		}
+	}
+	return false
 }
 
 // named gives the logs that name decision d.
@@ -530,11 +555,21 @@ func (c *Correlator) caller(j *joined) {
 		}
 		linked := j.slots[callerProxy] != nil || j.slots[callerApp] != nil
 		if log == nil || linked && log.hasNode() {
-			return // a log on another node than the spans is of another call
+			// A log on another node than the spans is of another call. With
+			// no caller at all it may be this one's: of a retry that it does
+			// not tell of.
+			j.doubt = j.doubt || !linked && c.bound(lead)
+			return
 		}
 		j.set(log, TierRequest)
 		j.trust(identified)
 		j.doubt = j.doubt || doubt
+		if !log.retried {
+			// It tells of one attempt, so it can't be this one's and
+			// another's.
+			_, _, others := c.nearest(log, lead.place)
+			j.doubt = j.doubt || others
+		}
 		if log.hasNode() {
 			c.callerAt(j, log.trace, log.span, TierRequest)
 		}
@@ -610,9 +645,13 @@ func (c *Correlator) decisions(j *joined) {
 		}
 	}
 	lead := j.lead()
+	// A decision that no log names may be of another attempt, whose log is
+	// lost.
+	log := j.slots[callerLog]
+	retried := log != nil && log.retried
 	if d, doubt := c.decisionBySpan(j); d != nil {
 		j.set(d, TierSpan)
-		j.doubt = j.doubt || doubt
+		j.doubt = j.doubt || doubt || retried
 		return
 	}
 	if lead.place.callee() {
@@ -620,7 +659,7 @@ func (c *Correlator) decisions(j *joined) {
 			_, identified := c.fits(lead, d)
 			j.set(d, TierRequest)
 			j.trust(identified)
-			j.doubt = j.doubt || doubt
+			j.doubt = j.doubt || doubt || retried
 		}
 	}
 }

@@ -33,7 +33,9 @@ func model(all []evidence.Evidence, skew time.Duration) [][]string {
 func modelConnections(all []evidence.Evidence, skew time.Duration) [][]string {
 	samePort := func(a, b evidence.Evidence) bool { return a.From.Port == b.From.Port }
 	proven := func(e evidence.Evidence) bool { return len(e.From.Identities) > 0 && len(e.To.Identities) > 0 }
-	apart := func(a, b evidence.Evidence) int64 { return max(a.Start-b.Start, b.Start-a.Start) }
+	apart := func(a, b evidence.Evidence) int64 {
+		return max(a.Start-b.Start, b.Start-a.Start, a.End-b.End, b.End-a.End)
+	}
 	fits := func(a, b evidence.Evidence) bool {
 		if a.Role == b.Role || apart(a, b) > int64(skew+connectionSetup) {
 			return false
@@ -160,7 +162,7 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 		if !hasLog && !isApp(c[0]) {
 			fitting := where(func(o evidence.Evidence) bool {
 				l := c[0]
-				bound := o.SpanID != evidence.SpanID{} && slices.ContainsFunc(all, func(k evidence.Evidence) bool {
+				bound := o.SpanID != evidence.SpanID{} && o.ResendCount == 0 && slices.ContainsFunc(all, func(k evidence.Evidence) bool {
 					return k.Role == evidence.RoleCallee && above(k) == at(o)
 				})
 				return o.Role == evidence.RoleCaller && o.Source == evidence.SourceEnvoyALS && !bound &&
@@ -215,7 +217,8 @@ func drawConnections(t *rapid.T) []evidence.Evidence {
 		skewed := start + time.Duration(rapid.IntRange(-1000, 1000).Draw(t, "skew"))*time.Millisecond
 		from := rapid.SampledFrom([]string{"10.0.0.1", "10.0.0.2"}).Draw(t, "from")
 		port := uint16(40000 + i)
-		near, far := []option{at(start), ends(from, port)}, []option{at(skewed), ends(from, port)}
+		long := lasting(time.Duration(rapid.IntRange(1, 5000).Draw(t, "lasting")) * time.Millisecond)
+		near, far := []option{at(start), long, ends(from, port)}, []option{at(skewed), long, ends(from, port)}
 		if rapid.Bool().Draw(t, "tunnel") {
 			near, far = append(near, mtls("a", "b")), append(far, mtls("a", "b"), ends(from, port+1000))
 			if rapid.Bool().Draw(t, "old") {
@@ -256,9 +259,10 @@ func drawMesh(t *rapid.T, equalCalls bool) []evidence.Evidence {
 		}
 		with := func(o ...option) []option { return slices.Concat(common, o) }
 		skewed := at(time.Duration(rapid.IntRange(-1000, 1000).Draw(t, "skew")) * time.Millisecond)
+		tries := rapid.IntRange(1, 2).Draw(t, "tries")
 		if !rapid.Bool().Draw(t, "traced") {
-			kept(callerALS(name("client"), common...))
-			for k := range rapid.IntRange(1, 2).Draw(t, "tries") {
+			kept(callerALS(name("client"), with(resends(tries-1))...))
+			for k := range tries {
 				kept(calleeALS(name(fmt.Sprint("server ", k)), with(skewed)...))
 			}
 			continue
@@ -271,8 +275,8 @@ func drawMesh(t *rapid.T, equalCalls bool) []evidence.Evidence {
 		}
 		out := next()
 		kept(proxySpan(name("proxy out"), evidence.SpanClient, with(trace(1, out, parent))...))
-		kept(callerALS(name("client"), with(trace(1, out, 0))...))
-		for k := range rapid.IntRange(1, 2).Draw(t, "tries") {
+		kept(callerALS(name("client"), with(trace(1, out, 0), resends(tries-1))...))
+		for k := range tries {
 			in := next()
 			try := func(what string) string { return name(fmt.Sprint(what, " ", k)) }
 			id := try("decision")

@@ -107,6 +107,7 @@ type piece struct {
 	spanKind evidence.SpanKind
 	final    bool
 	verdict  bool // states a verdict
+	retried  bool // tells of more than one attempt
 	claimed  bool // cited by a record or amendment
 	crowded  bool // left out of a chain that was full
 	// a report of a connection, and so of no request
@@ -232,7 +233,7 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 	p := &piece{
 		id: e.ID, trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
 		start: e.Start, end: max(e.Start, e.End),
-		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
+		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil, retried: e.ResendCount > 0,
 		user: e.User != "" && e.Act == nil && e.TraceID != (evidence.TraceID{}),
 	}
 	least := evidence.ProofIP
