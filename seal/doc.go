@@ -26,7 +26,7 @@
 //	erase.go              records taken out, the rest still proven
 //	publish.go            checkpoint file and tiles
 //	frame.go, log.go      reading
-//	verify.go, verifyerase.go, verifyfiles.go, report.go  verification
+//	verify.go, verifyerase.go, verifyfiles.go, report.go, accepted.go  verification
 //	prove.go              proofs of single records
 //
 // It imports the standard library, golang.org/x/mod/sumdb and a zstd package,

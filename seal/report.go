@@ -48,6 +48,9 @@ type Finding struct {
 	Offset  int64  `json:"offset"`            // in it, in bytes
 	What    string `json:"what"`
 	Next    string `json:"next,omitempty"` // what to do about it
+
+	Subject  *Subject    `json:"-"` // what can be accepted; nil: this cannot be
+	Accepted *Acceptance `json:"-"` // it was, and is a note; nil: it was not
 }
 
 func (f Finding) String() string {

@@ -21,6 +21,7 @@ import (
 //	spiffe ID BUNDLE [ORIGIN] writers with such an SVID; see TrustedIdentity
 //	tsa FILE                  timestamp authorities: their certificates, or of CAs above
 //	witness VKEY [URL]        whose cosignatures count, and where to ask it
+//	reviewer VKEY             who may accept what is incomplete
 //	quorum N                  how many witnesses are enough; without it, all
 //
 // Keys are never taken from the log itself.
@@ -32,6 +33,7 @@ type Trust struct {
 
 	Identities  []TrustedIdentity
 	Authorities []*x509.Certificate // for timestamps
+	Reviewers   []note.Verifier
 }
 
 // TrustedKey is a writer's verifier key; it signs checkpoints of at most Until
@@ -101,6 +103,12 @@ func parseTrust(b []byte, dir string) (*Trust, error) {
 				witnesses = append(witnesses, w)
 				_, err = NewWitnessPolicy(witnesses, 0)
 			}
+		case f[0] == "reviewer" && len(f) == 2:
+			var r note.Verifier
+			if r, err = note.NewVerifier(f[1]); err != nil {
+				err = fmt.Errorf("verifier key %q is malformed", clip(f[1]))
+			}
+			t.Reviewers = append(t.Reviewers, r)
 		case f[0] == "quorum" && len(f) == 2:
 			var q uint64
 			if q, err = number(f[1]); err == nil && (q == 0 || q > 1000 || quorum != 0) {
@@ -108,7 +116,7 @@ func parseTrust(b []byte, dir string) (*Trust, error) {
 			}
 			quorum = int(min(q, 1000))
 		default:
-			err = fmt.Errorf("expected \"log VKEY [until SIZE]\", \"chain ORIGIN BASE64\", \"spiffe ID-PATTERN BUNDLE-FILE [ORIGIN-PATTERN]\", \"tsa FILE\", \"witness VKEY [URL]\" or \"quorum N\", found %q", clip(strings.TrimSpace(l)))
+			err = fmt.Errorf("expected \"log VKEY [until SIZE]\", \"chain ORIGIN BASE64\", \"spiffe ID-PATTERN BUNDLE-FILE [ORIGIN-PATTERN]\", \"tsa FILE\", \"witness VKEY [URL]\", \"reviewer VKEY\" or \"quorum N\", found %q", clip(strings.TrimSpace(l)))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("trust file, line %d: %w", n, err)

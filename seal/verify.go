@@ -26,6 +26,10 @@ type VerifyOptions struct {
 	// incomplete before it was reviewed when it was taken, and is a note.
 	Since []byte
 
+	// Accepted is a list of reviewed incompletenesses, signed by a reviewer of
+	// the trust file, see SignAccepted. They are notes; tampering never is.
+	Accepted []byte
+
 	// WitnessClient, if set, asks the witnesses of the trust file that have a
 	// URL what they have seen.
 	WitnessClient WitnessClient
@@ -58,6 +62,10 @@ func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) 
 	}
 	r := new(Report)
 	since, err := opts.since()
+	if err != nil {
+		return nil, err
+	}
+	accepted, err := opts.accepted()
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +102,7 @@ func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) 
 		r.Findings = append(r.Findings, Finding{Class: Tampering, Axis: Completeness, What: fmt.Sprintf("the log of %s is gone: the older checkpoint states %d entries", since.Origin, since.Size), Next: "restore it from a copy"})
 	}
 	for _, o := range origins {
-		v := &verification{opts: &opts, dir: LogDir(root, o), fs: fsys, report: &LogReport{Origin: o}}
+		v := &verification{opts: &opts, dir: LogDir(root, o), fs: fsys, report: &LogReport{Origin: o}, accepted: accepted}
 		if since != nil && since.Origin == o {
 			v.since = since
 		}
@@ -192,7 +200,7 @@ type verification struct {
 	signers     signers
 	stamps      timestamps
 	failed      error               // to read what is beside the segments
-	torn        map[Torn]uint64     // announced by opens: the entry that did
+	torn        map[Torn]tornAt     // announced by opens: the entry that did
 	pruned      uint64              // the first entry kept, as ordered
 	first       uint64              // the first entry that is there
 	erasures    map[uint64]*erasure // by target
@@ -209,9 +217,16 @@ type verification struct {
 	publishedAs string      // its name
 	since       *Checkpoint // kept elsewhere
 	sinceSeen   bool        // the log has the root that it states
+	accepted    map[Subject]Acceptance
 
 	testimonies []*testimony // of witnesses
 	unasked     []string     // witnesses that gave no answer, and why
+}
+
+// tornAt is the open that announced what was cut off.
+type tornAt struct {
+	entry uint64
+	leaf  Hash
 }
 
 // provenTo is what a good checkpoint covers.
@@ -227,24 +242,30 @@ func (v *verification) found(class Class, axis Axis, next, format string, args .
 }
 
 func (v *verification) foundAt(segment string, offset int64, entry uint64, class Class, axis Axis, next, what string) {
+	v.add(Finding{Class: class, Axis: axis, Segment: segment, Offset: offset, What: what, Next: next}, entry)
+}
+
+// add records a finding about an entry.
+func (v *verification) add(f Finding, entry uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if class == Incomplete && (axis == Completeness || axis == Order) && v.since != nil && entry < v.since.Size {
-		class, what = Note, what+" (before the older checkpoint)"
+	if f.Class == Incomplete && (f.Axis == Completeness || f.Axis == Order) && v.since != nil && entry < v.since.Size {
+		f.Class, f.What = Note, f.What+" (before the older checkpoint)"
 	}
-	v.report.worst[axis] = max(v.report.worst[axis], class)
-	if class == Tampering && (!v.firstBad.set || entry < v.firstBad.entry) {
+	v.report.worst[f.Axis] = max(v.report.worst[f.Axis], f.Class)
+	if f.Class == Tampering && (!v.firstBad.set || entry < v.firstBad.entry) {
 		v.firstBad.entry, v.firstBad.set = entry, true
 	}
-	if len(v.report.Findings) == maxFindings && class < Tampering {
+	fs := v.report.Findings
+	if n := len(fs); n >= 2*maxFindings || n >= maxFindings && f.Class < Tampering {
 		v.report.Omitted++
+		// What is accepted must not hide what is not.
+		if i := slices.IndexFunc(fs, func(o Finding) bool { return o.Class < f.Class }); i >= 0 {
+			fs[i] = f
+		}
 		return
 	}
-	if len(v.report.Findings) >= 2*maxFindings {
-		v.report.Omitted++
-		return
-	}
-	v.report.Findings = append(v.report.Findings, Finding{class, axis, segment, offset, what, next})
+	v.report.Findings = append(fs, f)
 }
 
 const (
@@ -261,7 +282,7 @@ func (v *verification) run(ctx context.Context) error {
 		return err
 	}
 	v.report.Segments = len(firsts)
-	v.torn, v.erasures = map[Torn]uint64{}, map[uint64]*erasure{}
+	v.torn, v.erasures = map[Torn]tornAt{}, map[uint64]*erasure{}
 	if err := v.readPublished(ctx); err != nil {
 		return err
 	}
@@ -449,13 +470,17 @@ func (v *verification) openEntry(f *frame) {
 	case wasClosed != (o.After == AfterClean || o.After == AfterRotation):
 		v.found(Tampering, Order, nextIsolate, "%s says it comes after %s, the entry before it is %s", f.name(), o.After, v.last.Kind)
 	case !wasClosed:
-		v.found(Incomplete, Completeness, nextCrash, "epoch %d ended by a %s after entry %d, sealed %s: what the writer had not yet acknowledged then is not here", f.Epoch-1, o.After, v.last.Entry, at(v.last.Sealed))
+		code := CodeCrash
+		if o.After == AfterFault {
+			code = CodeFault
+		}
+		v.reviewableHere(f, Completeness, code, nextCrash, "epoch %d ended by a %s after entry %d, sealed %s: what the writer had not yet acknowledged then is not here", f.Epoch-1, o.After, v.last.Entry, at(v.last.Sealed))
 	}
 	if v.last != nil && f.Sealed < v.last.Sealed {
-		v.found(Incomplete, Order, "check the host's clock", "the clock stepped back by %v between epochs", time.Duration(v.last.Sealed-f.Sealed))
+		v.reviewableHere(f, Order, CodeClock, "check the host's clock", "the clock stepped back by %v between epochs", time.Duration(v.last.Sealed-f.Sealed))
 	}
 	for _, t := range o.Torn {
-		v.torn[t] = f.Entry
+		v.torn[t] = tornAt{f.Entry, leafHash(f.text)}
 	}
 	v.signer(f)
 	if v.opts.Trust != nil && f.Epoch == 0 {
@@ -484,11 +509,12 @@ func (v *verification) freshChain(f *frame) {
 		v.unpinnable = expected
 		return
 	}
-	class, next := Incomplete, "if the writer keeps no chain key (`keys::chain: fresh`), say so in the trust file: chain "+v.report.Origin+" fresh"
+	const what = "the HMAC proof begins anew at %s: who had the log key could have replaced what is before"
 	if expected {
-		class, next = Note, ""
+		v.found(Note, Completeness, "", what, f.name())
+		return
 	}
-	v.found(class, Completeness, next, "the HMAC proof begins anew at %s: who had the log key could have replaced what is before", f.name())
+	v.reviewableHere(f, Completeness, CodeFreshChain, "if the writer keeps no chain key (`keys::chain: fresh`), say so in the trust file: chain "+v.report.Origin+" fresh", what, f.name())
 }
 
 // takeUpChain opens the escrow of an epoch, if there is an auditor's key.
@@ -501,7 +527,7 @@ func (v *verification) takeUpChain(f *frame) {
 	switch {
 	case err == errNotEscrowed:
 		v.tagsLost, v.haveChain = true, false
-		v.found(Incomplete, Integrity, "use the key of an auditor that the writer is configured with", "the chain key of epoch %d was not escrowed to this auditor", f.Epoch)
+		v.reviewableHere(f, Integrity, CodeNotEscrowed, "use the key of an auditor that the writer is configured with", "the chain key of epoch %d was not escrowed to this auditor", f.Epoch)
 		return
 	case err != nil:
 		v.tagsLost, v.haveChain = true, false

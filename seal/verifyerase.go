@@ -23,6 +23,7 @@ type erasure struct {
 	current wiped // its state
 	rebuilt facts // computed from it; records is 0 if it could not be
 	erased  uint64
+	leaf    Hash // of the newest erase
 
 	damage error // of the batch, until an erase is known; then of that
 
@@ -95,6 +96,7 @@ func (v *verification) orderedErase(f *frame, state wiped, damage error) {
 	}
 	v.mu.Lock()
 	e.by, e.newest, e.current, e.damage, e.rebuilt, e.erased = f.Entry, v.place(f), state, damage, facts{}, size(f.Erase.Erased)
+	e.leaf = leafHash(f.text)
 	v.mu.Unlock()
 	v.lastErase = f.Header
 	if state != intact {
@@ -184,7 +186,8 @@ func (v *verification) concludeErasures() error {
 			if zero, err := p.isZero(v.fs, v.dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			} else if err == nil && !zero {
-				at(p, target, Incomplete, nextErase, "an erasure of entry %d is ordered by entry %d, not done: this is not yet overwritten", target, e.by)
+				v.reviewable(segmentDir+"/"+segmentName(p.segment), p.offset, e.by, e.leaf, Erasures, CodeEraseUndone, nextErase,
+					fmt.Sprintf("an erasure of entry %d is ordered by entry %d, not done: this is not yet overwritten", target, e.by))
 			}
 		}
 	}

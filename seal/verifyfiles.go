@@ -105,8 +105,8 @@ func (v *verification) tornFiles() error {
 			return err
 		}
 		t := Torn{uint64(len(b)), sha256.Sum256(b)}
-		entry, ok := v.torn[t]
-		if !ok || !strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", entry)) {
+		at, ok := v.torn[t]
+		if !ok || !strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", at.entry)) {
 			if strings.HasPrefix(n.Name(), fmt.Sprintf("%020d-", v.covered)) || v.stillStands(n.Name(), b) {
 				continue // of a recovery whose open is not written yet
 			}
@@ -117,11 +117,11 @@ func (v *verification) tornFiles() error {
 		f := strings.SplitN(n.Name(), "-", 3)
 		kept, _ := strconv.ParseInt(f[len(f)-1], 10, 64)
 		if !v.tornBytes(b, kept) {
-			v.foundAt(tornDir+"/"+n.Name(), 0, entry, Incomplete, Integrity, "read what is in it; it may hold records that were acknowledged", "what was cut off before this open was damaged in a way that a crash does not explain")
+			v.reviewable(tornDir+"/"+n.Name(), 0, at.entry, at.leaf, Integrity, CodeTornDamaged, "read what is in it; it may hold records that were acknowledged", "what was cut off before this open was damaged in a way that a crash does not explain")
 		}
 	}
-	for t, entry := range v.torn {
-		v.foundAt(tornDir, 0, entry, Incomplete, Completeness, "restore it from a copy, if there is one", fmt.Sprintf("the %d bytes that entry %d cut off were not kept", t.Bytes, entry))
+	for t, at := range v.torn {
+		v.reviewable(tornDir, 0, at.entry, at.leaf, Completeness, CodeTornMissing, "restore it from a copy, if there is one", fmt.Sprintf("the %d bytes that entry %d cut off were not kept", t.Bytes, at.entry))
 	}
 	return nil
 }

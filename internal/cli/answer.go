@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/meshaudit/meshaudit/seal"
@@ -143,6 +144,9 @@ func (s *streams) writeLog(p *page, a *storeAnswer, l *logAnswer) {
 			break
 		}
 		p.printf("\n  %s  %s\n", s.paint(answerStyles[f.Class], f.Class), printable(f.What))
+		if a := f.Accepted; a != nil {
+			p.printf("    accepted by %s: %s\n", printable(a.By), printable(a.Reason))
+		}
 		if f.File != "" {
 			p.printf("    at    %s, offset %d\n", f.File, f.Offset)
 		}
@@ -157,6 +161,9 @@ func (s *streams) writeLog(p *page, a *storeAnswer, l *logAnswer) {
 func axisText(l *logAnswer, axis seal.Axis, state string) string {
 	if axis == seal.Erasures && state == isProven && l.Counts.Erased > 0 {
 		return counted(l.Counts.Erased, "record") + " erased, as ordered, and the rest proven"
+	}
+	if state == isProven && slices.ContainsFunc(l.Findings, func(f findingAnswer) bool { return f.Axis == axis.String() && f.Accepted != nil }) {
+		return "but for what was reviewed and accepted, see below"
 	}
 	if words := axisWords[axis][state]; words != "" {
 		return words

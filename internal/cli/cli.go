@@ -86,7 +86,7 @@ sealed, and finds audit records in it.`,
 	}
 	root.SetVersionTemplate("meshaudit {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
-	root.AddCommand(newKeygen(s), newVerify(s), newShow(s), newQuery(s), newProve(s), newCheck(s), newErase(s), newWitness(s), newVersion(s))
+	root.AddCommand(newKeygen(s), newVerify(s), newShow(s), newQuery(s), newProve(s), newCheck(s), newErase(s), newAccept(s), newWitness(s), newVersion(s))
 	return root
 }
 

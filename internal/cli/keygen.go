@@ -16,13 +16,13 @@ import (
 func newKeygen(s *streams) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "keygen",
-		Short: "Make the keys of a writer, of an auditor or of a witness, or replace a log key",
+		Short: "Make the keys of a writer, of an auditor, a witness or a reviewer, or replace a log key",
 		Args:  noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			return usage(c, errors.New("say whose keys: `meshaudit keygen writer`, `meshaudit keygen auditor` or `meshaudit keygen witness`; to replace a log key: `meshaudit keygen rotate`"))
+			return usage(c, errors.New("say whose keys: `meshaudit keygen writer`, `meshaudit keygen auditor`, `meshaudit keygen witness` or `meshaudit keygen reviewer`; to replace a log key: `meshaudit keygen rotate`"))
 		},
 	}
-	c.AddCommand(newKeygenWriter(s), newKeygenAuditor(s), newKeygenRotate(s), newKeygenWitness(s))
+	c.AddCommand(newKeygenWriter(s), newKeygenAuditor(s), newKeygenRotate(s), newKeygenWitness(s), newKeygenReviewer(s))
 	return c
 }
 

@@ -43,6 +43,7 @@ Exit code:
 	auditorFile := c.Flags().String("auditor", "", "the auditor's secret `KEY`, to check the HMAC chain too")
 	since := c.Flags().String("since", "", "`FILE` with an older published checkpoint, kept elsewhere: the log must still agree with it")
 	ask := c.Flags().Bool("witness", false, "ask the witnesses in the trust file that have a URL what they have seen")
+	accepted := c.Flags().String("accepted", "", "`FILE` with what was reviewed and accepted, from meshaudit accept: it no longer counts")
 	asOf := c.Flags().String("as-of", "", "`TIME` up to which the logs should reach; default now")
 	form := output(c, "text", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -71,6 +72,11 @@ Exit code:
 		if *since != "" {
 			if opts.Since, err = os.ReadFile(*since); err != nil {
 				return fmt.Errorf("--since: %w", err)
+			}
+		}
+		if *accepted != "" {
+			if opts.Accepted, err = os.ReadFile(*accepted); err != nil {
+				return fmt.Errorf("--accepted: %w", err)
 			}
 		}
 		if *auditorFile != "" {
@@ -246,6 +252,14 @@ type findingAnswer struct {
 	Offset int64  `json:"offset"`
 	What   string `json:"what"`
 	Next   string `json:"next"`
+	Code   string `json:"code"` // "" if the finding cannot be accepted
+
+	Accepted *acceptedAnswer `json:"accepted"` // null: it was not
+}
+
+type acceptedAnswer struct {
+	By     string `json:"by"`
+	Reason string `json:"reason"`
 }
 
 // answer draws the conclusions from a report.
@@ -354,6 +368,12 @@ func byWeight(fs []seal.Finding) []seal.Finding {
 
 func finding(dir string, f *seal.Finding) findingAnswer {
 	a := findingAnswer{Class: f.Class.String(), Axis: f.Axis.String(), Offset: f.Offset, What: f.What, Next: f.Next}
+	if f.Subject != nil {
+		a.Code = string(f.Subject.Code)
+	}
+	if f.Accepted != nil {
+		a.Accepted = &acceptedAnswer{f.Accepted.By, f.Accepted.Reason}
+	}
 	if f.Segment != "" {
 		a.File = inStore(dir, f.Segment)
 	}

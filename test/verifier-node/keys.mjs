@@ -39,7 +39,7 @@ export function parseVerifierKey(s) {
 }
 
 export function parseTrust(text, dir = '.') {
-  const trust = { keys: [], chains: new Map(), fresh: new Set(), identities: [] }
+  const trust = { keys: [], chains: new Map(), fresh: new Set(), identities: [], reviewers: [] }
   for (const [i, line] of text.split('\n').entries()) {
     try {
       const f = line.trim().split(/\s+/)
@@ -61,6 +61,8 @@ export function parseTrust(text, dir = '.') {
         trust.chains.set(f[1], chain)
       } else if (f[0] === 'witness' && (f.length === 2 || f.length === 3) || f[0] === 'quorum' && f.length === 2) {
         // This verifier does not judge cosignatures.
+      } else if (f[0] === 'reviewer' && f.length === 2) {
+        trust.reviewers.push(parseVerifierKey(f[1]))
       } else {
         throw new Bad(`unknown line ${JSON.stringify(line)}`)
       }
@@ -128,16 +130,36 @@ export function leadsTo(chain, cas, time) {
 // openNote parses a signed checkpoint and returns { size, root, signers }: the given keys that signed it.
 // A signature under a given key that does not verify is Bad; signatures of others are passed over.
 export function openNote(note, origin, keys) {
+  const { body, signers } = openSigned(note, keys)
+  const lines = body.split('\n')
+  if (lines.length !== 4) throw new Bad('note is no checkpoint of three lines')
+  if (lines[0] !== origin) throw new Bad(`checkpoint of ${JSON.stringify(lines[0])}`)
+  const cp = { size: parseU64(lines[1]), root: decodeB64(lines[2]), signers }
+  if (cp.root.length !== 32) throw new Bad('checkpoint has a root that is not 32 bytes')
+  return cp
+}
+
+// openAccepted returns what a list of accepted findings names, each as its line without the reason.
+export function openAccepted(note, reviewers) {
+  const { body, signers } = openSigned(note, reviewers)
+  if (signers.length === 0) throw new Bad('not signed by a trusted reviewer')
+  const [magic, ...lines] = body.slice(0, -1).split('\n')
+  if (magic !== 'meshaudit-accepted/v1') throw new Bad('no list of accepted findings')
+  return new Set(lines.map(l => {
+    const m = /^([a-z0-9._/-]+ (?:0|[1-9][0-9]*) [a-z]+ [a-z-]+ [A-Za-z0-9+/=]{44}) (.+)$/.exec(l)
+    if (!m || !validOrigin(l.split(' ')[0])) throw new Bad(`accepted findings: ${JSON.stringify(l.slice(0, 60))}`)
+    return m[1]
+  }))
+}
+
+// openSigned takes a signed note apart.
+function openSigned(note, keys) {
   const text = note.toString('utf8')
   if (!Buffer.from(text).equals(note) || /[\x00-\x09\x0b-\x1f\x7f]/.test(text)) throw new Bad('note is not UTF-8 text')
   const split = text.lastIndexOf('\n\n')
   if (split < 0 || !text.endsWith('\n') || split + 2 === text.length) throw new Bad('note has no signatures')
   const body = text.slice(0, split + 1)
-  const lines = body.split('\n')
-  if (lines.length !== 4) throw new Bad('note is no checkpoint of three lines')
-  if (lines[0] !== origin) throw new Bad(`checkpoint of ${JSON.stringify(lines[0])}`)
-  const cp = { size: parseU64(lines[1]), root: decodeB64(lines[2]), signers: [] }
-  if (cp.root.length !== 32) throw new Bad('checkpoint has a root that is not 32 bytes')
+  const signers = []
   const sigs = text.slice(split + 2, -1).split('\n')
   if (sigs.length > 100) throw new Bad('note has too many signatures')
   for (const line of sigs) {
@@ -146,11 +168,11 @@ export function openNote(note, origin, keys) {
     const sig = decodeB64(m[2])
     if (sig.length < 5) throw new Bad('malformed signature')
     const key = keys.find(k => k.name === m[1] && k.id.equals(sig.subarray(0, 4)))
-    if (!key || cp.signers.includes(key)) continue
+    if (!key || signers.includes(key)) continue
     if (!verify(null, Buffer.from(body), key.key, sig.subarray(4))) throw new Bad(`signature of ${m[1]} does not verify`)
-    cp.signers.push(key)
+    signers.push(key)
   }
-  return cp
+  return { body, signers }
 }
 
 // ---- HPKE (RFC 9180), base mode, single shot, empty aad; HKDF-SHA256, AES-256-GCM

@@ -2,7 +2,7 @@
 // A second verifier of sealed logs, written from docs/sealed-log.md alone and sharing no line with the
 // Go package: what both accept, the page describes. Node 20 and the zstd command; nothing else.
 //
-//   node verify.mjs STORE --trust FILE [--auditor KEY] [--as-of TIME] [--since CHECKPOINT]
+//   node verify.mjs STORE --trust FILE [--auditor KEY] [--as-of TIME] [--since CHECKPOINT] [--accepted FILE]
 //
 // Exit: 0 all proven, 1 tampering, 2 incomplete or unproven, 3 the verifier failed. Memory is bounded by
 // a few sections and does not grow with the log.
@@ -12,7 +12,7 @@ import { closeSync, existsSync, fstatSync, lstatSync, openSync, opendirSync, rea
 import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { Bad, MAX_HEADER, Short, parseHeader, sha256, validOrigin } from './header.mjs'
-import { commitment, firstEntryKey, leadsTo, matches, nextEntryKey, nextEpoch, openEscrow, openNote, openSVID, parseAuditorKey, parseTrust, parseVerifierKey, tagOf } from './keys.mjs'
+import { commitment, firstEntryKey, leadsTo, matches, nextEntryKey, nextEpoch, openAccepted, openEscrow, openNote, openSVID, parseAuditorKey, parseTrust, parseVerifierKey, tagOf } from './keys.mjs'
 import { Index, Tree, checkBatch, checkZstd, decompress, leafHash, nodeHash, recordLeaves, rootOf, signalOf } from './records.mjs'
 
 const NOTE = 0, INCOMPLETE = 1, TAMPERING = 2
@@ -23,6 +23,8 @@ const BATCH = 16 << 20 // plain bytes that wait for one zstd process
 const CHUNK = 1 << 20
 const PUBLISH_GRACE = 10n * 1000000000n // ns
 const ZERO = Buffer.alloc(32)
+// subject is what of a finding can be accepted.
+const subject = (h, code, entry = h.entry, leaf = leafHash(h.text)) => ({ code, entry, leaf })
 const isZero = b => !b.some(c => c !== 0)
 const seconds = ns => new Date(Number(ns / 1000000n)).toISOString()
 
@@ -88,7 +90,12 @@ class LogVerifier {
     this.stats = { entries: 0, records: 0n, epochs: 0, checkpoints: 0 }
   }
 
-  find(cls, axis, file, at, what) {
+  isAccepted(axis, s) {
+    return s !== undefined && !!this.opts.accepted?.has(`${this.origin} ${s.entry} ${axis} ${s.code} ${s.leaf.toString('base64')}`)
+  }
+
+  find(cls, axis, file, at, what, subject) {
+    if (cls === INCOMPLETE && this.isAccepted(axis, subject)) cls = NOTE
     if (cls === INCOMPLETE && (axis === 'completeness' || axis === 'order') && this.next.entry < (this.since?.size ?? 0n)) cls = NOTE // reviewed then
     if (cls > this.worst) this.worst = cls
     if (this.findings.length < MAX_FINDINGS) this.findings.push({ cls, axis, file, at, what })
@@ -227,7 +234,7 @@ class LogVerifier {
       try {
         for (let at = 0; at < r.size;) {
           const h = parseHeader(r.view(at, Math.min(MAX_HEADER + 1, r.size - at)))
-          if (h.kind === 'erase') this.erasures.set(h.target, { by: h.entry, batch: null })
+          if (h.kind === 'erase') this.erasures.set(h.target, { by: h.entry, leaf: leafHash(h.text), batch: null })
           if (h.kind === 'prune' && h.keep > this.pruned) this.pruned = h.keep
           at += h.size
         }
@@ -377,7 +384,7 @@ class LogVerifier {
     this.entry(h, at, file, bad, sections)
     if (h.kind === 'batch') {
       if (planned && h.entry < planned.by) {
-        if (sections.some(s => !s.zero)) this.find(INCOMPLETE, 'erasures', file, at, `erasure by entry ${planned.by} is ordered, not done`)
+        if (sections.some(s => !s.zero)) this.find(INCOMPLETE, 'erasures', file, at, `erasure by entry ${planned.by} is ordered, not done`, subject(h, 'erase-undone', planned.by, planned.leaf))
         planned.batch = h
       }
       if (sections.every(s => s.bytes)) this.enqueue({ h, file, at, sections })
@@ -387,7 +394,7 @@ class LogVerifier {
       planned.erased = h.erased
       planned.before = h.entry
       if (planned.by === h.entry && sections.every(s => s.bytes)) this.enqueue({ h, file, at, sections, target: planned.batch })
-      if (planned.by !== h.entry && sections.some(s => !s.zero)) this.find(INCOMPLETE, 'erasures', file, at, `erasure by entry ${planned.by} is ordered, not done`)
+      if (planned.by !== h.entry && sections.some(s => !s.zero)) this.find(INCOMPLETE, 'erasures', file, at, `erasure by entry ${planned.by} is ordered, not done`, subject(h, 'erase-undone', planned.by, planned.leaf))
     }
   }
 
@@ -442,7 +449,7 @@ class LogVerifier {
       if (!tagOf(this.key, h.text.subarray(0, h.tagged)).equals(h.tag)) bad('integrity', 'tag is not that of the HMAC chain')
       this.key = nextEntryKey(this.key)
     } else {
-      this.tagless++
+      if (!this.excused) this.tagless++
     }
     if (h.kind === 'prune') {
       if (h.keep > h.entry) bad('erasures', `prune up to entry ${h.keep}, which was not there yet`)
@@ -475,9 +482,9 @@ class LogVerifier {
     if (!(this.resumed && !this.last)) {
       const want = !this.last ? ['first'] : this.last.kind === 'close' ? ['clean', 'rotation'] : ['crash', 'fault']
       if (!want.includes(h.after)) bad('order', `open after ${h.after}, want ${want.join(' or ')}`)
-      else if (want[0] === 'crash') this.find(INCOMPLETE, 'completeness', file, at, `epoch ${this.last.epoch} ended by a ${h.after}`)
+      else if (want[0] === 'crash') this.find(INCOMPLETE, 'completeness', file, at, `epoch ${this.last.epoch} ended by a ${h.after}`, subject(h, h.after))
     }
-    if (h.sealed < this.sealed) this.find(INCOMPLETE, 'order', file, at, 'the clock stepped back between epochs')
+    if (h.sealed < this.sealed) this.find(INCOMPLETE, 'order', file, at, 'the clock stepped back between epochs', subject(h, 'clock'))
     this.heartbeat = h.heartbeat
     try {
       if (parseVerifierKey(h.signer).name !== this.origin) throw new Bad('signer is the key of another log')
@@ -492,7 +499,7 @@ class LogVerifier {
     this.signer = h.signer
     for (const t of h.torn) {
       const i = this.torn.findIndex(f => f.entry === h.entry && f.bytes === t.bytes && f.hash.equals(t.hash))
-      if (i < 0) this.find(INCOMPLETE, 'completeness', file, at, `torn file of ${t.bytes} bytes is missing or differs`)
+      if (i < 0) this.find(INCOMPLETE, 'completeness', file, at, `torn file of ${t.bytes} bytes is missing or differs`, subject(h, 'torn-missing'))
       else this.torn.splice(i, 1)
     }
     this.chain(h, at, file, bad)
@@ -503,9 +510,10 @@ class LogVerifier {
     if (h.epoch === 0n && pinned && !h.chain.equals(pinned)) bad('integrity', 'chain is not the pinned one')
     const expected = this.opts.trust?.fresh.has(this.origin)
     if (h.fresh && h.epoch === 0n && expected) this.unpinned = false
-    if (h.fresh && h.epoch > 0n && !this.vouched) this.find(expected ? NOTE : INCOMPLETE, 'completeness', file, at, 'the chain key was not kept: the HMAC proof begins here')
+    if (h.fresh && h.epoch > 0n && !this.vouched) this.find(expected ? NOTE : INCOMPLETE, 'completeness', file, at, 'the chain key was not kept: the HMAC proof begins here', subject(h, 'fresh-chain'))
     const ratcheted = this.secret && !h.fresh ? nextEpoch(this.secret) : null
     this.secret = this.key = null
+    this.excused = false
     const auditor = this.opts.auditor
     if (!auditor) return
     const escrow = h.escrows.find(e => e.suite === auditor.suite && e.recipient === auditor.recipient)
@@ -519,7 +527,8 @@ class LogVerifier {
       }
       if (ratcheted && !secret.equals(ratcheted)) bad('integrity', "chain key does not follow from the epoch's before")
     } else {
-      this.find(INCOMPLETE, 'integrity', file, at, `epoch ${h.epoch} is not escrowed to this auditor`)
+      this.find(INCOMPLETE, 'integrity', file, at, `epoch ${h.epoch} is not escrowed to this auditor`, subject(h, 'not-escrowed'))
+      this.excused = this.isAccepted('integrity', subject(h, 'not-escrowed'))
       if (!secret) return
     }
     if (!commitment(secret).equals(h.chain)) return bad('integrity', 'chain key is not the one that chain states')
@@ -729,13 +738,14 @@ export function verifyStore(root, opts, out) {
 // run is the command: it returns the exit code.
 export function run(args, out) {
   const opts = { asOf: BigInt(Date.now()) * 1000000n }
-  let root, since
+  let root, since, accepted
   while (args.length > 0) {
     const a = args.shift()
-    if (['--trust', '--auditor', '--as-of', '--since'].includes(a) && args.length === 0) throw new Error(`${a} wants a value`)
+    if (['--trust', '--auditor', '--as-of', '--since', '--accepted'].includes(a) && args.length === 0) throw new Error(`${a} wants a value`)
     if (a === '--trust') opts.trust = parseTrust(readSmall(args[0]).toString(), dirname(args.shift()))
     else if (a === '--auditor') opts.auditor = parseAuditorKey(readSmall(args.shift()).toString('latin1'))
     else if (a === '--since') since = readSmall(args.shift())
+    else if (a === '--accepted') accepted = readSmall(args.shift())
     else if (a === '--as-of') {
       const t = args.shift()
       const ms = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$/.test(t) ? Date.parse(t) : NaN
@@ -744,7 +754,8 @@ export function run(args, out) {
     } else if (root === undefined && !a.startsWith('--')) root = a
     else throw new Error(`unexpected argument ${a}`)
   }
-  if (root === undefined) throw new Error('usage: verify.mjs STORE --trust FILE [--auditor KEY] [--as-of TIME] [--since CHECKPOINT]')
+  if (root === undefined) throw new Error('usage: verify.mjs STORE --trust FILE [--auditor KEY] [--as-of TIME] [--since CHECKPOINT] [--accepted FILE]')
+  if (accepted) opts.accepted = openAccepted(accepted, opts.trust?.reviewers ?? [])
   if (since) {
     const origin = since.toString().split('\n')[0]
     opts.since = { origin, ...openNote(since, origin, (opts.trust?.keys ?? []).filter(k => k.name === origin)) }

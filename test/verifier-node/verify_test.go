@@ -125,6 +125,7 @@ func startNode(t *testing.T) *node {
 type question struct {
 	store, trust, auditor, since string
 	asOf                         time.Time
+	accepted                     string
 }
 
 func (n *node) ask(t *testing.T, q question) answer {
@@ -138,6 +139,9 @@ func (n *node) ask(t *testing.T, q question) answer {
 	}
 	if q.since != "" {
 		args = append(args, "--since", q.since)
+	}
+	if q.accepted != "" {
+		args = append(args, "--accepted", q.accepted)
 	}
 	line, err := json.Marshal(args)
 	if err != nil {
@@ -178,6 +182,9 @@ func askGo(t *testing.T, q question) (a answer) {
 			t.Fatal(err)
 		}
 		opts.Auditor = &key
+	}
+	if q.accepted != "" {
+		opts.Accepted = must(os.ReadFile(q.accepted))
 	}
 	r, err := seal.Verify(t.Context(), q.store, opts)
 	if err != nil {
@@ -765,6 +772,146 @@ func TestCrashedLogs(t *testing.T) {
 			n.agree(t, "closed", s.question(), seal.ExitIncomplete)
 		})
 	}
+}
+
+// TestErasedLogs erases records of logs of every signal, and tampers with what is left.
+func TestErasedLogs(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, func(c *seal.Config) { c.SegmentMaxBytes = 1 })
+	s.epoch(t, logsOf(5, 30), logsOf(7, 3), logsOf(3, 1))
+	q := s.question()
+	segments := must2(filepath.Glob(s.log("segment", "*")))
+	whole := map[string][]byte{}
+	for _, f := range segments {
+		whole[f] = must(os.ReadFile(f))
+	}
+	erase := func(entry uint64, positions ...uint64) {
+		t.Helper()
+		l, err := seal.OpenLog(s.path("store"), origin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := seal.Erasure{Entry: entry, Positions: positions}
+		if err := l.Entries(t.Context(), nil, func(b *seal.Entry) error {
+			if b.Header.Entry == entry {
+				e.Root = b.Root
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		w, err := seal.Open(s.cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Erase(t.Context(), []seal.Erasure{e}, "dpo@example.org", "Art. 17"); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	erase(1, 1, 2)
+	n.agree(t, "erased", q, seal.ExitProven)
+	erase(1, 0, 4)
+	n.agree(t, "more of the same batch", q, seal.ExitProven)
+	erase(2, 0, 1, 2, 3, 4, 5, 6)
+	n.agree(t, "a whole batch", q, seal.ExitProven)
+
+	change := func(name, file string, b []byte, want int) {
+		t.Helper()
+		before := must(os.ReadFile(file))
+		if err := os.WriteFile(file, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		n.agree(t, name, q, want)
+		if err := os.WriteFile(file, before, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change("the batch is back", segments[1], whole[segments[1]], seal.ExitIncomplete)
+	for _, f := range must2(filepath.Glob(s.log("segment", "*"))) {
+		b := must(os.ReadFile(f))
+		if !bytes.HasPrefix(b, []byte("meshaudit-seal/v1 erase")) {
+			continue
+		}
+		body := bytes.Index(b, []byte("\n\n")) + 2
+		zero := b[body] == 0 && b[body+1] == 0
+		for name, at := range map[string]int{"its header": body - 80, "its filter": body, "its leaves": bytes.Index(b[body:], []byte("meshaudit-seal/v1 checkpoint")) + body - 1} {
+			bad := slices.Clone(b)
+			bad[at] ^= 1
+			want := seal.ExitTampering
+			if zero && at >= body {
+				want = seal.ExitIncomplete // superseded, and not all zeros
+			}
+			change(name+" in "+filepath.Base(f), f, bad, want)
+		}
+		if !zero {
+			bad := slices.Clone(b)
+			clear(bad[body : bytes.Index(b[body:], []byte("meshaudit-seal/v1 checkpoint"))+body])
+			change(filepath.Base(f)+" overwritten", f, bad, seal.ExitTampering)
+		}
+	}
+	n.agree(t, "after", q, seal.ExitProven)
+}
+
+// TestAcceptedFindings excuses what a reviewer signed for, and nothing else.
+func TestAcceptedFindings(t *testing.T) {
+	n := startNode(t)
+	s := newSite(t, nil)
+	s.epoch(t, logsOf(1, 1))
+	s.crash(t, 2)
+	s.epoch(t, logsOf(1, 1))
+	q := s.question()
+	n.agree(t, "a crash", q, seal.ExitIncomplete)
+	line, err := seal.CreateReviewerKey(s.path("reviewer"), "alice@example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	q.trust = s.path("trust")
+	if err := os.WriteFile(q.trust, append(must(os.ReadFile(s.path("keys", "trust"))), line...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	key, err := seal.ReadReviewerKey(s.path("reviewer", seal.ReviewerKeyFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := seal.ReadTrust(q.trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := seal.Verify(t.Context(), q.store, seal.VerifyOptions{Trust: trust, AsOf: q.asOf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found, others := r.Reviewable()
+	if len(found) == 0 || others != 0 {
+		t.Fatalf("%v, and %d others", found, others)
+	}
+	accept := func(name string, want int, change func(*seal.Subject)) {
+		t.Helper()
+		var all []seal.Acceptance
+		for _, f := range found {
+			a := seal.Acceptance{Subject: *f.Subject, Reason: "OOM kill"}
+			change(&a.Subject)
+			all = append(all, a)
+		}
+		b, err := seal.SignAccepted(all, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.accepted = s.path("accepted")
+		if err := os.WriteFile(q.accepted, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.agree(t, name, q, want)
+	}
+	accept("accepted", seal.ExitProven, func(*seal.Subject) {})
+	accept("of another log", seal.ExitIncomplete, func(x *seal.Subject) { x.Origin = "example.org/other" })
+	accept("of another entry", seal.ExitIncomplete, func(x *seal.Subject) { x.Entry++ })
+	accept("of another code", seal.ExitIncomplete, func(x *seal.Subject) { x.Code = seal.CodeClock })
+	accept("of another axis", seal.ExitIncomplete, func(x *seal.Subject) { x.Axis = seal.Order })
+	accept("of a rewritten entry", seal.ExitIncomplete, func(x *seal.Subject) { x.Leaf[0] ^= 1 })
 }
 
 // TestTornTails cuts and overwrites the end of a log whose writer was killed before it published anything
