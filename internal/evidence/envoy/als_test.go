@@ -562,7 +562,7 @@ func BenchmarkDecode(b *testing.B) {
 		}
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
-			b.SetBytes(int64(len(wire)))
+			defer evidencetest.Rate(b, len(wire))()
 			for b.Loop() {
 				if _, _, err := Decode(node, wire); err != nil {
 					b.Fatal(err)

@@ -25,28 +25,10 @@ const (
 )
 
 func parseCluster(name string) upstream {
-	switch {
-	case strings.HasPrefix(name, "InboundPassthroughCluster"), name == "inbound_passthrough":
-		return upstream{direction: inbound}
-	case name == "PassthroughCluster", name == "BlackHoleCluster":
-		return upstream{direction: outbound}
-	}
-	sep := "|"
-	if !strings.Contains(name, sep) {
-		sep = "_." // outbound_.9080_.v1_.reviews…, as a stat-safe or SNI name
-	}
-	dir, rest, ok := strings.Cut(name, sep)
-	if !ok {
-		return upstream{}
-	}
 	var u upstream
-	switch dir {
-	case "inbound", "inbound-vip":
-		u.direction = inbound
-	case "outbound":
-		u.direction = outbound
-	default:
-		return upstream{}
+	var rest, sep string
+	if u.direction, rest, sep = clusterDirection(name); sep == "" {
+		return u
 	}
 	port, rest, _ := strings.Cut(rest, sep)
 	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
@@ -56,6 +38,30 @@ func parseCluster(name string) upstream {
 	u.subset = evidence.Text(subset, evidence.MaxName)
 	u.service, u.namespace = serviceName(evidence.Text(host, evidence.MaxName))
 	return u
+}
+
+// clusterDirection reads a cluster name's first part. sep divides the rest; "":
+// there is none.
+func clusterDirection(name string) (d direction, rest, sep string) {
+	switch {
+	case strings.HasPrefix(name, "InboundPassthroughCluster"), name == "inbound_passthrough":
+		return inbound, "", ""
+	case name == "PassthroughCluster", name == "BlackHoleCluster":
+		return outbound, "", ""
+	}
+	sep = "|"
+	if !strings.Contains(name, sep) {
+		sep = "_." // outbound_.9080_.v1_.reviews…, as a stat-safe or SNI name
+	}
+	dir, rest, ok := strings.Cut(name, sep)
+	switch {
+	case !ok:
+	case dir == "inbound", dir == "inbound-vip":
+		return inbound, rest, sep
+	case dir == "outbound":
+		return outbound, rest, sep
+	}
+	return unknownDirection, "", ""
 }
 
 // serviceName splits a Kubernetes service's host name,
@@ -114,7 +120,7 @@ func (s *stand) role() evidence.Role {
 	}
 	dir := s.listener
 	if dir == unknownDirection {
-		dir = parseCluster(s.cluster).direction
+		dir, _, _ = clusterDirection(s.cluster)
 	}
 	switch {
 	case dir == inbound:
@@ -139,7 +145,7 @@ func denied(details string) bool {
 // RoleOfCluster tells the side from Istio's cluster name alone: the callee for
 // inbound, the caller for outbound, RoleNone for any other.
 func RoleOfCluster(cluster string) evidence.Role {
-	switch parseCluster(cluster).direction {
+	switch d, _, _ := clusterDirection(cluster); d {
 	case inbound:
 		return evidence.RoleCallee
 	case outbound:

@@ -138,6 +138,9 @@ func (f *Format) fields(line string, out []place) bool {
 	if !strings.HasPrefix(line, f.literals[0]) {
 		return false
 	}
+	if !s.bound() {
+		return false
+	}
 	shortest := s.step(0, len(f.literals[0]))
 	if !shortest && s.budget > 0 {
 		return false
@@ -169,6 +172,23 @@ type splitter struct {
 	out     []place
 	longest bool
 	budget  int
+	latest  [maxOperators]int // where the value of an operator must end at the latest
+}
+
+// bound finds the latest end of each value: behind it the literals of those that
+// follow must still find room. It is false if they do not.
+func (s *splitter) bound() bool {
+	end, n := len(s.line), len(s.f.operators)
+	if !strings.HasSuffix(s.line, s.f.literals[n]) {
+		return false
+	}
+	for i := n - 1; i >= 0; i-- {
+		if end = lastIndex(s.line[:end], s.f.literals[i+1]); end < 0 {
+			return false
+		}
+		s.latest[i] = end
+	}
+	return end >= len(s.f.literals[0])
 }
 
 // step finds the value of operator i, which begins at pos, and those behind it.
@@ -192,7 +212,10 @@ func (s *splitter) step(i, pos int) bool {
 	}
 	// The literal may begin where the value can still go on, but not later
 	// than where it must end.
-	last := min(pos+op.kind.extent(s.line[pos:])+len(literal), len(s.line))
+	last := min(pos+op.kind.extent(s.line[pos:]), s.latest[i]) + len(literal)
+	if last < pos {
+		return false
+	}
 	for from, to := pos, last; ; {
 		var at int
 		if s.longest {

@@ -208,8 +208,10 @@ func (l *labels) apply(e *evidence.Evidence) {
 		set(&e.TLS.ClientSHA256, fingerprint(l.peerSHA256))
 		set(&e.TLS.Version, tlsVersion(l.tlsVersion))
 		set(&e.TLS.Cipher, evidence.Text(l.tlsCipher, evidence.MaxName))
-		if t, err := time.Parse(time.RFC3339Nano, l.peerNotAfter); err == nil {
-			e.TLS.ClientNotAfter = t.Unix()
+		if l.peerNotAfter != "" {
+			if t, err := time.Parse(time.RFC3339Nano, l.peerNotAfter); err == nil {
+				e.TLS.ClientNotAfter = t.Unix()
+			}
 		}
 	}
 	addURIs(caller, peer, fromPeer)
@@ -320,7 +322,8 @@ func FromOTLPLog(resource pcommon.Resource, lr plog.LogRecord) (evidence.Evidenc
 		node.Workload.PodName = evidence.Text(l.podName, evidence.MaxName)
 		node.Workload.Namespace = evidence.Text(l.podNamespace, evidence.MaxName)
 	}
-	e := l.evidence(&node)
+	var e evidence.Evidence
+	l.evidence(&node, &e)
 	if t := lr.Timestamp(); t != 0 && l.startTime == "" {
 		move := int64(t) - e.Start
 		if e.Start = int64(t); e.End != 0 {
@@ -401,8 +404,9 @@ func resourceWorkload(resource pcommon.Resource, n *Node) {
 	}
 }
 
-func (l *labels) evidence(node *Node) evidence.Evidence {
-	e := evidence.Evidence{Source: evidence.SourceEnvoyOTLP, Final: finalName(l.logType)}
+// evidence fills in e, which is zero.
+func (l *labels) evidence(node *Node, e *evidence.Evidence) {
+	e.Source, e.Final = evidence.SourceEnvoyOTLP, finalName(l.logType)
 	e.Reporter.Node, e.Cluster = node.ID, node.Cluster
 	e.Method = evidence.Text(l.method, evidence.MaxName)
 	e.Path = evidence.PathOnly(l.path)
@@ -418,7 +422,7 @@ func (l *labels) evidence(node *Node) evidence.Evidence {
 	e.User = evidence.Text(l.user, evidence.MaxName)
 	e.GRPCStatus = first(decimal(l.grpcStatusNumber), decimal(l.grpcStatus))
 	if e.GRPCStatus != "" {
-		RPC(&e)
+		RPC(e)
 	}
 	e.RequestID = evidence.Text(l.requestID, evidence.MaxName)
 	if id := evidence.Text(l.streamID, evidence.MaxName); id != e.RequestID {
@@ -441,8 +445,8 @@ func (l *labels) evidence(node *Node) evidence.Evidence {
 		peerCertificate: l.peerURI != "" || l.peerSHA256 != "", localAddress: localAddress, listener: l.direction(),
 	}
 	e.Role = s.role()
-	l.parties(node, &e)
-	l.apply(&e)
+	l.parties(node, e)
+	l.apply(e)
 	l.headers.Claims(&e.From)
 	if e.Method == "" && e.Path == "" && e.Status == 0 {
 		e.Event = evidence.EventConnection
@@ -450,8 +454,7 @@ func (l *labels) evidence(node *Node) evidence.Evidence {
 			e.Protocol = "tcp"
 		}
 	}
-	setEvent(&e)
-	return e
+	setEvent(e)
 }
 
 func (l *labels) parties(node *Node, e *evidence.Evidence) {

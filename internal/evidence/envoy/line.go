@@ -109,7 +109,7 @@ func (d *Lines) Decode(dst []evidence.Evidence, from *evidence.Origin, line []by
 	l := d.pool.Get().(*labels)
 	defer func() { *l = labels{}; d.pool.Put(l) }()
 	if len(line) > 0 && line[0] == '{' {
-		c := jsonscan.New(line)
+		c := jsonscan.NewCopied(line)
 		twice := d.readJSON(&c, l)
 		if err := c.End(); err != nil {
 			return dst, fmt.Errorf("envoy line: %w: byte %d: %w", evidence.ErrMalformed, c.Offset(), err)
@@ -147,7 +147,10 @@ func (d *Lines) finish(dst []evidence.Evidence, from *evidence.Origin, l *labels
 		node.Workload.PodName = evidence.Text(l.podName, evidence.MaxName)
 		node.Workload.Namespace = evidence.Text(l.podNamespace, evidence.MaxName)
 	}
-	e := l.evidence(&node)
+	n := len(dst)
+	dst = append(dst, evidence.Evidence{}) // filled in place: it is large
+	e := &dst[n]
+	l.evidence(&node, e)
 	e.Source = evidence.SourceEnvoyText
 	if e.Path != "" && e.Path[0] != '/' && e.Path != "*" {
 		e.Path = "" // no request target: an authority, or another field's text
@@ -164,8 +167,8 @@ func (d *Lines) finish(dst []evidence.Evidence, from *evidence.Origin, l *labels
 			e.End = from.Time
 		}
 	}
-	applyTrace(&e, l.headers.Trace())
-	return append(dst, e), nil
+	applyTrace(e, l.headers.Trace())
+	return dst, nil
 }
 
 // stated tells whether the labels are a report at all.
@@ -191,17 +194,17 @@ func (d *Lines) readJSON(c *jsonscan.Cursor, l *labels) (twice string) {
 	if d.json != nil {
 		return d.json.read(c, l)
 	}
-	var seen [16]string
+	var seen [48]string // Istio's default format has 24
 	names := seen[:0]
 	if !c.Object() {
 		return ""
 	}
 	for c.Next() {
-		name := string(c.Key)
-		if !l.known(name) {
+		if !l.known(string(c.Key)) {
 			c.Skip()
 			continue
 		}
+		name := c.Name()
 		if slices.Contains(names, name) {
 			twice = name
 		}

@@ -211,7 +211,7 @@ func benchmarkLines(b *testing.B, keep func([]byte) bool) {
 			size += len(line)
 		}
 	}
-	b.SetBytes(int64(size))
+	defer evidencetest.Rate(b, size)()
 	b.ReportAllocs()
 	var dst []evidence.Evidence
 	for b.Loop() {

@@ -12,10 +12,11 @@ import (
 
 var errWire = errors.New("no access log message: malformed protobuf")
 
-// A wire is what is left to read of one protobuf message. After the first error
-// bad is set, and there are no more fields.
+// A wire reads one protobuf message. After the first error bad is set, and there
+// are no more fields.
 type wire struct {
 	s   string
+	i   int // what was read; s is not shortened, for that would write a pointer each time
 	bad bool
 }
 
@@ -38,7 +39,7 @@ const (
 // next reads a field; ok is false at the end and at the first error. Groups are
 // an error: nothing here has ever had one.
 func (w *wire) next() (f field, ok bool) {
-	if w.s == "" || w.bad {
+	if w.i == len(w.s) || w.bad {
 		return f, false
 	}
 	f.tag = w.varint()
@@ -61,12 +62,21 @@ func (w *wire) next() (f field, ok bool) {
 }
 
 func (w *wire) varint() uint64 {
+	if w.i < len(w.s) && w.s[w.i] < 0x80 { // as most are
+		w.i++
+		return uint64(w.s[w.i-1])
+	}
+	return w.longVarint()
+}
+
+func (w *wire) longVarint() uint64 {
 	var v uint64
-	for n := 0; n < len(w.s) && n < 10; n++ {
-		c := w.s[n]
+	s := w.s[w.i:]
+	for n := 0; n < len(s) && n < 10; n++ {
+		c := s[n]
 		v |= uint64(c&0x7f) << (7 * n)
 		if c < 0x80 {
-			w.s = w.s[n+1:]
+			w.i += n + 1
 			return v
 		}
 	}
@@ -75,13 +85,12 @@ func (w *wire) varint() uint64 {
 }
 
 func (w *wire) take(n uint64) string {
-	if w.bad || n > uint64(len(w.s)) {
+	if w.bad || n > uint64(len(w.s)-w.i) {
 		w.bad = true
 		return ""
 	}
-	s := w.s[:n]
-	w.s = w.s[n:]
-	return s
+	w.i += int(n)
+	return w.s[w.i-int(n) : w.i]
 }
 
 // require makes w bad unless a message within it was whole.

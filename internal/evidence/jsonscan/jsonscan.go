@@ -23,13 +23,15 @@ import (
 // The zero Cursor reads nothing; New makes one.
 type Cursor struct {
 	b      []byte
+	copied string // b, if its strings are parts of one copy
 	i      int
 	depth  int
 	err    error
 	failed int
 	first  bool // no element of the innermost open container was read yet
 	// Key is that of the member that Next moved to, valid until the next call.
-	Key []byte
+	Key    []byte
+	keyEnd int // where it ends in b; -1: it is written with escapes
 }
 
 // MaxDepth is deeper than any event of a source, and shallow enough for a walk
@@ -43,6 +45,20 @@ var (
 
 // New returns a cursor at b's beginning. What it returns as bytes aliases b.
 func New(b []byte) Cursor { return Cursor{b: b} }
+
+// maxCopied bounds what one kept string can hold in memory.
+const maxCopied = 4 << 10
+
+// NewCopied is New for a value most of whose strings are kept: String and
+// Scalar return parts of one copy of b. A longer b than 4 KiB is not copied,
+// lest one short string keep much in memory.
+func NewCopied(b []byte) Cursor {
+	c := New(b)
+	if len(b) <= maxCopied {
+		c.copied = string(b)
+	}
+	return c
+}
 
 // At returns a cursor at offset i of b, which it takes for a value's beginning.
 func At(b []byte, i int) Cursor { return Cursor{b: b, i: i} }
@@ -143,9 +159,9 @@ func (c *Cursor) Next() bool {
 		return false
 	}
 	raw, escaped := c.scanString()
-	c.Key = raw
+	c.Key, c.keyEnd = raw, c.i-1
 	if escaped {
-		c.Key = unquote(raw)
+		c.Key, c.keyEnd = unquote(raw), -1
 	}
 	if c.Peek() != ':' {
 		c.fail(ErrSyntax)
@@ -153,6 +169,14 @@ func (c *Cursor) Next() bool {
 	}
 	c.i++
 	return c.err == nil
+}
+
+// Name is Key as a string that stays.
+func (c *Cursor) Name() string {
+	if c.keyEnd < 0 {
+		return string(c.Key)
+	}
+	return c.text(c.keyEnd-len(c.Key), c.keyEnd)
 }
 
 // Array enters an array; any other value is skipped and false.
@@ -186,7 +210,25 @@ func (c *Cursor) Element() bool {
 }
 
 // String returns a string value; any other value is skipped and "".
-func (c *Cursor) String() string { return string(c.Bytes()) }
+func (c *Cursor) String() string {
+	if c.Peek() != '"' {
+		c.Skip()
+		return ""
+	}
+	raw, escaped := c.scanString()
+	if escaped {
+		return string(unquote(raw))
+	}
+	return c.text(c.i-1-len(raw), c.i-1)
+}
+
+// text is b[from:to] as a string.
+func (c *Cursor) text(from, to int) string {
+	if c.copied != "" {
+		return c.copied[from:to]
+	}
+	return string(c.b[from:to])
+}
 
 // Bytes is String without a copy: it may alias the input.
 func (c *Cursor) Bytes() []byte {
@@ -222,7 +264,7 @@ func (c *Cursor) Scalar() string {
 	case ch == '-' || (ch >= '0' && ch <= '9'):
 		start := c.i
 		c.number()
-		return string(c.b[start:c.i])
+		return c.text(start, c.i)
 	}
 	c.Skip()
 	return ""

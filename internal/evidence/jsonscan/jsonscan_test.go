@@ -3,6 +3,8 @@ package jsonscan
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -14,7 +16,10 @@ func walk(c *Cursor) any {
 		m := map[string]any{}
 		if c.Object() {
 			for c.Next() {
-				key := string(c.Key)
+				key := c.Name()
+				if key != string(c.Key) {
+					panic("Name " + key + " of " + string(c.Key))
+				}
 				m[key] = walk(c)
 			}
 		}
@@ -41,9 +46,24 @@ func walk(c *Cursor) any {
 }
 
 func read(b []byte) (any, error) {
-	c := New(b)
-	v := walk(&c)
-	return v, c.End()
+	c, copied := New(b), NewCopied(b)
+	v, same := walk(&c), walk(&copied)
+	err := c.End()
+	if again := copied.End(); !errors.Is(again, err) || err == nil && !reflect.DeepEqual(v, same) {
+		return nil, fmt.Errorf("read %v, %w; of a copy %v, %w", v, err, same, again)
+	}
+	return v, err
+}
+
+// What is kept of a long value does not keep the whole.
+func TestNewCopied(t *testing.T) {
+	for _, size := range []int{100, maxCopied + 1} {
+		b := []byte(`{"name":"` + strings.Repeat("x", size) + `"}`)
+		c := NewCopied(b)
+		if is, want := c.copied != "", len(b) <= maxCopied; is != want {
+			t.Errorf("%d bytes: copied %v, want %v", len(b), is, want)
+		}
+	}
 }
 
 func TestErrorsNameTheirPlace(t *testing.T) {

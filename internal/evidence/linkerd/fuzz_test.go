@@ -40,7 +40,7 @@ func BenchmarkDecode(b *testing.B) {
 	for _, line := range lines {
 		size += len(line)
 	}
-	b.SetBytes(int64(size))
+	defer evidencetest.Rate(b, size)()
 	b.ReportAllocs()
 	var dst []evidence.Evidence
 	for b.Loop() {

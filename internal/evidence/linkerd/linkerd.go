@@ -28,27 +28,25 @@ const fromPeerSAN = "tls.peer.san"
 // Decode reads one line of any of the three.
 func Decode(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evidence.Evidence, error) {
 	line = bytes.TrimSpace(line)
-	var e evidence.Evidence
+	n := len(dst)
+	dst = append(dst, evidence.Evidence{}) // filled in place: it is large
+	e := &dst[n]
+	e.Source, e.Role, e.Final, e.Cluster = evidence.SourceLinkerd, evidence.RoleCallee, true, from.Cluster
+	e.To.Workload = from.Workload
+	e.Reporter.Node = from.Workload.PodName
 	var err error
 	switch {
 	case len(line) > 0 && line[0] == '{':
-		e, err = decodeJSON(from, line)
+		err = decodeJSON(e, from, line)
 	case bytes.Contains(line, []byte(policyTarget)):
-		e, err = policyText(from, string(line))
+		err = policyText(e, from, string(line))
 	default:
-		e, err = apache(from, string(line))
+		err = apache(e, string(line))
 	}
 	if err != nil {
-		return dst, fmt.Errorf("linkerd line: %w", err)
+		return dst[:n], fmt.Errorf("linkerd line: %w", err)
 	}
-	return append(dst, e), nil
-}
-
-func base(from *evidence.Origin) evidence.Evidence {
-	e := evidence.Evidence{Source: evidence.SourceLinkerd, Role: evidence.RoleCallee, Final: true, Cluster: from.Cluster}
-	e.To.Workload = from.Workload
-	e.Reporter.Node = from.Workload.PodName
-	return e
+	return dst, nil
 }
 
 // An access is an access line's fields.
@@ -57,34 +55,36 @@ type access struct {
 	status, trace, total                            string
 }
 
-func (a *access) evidence(from *evidence.Origin) (evidence.Evidence, error) {
-	e := base(from)
+func (a *access) evidence(e *evidence.Evidence) error {
 	t, err := time.Parse(time.RFC3339Nano, a.timestamp)
 	if err != nil || t.Unix() <= 0 || t.Year() >= 2262 {
-		return e, fmt.Errorf("%w: timestamp is %q", evidence.ErrMalformed, evidence.Text(a.timestamp, 64))
+		return fmt.Errorf("%w: timestamp is %q", evidence.ErrMalformed, evidence.Text(a.timestamp, 64))
 	}
 	e.Start = t.UnixNano()
-	if ns, err := strconv.ParseUint(a.total, 10, 60); err == nil {
-		e.End = e.Start + int64(ns)
+	if a.total != "" {
+		if ns, err := strconv.ParseUint(a.total, 10, 60); err == nil {
+			e.End = e.Start + int64(ns)
+		}
 	}
 	if a.addr == "" || a.method == "" {
-		return e, fmt.Errorf("%w: no client address or no method", evidence.ErrMalformed)
+		return fmt.Errorf("%w: no client address or no method", evidence.ErrMalformed)
 	}
 	e.From.Address, e.From.Port = envoy.SplitAddress(a.addr)
-	client(&e, a.id)
+	client(e, a.id)
 	e.Method = evidence.Text(a.method, evidence.MaxName)
 	e.Path = evidence.PathOnly(a.uri)
 	e.Host = evidence.Authority(a.host)
 	if e.Host == "" && strings.Contains(a.uri, "://") {
 		e.Host = evidence.Authority(a.uri)
 	}
-	e.Protocol = evidence.Text(strings.Replace(a.version, "HTTP/2.0", "HTTP/2", 1), evidence.MaxName)
-	switch n, err := strconv.ParseUint(a.status, 10, 10); {
-	case a.status == "":
+	if e.Protocol = evidence.Text(a.version, evidence.MaxName); e.Protocol == "HTTP/2.0" {
+		e.Protocol = "HTTP/2"
+	}
+	if a.status == "" {
 		e.Failed = true // there was no response
-	case err != nil:
-		return e, fmt.Errorf("%w: status is %q", evidence.ErrMalformed, evidence.Text(a.status, 32))
-	default:
+	} else if n, err := strconv.ParseUint(a.status, 10, 10); err != nil {
+		return fmt.Errorf("%w: status is %q", evidence.ErrMalformed, evidence.Text(a.status, 32))
+	} else {
 		e.Status = int(n)
 	}
 	// It is whichever of x-b3-traceid, x-request-id and x-amzn-trace-id came.
@@ -93,7 +93,7 @@ func (a *access) evidence(from *evidence.Origin) (evidence.Evidence, error) {
 	} else if !strings.ContainsAny(a.trace, "=;") {
 		e.RequestID = evidence.Text(a.trace, evidence.MaxName)
 	}
-	return e, nil
+	return nil
 }
 
 // client states who called; "-" is nobody known, with or without TLS.
@@ -112,11 +112,17 @@ func client(e *evidence.Evidence, id string) {
 
 // apache reads ADDRESS ID - [TIME] "METHOD URI VERSION" STATUS; the status is
 // missing where there was no response.
-func apache(from *evidence.Origin, line string) (evidence.Evidence, error) {
-	f := strings.Split(line, " ")
+func apache(e *evidence.Evidence, line string) error {
+	var fields [9]string
+	f := fields[:0]
+	for more := true; more && len(f) < len(fields); {
+		var s string
+		s, line, more = strings.Cut(line, " ")
+		f = append(f, s)
+	}
 	if len(f) < 7 || len(f) > 8 || f[2] != "-" || len(f[3]) < 2 || f[3][0] != '[' || f[3][len(f[3])-1] != ']' ||
 		!strings.HasPrefix(f[4], `"`) || !strings.HasSuffix(f[6], `"`) || f[6] == `"` {
-		return evidence.Evidence{}, evidence.ErrNotEvidence
+		return evidence.ErrNotEvidence
 	}
 	a := access{
 		addr: f[0], id: f[1], timestamp: f[3][1 : len(f[3])-1],
@@ -125,14 +131,14 @@ func apache(from *evidence.Origin, line string) (evidence.Evidence, error) {
 	if len(f) == 8 {
 		a.status = f[7]
 	}
-	return a.evidence(from)
+	return a.evidence(e)
 }
 
-func decodeJSON(from *evidence.Origin, line []byte) (evidence.Evidence, error) {
+func decodeJSON(e *evidence.Evidence, from *evidence.Origin, line []byte) error {
 	var a access
 	var p policy
 	seen := 0
-	c := jsonscan.New(line)
+	c := jsonscan.NewCopied(line)
 	twice := ""
 	set := func(dst *string, bit int) {
 		if seen&(1<<bit) != 0 {
@@ -184,16 +190,16 @@ func decodeJSON(from *evidence.Origin, line []byte) (evidence.Evidence, error) {
 		}
 	}
 	if err := c.End(); err != nil {
-		return evidence.Evidence{}, fmt.Errorf("%w: byte %d: %w", evidence.ErrMalformed, c.Offset(), err)
+		return fmt.Errorf("%w: byte %d: %w", evidence.ErrMalformed, c.Offset(), err)
 	}
 	switch {
 	case twice != "":
-		return evidence.Evidence{}, fmt.Errorf("%w: %s is there twice", evidence.ErrMalformed, twice)
+		return fmt.Errorf("%w: %s is there twice", evidence.ErrMalformed, twice)
 	case strings.HasPrefix(p.target, policyTarget):
 		p.timestamp = a.timestamp
-		return p.evidence(from)
+		return p.evidence(e, from)
 	case p.target != "" || a.addr == "":
-		return evidence.Evidence{}, evidence.ErrNotEvidence
+		return evidence.ErrNotEvidence
 	}
-	return a.evidence(from)
+	return a.evidence(e)
 }

@@ -47,19 +47,19 @@ func (p *policy) field(name string) *string {
 
 // policyText reads a line of the proxy's plain log,
 // [TIME] LEVEL … linkerd_app_inbound::policy::…: MESSAGE KEY=VALUE….
-func policyText(from *evidence.Origin, line string) (evidence.Evidence, error) {
+func policyText(e *evidence.Evidence, from *evidence.Origin, line string) error {
 	_, rest, _ := strings.Cut(line, policyTarget)
 	_, rest, ok := strings.Cut(rest, ": ")
 	at := strings.Index(rest, " server.group=")
 	if !ok || at < 0 {
-		return evidence.Evidence{}, evidence.ErrNotEvidence
+		return evidence.ErrNotEvidence
 	}
 	p := policy{message: rest[:at]}
 	// Only tls holds spaces: a value goes on to the next name that is known.
 	for rest = rest[at+1:]; rest != ""; {
 		name, value, ok := strings.Cut(rest, "=")
 		if !ok {
-			return evidence.Evidence{}, fmt.Errorf("%w: %q is no KEY=VALUE", evidence.ErrMalformed, evidence.Text(rest, 32))
+			return fmt.Errorf("%w: %q is no KEY=VALUE", evidence.ErrMalformed, evidence.Text(rest, 32))
 		}
 		end := strings.IndexByte(value, ' ')
 		if name == "client.tls" || name == "tls" {
@@ -80,10 +80,10 @@ func policyText(from *evidence.Origin, line string) (evidence.Evidence, error) {
 			*dst = value
 		}
 	}
-	return p.evidence(from)
+	return p.evidence(e, from)
 }
 
-func (p *policy) evidence(from *evidence.Origin) (evidence.Evidence, error) {
+func (p *policy) evidence(e *evidence.Evidence, from *evidence.Origin) error {
 	v := &evidence.Verdict{Engine: Engine, Enforced: true, PolicyNamespace: from.Workload.Namespace}
 	switch p.message {
 	case "Request denied", "Connection denied":
@@ -95,7 +95,7 @@ func (p *policy) evidence(from *evidence.Origin) (evidence.Evidence, error) {
 		// Logged only where the policy is in audit mode.
 		v.Decision, v.Reason = evidence.Allow, "audit mode"
 	default:
-		return evidence.Evidence{}, evidence.ErrNotEvidence
+		return evidence.ErrNotEvidence
 	}
 	id := p.serverKind + "/" + p.serverName
 	if p.routeName != "" {
@@ -103,7 +103,6 @@ func (p *policy) evidence(from *evidence.Origin) (evidence.Evidence, error) {
 	}
 	v.PolicyID = evidence.Text(id, evidence.MaxName)
 
-	e := base(from)
 	e.Event, e.Role, e.Verdict = evidence.EventAuthz, evidence.RoleDecision, v
 	e.Start = from.Time
 	if t, err := time.Parse(time.RFC3339Nano, p.timestamp); err == nil && t.Unix() > 0 && t.Year() < 2262 {
@@ -112,8 +111,8 @@ func (p *policy) evidence(from *evidence.Origin) (evidence.Evidence, error) {
 	if e.From.Address = evidence.Text(p.clientIP, evidence.MaxName); p.clientAddr != "" {
 		e.From.Address, e.From.Port = envoy.SplitAddress(p.clientAddr)
 	}
-	client(&e, clientID(p.clientTLS))
-	return e, nil
+	client(e, clientID(p.clientTLS))
+	return nil
 }
 
 // clientID finds the name in the debug form of the connection's TLS,

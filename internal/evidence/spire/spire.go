@@ -50,26 +50,35 @@ var (
 // Line is Decode as an evidence.Decoder. The workload is the server's or the
 // agent's own pod, the reporter.
 func Line(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evidence.Evidence, error) {
-	e, err := Decode(line)
+	n := len(dst)
+	dst = append(dst, evidence.Evidence{}) // filled in place: it is large
+	e := &dst[n]
+	err := decode(line, e)
 	switch {
 	case errors.Is(err, ErrNoAudit):
-		return dst, fmt.Errorf("%w: %w", evidence.ErrNotEvidence, err)
+		return dst[:n], fmt.Errorf("%w: %w", evidence.ErrNotEvidence, err)
 	case err != nil:
-		return dst, fmt.Errorf("%w: %w", evidence.ErrMalformed, err)
+		return dst[:n], fmt.Errorf("%w: %w", evidence.ErrMalformed, err)
 	}
 	if e.Start == 0 {
 		e.Start = from.Time
 	}
 	e.Cluster, e.Reporter.Node = from.Cluster, from.Workload.PodName
-	return append(dst, e), nil
+	return dst, nil
 }
 
 // Decode reads one line. It refuses what is neither JSON nor logrus text, and
 // lines that are no audit line (ErrNoAudit), which are most of an agent's log.
-func Decode(line []byte) (evidence.Evidence, error) {
+func Decode(line []byte) (e evidence.Evidence, err error) {
+	err = decode(line, &e)
+	return e, err
+}
+
+// decode fills in e, which is zero and stays so after an error.
+func decode(line []byte, e *evidence.Evidence) error {
 	l := pool.Get().(*logLine)
 	defer pool.Put(l)
-	l.fields, l.twice = l.fields[:0], ""
+	l.fields, l.twice, l.sorted = l.fields[:0], "", true
 	var err error
 	if line = bytes.TrimSpace(line); len(line) > 0 && line[0] == '{' {
 		err = l.json(line)
@@ -78,54 +87,38 @@ func Decode(line []byte) (evidence.Evidence, error) {
 	}
 	switch {
 	case err != nil:
-		return evidence.Evidence{}, fmt.Errorf("spire line: %w", err)
+		return fmt.Errorf("spire line: %w", err)
 	case l.twice != "":
-		return evidence.Evidence{}, fmt.Errorf("spire line: %w: two fields %q", ErrBroken, l.twice)
+		return fmt.Errorf("spire line: %w: two fields %q", ErrBroken, l.twice)
 	}
-	var e evidence.Evidence
 	switch {
 	case l.is("type", "audit") && l.is("msg", "API accessed"):
-		l.server(&e)
-	case !l.agent(&e):
-		return evidence.Evidence{}, fmt.Errorf("spire line: %w", ErrNoAudit)
+		l.server(e)
+	case !l.agent(e):
+		return fmt.Errorf("spire line: %w", ErrNoAudit)
 	}
-	return e, nil
+	return nil
 }
 
 // A logLine is its fields in their order.
 type logLine struct {
 	fields []field
 	twice  string
+	sorted bool // the fields are, by name
 }
 
 var pool = sync.Pool{New: func() any { return &logLine{fields: make([]field, 0, 32)} }}
 
-// A field's value is as it came, unbounded, and may alias the line.
-type field struct {
-	name  string
-	value []byte
-}
+// A field's value is as it came, unbounded.
+type field struct{ name, value string }
 
-// names are those that audit lines have; they need no copy.
-var names = func() map[string]string {
-	m := make(map[string]string)
-	for n := range circumstances {
-		m[n] = n
-	}
-	for _, n := range [...]string{
-		"admin", "agent_id", "audience", "csr", "downstream", "entry_id", "expires_at", "hint", "jwt_svid_ttl", "node_attestor_type",
-		"parent_id", "selectors", "spiffe_id", "store_svid", "trust_domain_id", "ttl", "x509_svid_ttl", "pid", "registered", "count",
-	} {
-		m[n] = n
-	}
-	return m
-}()
-
-func (l *logLine) add(name string, value []byte) error {
+func (l *logLine) add(name, value string) error {
 	if len(l.fields) == maxFields {
 		return fmt.Errorf("%w: more than %d fields", ErrBroken, maxFields)
 	}
-	if l.find(name) != nil {
+	// Logrus sorts the names; while they are, none is there twice.
+	l.sorted = l.sorted && (len(l.fields) == 0 || l.fields[len(l.fields)-1].name < name)
+	if !l.sorted && l.find(name) != nil {
 		l.twice = evidence.Text(name, evidence.MaxName)
 	}
 	l.fields = append(l.fields, field{name, value})
@@ -141,58 +134,31 @@ func (l *logLine) find(name string) *field {
 	return nil
 }
 
-// words are values that many lines have; they need no copy.
-var words = func() map[string]string {
-	m := map[string]string{"": "", "0": "0", "agent": "agent", "local": "local", "nobody": "nobody", "admin": "admin", "Fetched X.509 SVID": "Fetched X.509 SVID"}
-	for _, s := range [...]string{"agent", "bundle", "debug", "entry", "health", "localauthority", "logger", "svid", "trustdomain"} {
-		m[s] = s
-	}
-	for _, s := range [...]string{
-		"agent.v1.Agent", "bundle.v1.Bundle", "entry.v1.Entry", "svid.v1.SVID", "trustdomain.v1.TrustDomain", "localauthority.v1.LocalAuthority",
-		"SyncAuthorizedEntries", "GetAuthorizedEntries", "GetBundle",
-	} {
-		m[s] = s
-	}
-	for method := range methods {
-		m[method] = method
-	}
-	return m
-}()
-
 // get returns a field's value, bounded, "" if there is none.
 func (l *logLine) get(name string) string {
 	f := l.find(name)
 	if f == nil {
 		return ""
 	}
-	if w, ok := words[string(f.value)]; ok {
-		return w
-	}
-	return evidence.Text(string(f.value), evidence.MaxName)
+	return evidence.Text(f.value, evidence.MaxName)
 }
 
-// is compares without a copy.
+// is compares with the whole value.
 func (l *logLine) is(name, value string) bool {
 	f := l.find(name)
-	return f != nil && string(f.value) == value
+	return f != nil && f.value == value
 }
 
 func (l *logLine) json(b []byte) error {
-	c := jsonscan.New(b)
+	c := jsonscan.NewCopied(b)
 	if c.Object() {
 		for c.Next() {
-			name, known := names[string(c.Key)]
-			if !known {
-				name = string(c.Key)
-			}
-			var value []byte
+			name, value := c.Name(), ""
 			switch c.Peek() {
-			case '"':
-				value = c.Bytes()
-			case '{', '[', 'n':
-				c.Skip()
-			default: // a number or a boolean, as it is written
-				value = c.Raw()
+			case 't', 'f': // as it is written
+				value = string(c.Raw())
+			default:
+				value = c.Scalar()
 			}
 			if err := l.add(name, value); err != nil {
 				return err
@@ -224,7 +190,7 @@ func (l *logLine) text(b []byte) error {
 		} else {
 			value, rest, _ = strings.Cut(rest, " ")
 		}
-		if err := l.add(name, []byte(value)); err != nil {
+		if err := l.add(name, value); err != nil {
 			return err
 		}
 		s = rest
@@ -296,24 +262,30 @@ func (l *logLine) caller(e *evidence.Evidence) {
 	if id := l.get("caller_id"); id != "" {
 		e.From.AddIdentity(evidence.ParseIdentity(id, evidence.ProofMTLSSAN, fromCaller))
 	}
-	if host, port, err := net.SplitHostPort(l.get("caller_addr")); err == nil {
-		e.From.Address = host
-		if n, err := strconv.ParseUint(port, 10, 16); err == nil {
-			e.From.Port = uint16(n)
+	if addr := l.get("caller_addr"); addr != "" {
+		if host, port, err := net.SplitHostPort(addr); err == nil {
+			e.From.Address = host
+			if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+				e.From.Port = uint16(n)
+			}
 		}
 	}
 	actor := &evidence.Actor{}
 	if uid := l.get("caller_uid"); uid != "" {
 		e.User, actor.Type = "unix:uid:"+uid, "user"
 	}
+	roles := make([]string, 0, 3)
 	for _, f := range [...]struct{ name, prefix string }{
 		{"authorized_as", "authorized_as:"}, {"caller_gid", "unix:gid:"}, {"caller_path", "unix:path:"},
 	} {
 		if v := l.get(f.name); v != "" && v != "nobody" {
-			actor.Roles = append(actor.Roles, evidence.Text(f.prefix+v, evidence.MaxName))
+			roles = append(roles, evidence.Text(f.prefix+v, evidence.MaxName))
 		}
 	}
-	if actor.Type != "" || len(actor.Roles) > 0 {
+	if len(roles) > 0 {
+		actor.Roles = roles
+	}
+	if actor.Type != "" || len(roles) > 0 {
 		e.Actor = actor
 	}
 	if id := l.get("request_id"); id != "" {
@@ -353,6 +325,9 @@ func (l *logLine) target(e *evidence.Evidence, service string) {
 // code reads the status code: logrus writes its number in JSON, its name in text.
 func (l *logLine) code() codes.Code {
 	s := l.get("status_code")
+	if s == "" {
+		return codes.OK
+	}
 	if n, err := strconv.ParseUint(s, 10, 8); err == nil {
 		return codes.Code(n)
 	}
@@ -361,15 +336,15 @@ func (l *logLine) code() codes.Code {
 			return c
 		}
 	}
-	if s != "" {
-		return codes.Unknown
-	}
-	return codes.OK
+	return codes.Unknown
 }
 
 // expires reads when an SVID ends: unix seconds, or RFC 3339, as it depends on
 // the method.
 func expires(s string) int64 {
+	if s == "" {
+		return 0
+	}
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 {
 		return n
 	}
@@ -394,7 +369,7 @@ func (l *logLine) digest() string {
 	var lines []string
 	for _, f := range l.fields {
 		if !circumstances[f.name] {
-			lines = append(lines, f.name+"="+string(f.value)+"\n")
+			lines = append(lines, f.name+"="+f.value+"\n")
 		}
 	}
 	if len(lines) == 0 {
