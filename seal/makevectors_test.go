@@ -72,6 +72,9 @@ type scene struct {
 	tree  *tree
 	trust string            // the trust file's log lines, if there are several
 	files map[string][]byte // below the log's directory, once sealed
+
+	witnesses []*WitnessKey     // lines of the trust file, with a quorum of 2
+	beside    map[string][]byte // files beside the trust file
 }
 
 // piece is a frame to be sealed.
@@ -87,6 +90,7 @@ type piece struct {
 	whole             func(text []byte) []byte       // changes the header after that
 	note              func(c Checkpoint) []byte      // instead of one by signer
 	store             func(sections [][]byte) []byte // instead of the sections
+	vouched           *testIdentity                  // of an open
 }
 
 func emptyScene(t testing.TB) *scene {
@@ -275,6 +279,12 @@ func (s *scene) seal() map[string][]byte {
 		}
 		if !p.keepPrev {
 			p.Prev = s.prev
+		}
+		if p.vouched != nil {
+			var err error
+			if p.sections, err = p.vouch(p.vouched.chain, p.vouched.key); err != nil {
+				s.t.Fatal(err)
+			}
 		}
 		if p.Kind == KindCheckpoint {
 			c := Checkpoint{testOrigin, s.tree.size, s.tree.root()}
@@ -493,6 +503,12 @@ func (v *vector) make(t *testing.T, dir string) {
 	if v.trust != nil {
 		trust = v.trust(trust)
 	}
+	for _, w := range s.witnesses {
+		trust += "witness " + w.VerifierKey() + "\n"
+	}
+	if s.witnesses != nil {
+		trust += "quorum 2\n"
+	}
 	files["trust"] = []byte(trust)
 	key, err := s.auditor.MarshalText()
 	if err != nil {
@@ -502,6 +518,7 @@ func (v *vector) make(t *testing.T, dir string) {
 	if since != nil {
 		files["since"] = since
 	}
+	maps.Copy(files, s.beside)
 	delete(files, "store/"+filepath.Base(LogDir("", testOrigin))+"/lock") // nobody reads it
 	asOf := time.Unix(0, int64(s.next.Sealed)).Add(v.late).UTC()
 	for name, b := range files {

@@ -27,19 +27,21 @@ export const firstEntryKey = secret => expand(secret, 'meshaudit-seal/v1 epoch')
 export const nextEntryKey = key => expand(key, 'meshaudit-seal/v1 next')
 export const tagOf = (key, data) => hmac(expand(key, 'meshaudit-seal/v1 tag'), data)
 
-// parseVerifierKey parses NAME+HASH+BASE64 with an Ed25519 key (C2SP signed-note).
-export function parseVerifierKey(s) {
+const SIGNER = 1, WITNESS = 4 // types of Ed25519 keys in notes
+
+// parseVerifierKey parses NAME+HASH+BASE64 with an Ed25519 key (C2SP signed-note, tlog-cosignature).
+export function parseVerifierKey(s, type = SIGNER) {
   const m = /^([^+\s]+)\+([0-9a-f]{8})\+(.+)$/.exec(s)
   if (!m) throw new Bad(`not a verifier key: ${s}`)
   const key = decodeB64(m[3])
-  if (key.length !== 33 || key[0] !== 1) throw new Bad(`not an Ed25519 verifier key: ${s}`)
+  if (key.length !== 33 || key[0] !== type) throw new Bad(`not an Ed25519 verifier key: ${s}`)
   const id = sha256(Buffer.concat([Buffer.from(m[1] + '\n'), key])).subarray(0, 4)
   if (id.toString('hex') !== m[2]) throw new Bad(`the hash in verifier key ${s} is not its own`)
-  return { vkey: s, name: m[1], id, key: publicKey(ED25519, key.subarray(1)) }
+  return { vkey: s, name: m[1], id, type, key: publicKey(ED25519, key.subarray(1)) }
 }
 
 export function parseTrust(text, dir = '.') {
-  const trust = { keys: [], chains: new Map(), fresh: new Set(), identities: [], reviewers: [] }
+  const trust = { keys: [], chains: new Map(), fresh: new Set(), identities: [], reviewers: [], witnesses: [] }
   for (const [i, line] of text.split('\n').entries()) {
     try {
       const f = line.trim().split(/\s+/)
@@ -59,8 +61,12 @@ export function parseTrust(text, dir = '.') {
         const chain = decodeB64(f[2])
         if (!validOrigin(f[1]) || chain.length !== 32 || trust.chains.has(f[1])) throw new Bad('bad chain line')
         trust.chains.set(f[1], chain)
-      } else if (f[0] === 'witness' && (f.length === 2 || f.length === 3) || f[0] === 'quorum' && f.length === 2) {
-        // This verifier does not judge cosignatures.
+      } else if (f[0] === 'witness' && (f.length === 2 || f.length === 3)) {
+        const w = parseVerifierKey(f[1], WITNESS)
+        if (trust.witnesses.some(v => v.key.equals(w.key) || v.name === w.name && v.id.equals(w.id))) throw new Bad('a witness twice')
+        trust.witnesses.push(w)
+      } else if (f[0] === 'quorum' && f.length === 2 && trust.quorum === undefined) {
+        trust.quorum = Number(parseU64(f[1]))
       } else if (f[0] === 'reviewer' && f.length === 2) {
         trust.reviewers.push(parseVerifierKey(f[1]))
       } else {
@@ -70,6 +76,8 @@ export function parseTrust(text, dir = '.') {
       throw new Error(`trust file, line ${i + 1}: ${e.message}`)
     }
   }
+  trust.quorum ??= trust.witnesses.length
+  if (trust.quorum > trust.witnesses.length || trust.quorum === 0 && trust.witnesses.length > 0) throw new Error(`trust file: a quorum of ${trust.quorum} of ${trust.witnesses.length} witnesses`)
   return trust
 }
 
@@ -127,14 +135,15 @@ export function leadsTo(chain, cas, time) {
   return climb(chain[0], chain.slice(1))
 }
 
-// openNote parses a signed checkpoint and returns { size, root, signers }: the given keys that signed it.
+// openNote parses a signed checkpoint and returns { size, root, signers, seen }: the given keys that signed it, and
+// when (unix s) the last of those that are witnesses did.
 // A signature under a given key that does not verify is Bad; signatures of others are passed over.
 export function openNote(note, origin, keys) {
-  const { body, signers } = openSigned(note, keys)
+  const { body, signers, seen } = openSigned(note, keys)
   const lines = body.split('\n')
   if (lines.length !== 4) throw new Bad('note is no checkpoint of three lines')
   if (lines[0] !== origin) throw new Bad(`checkpoint of ${JSON.stringify(lines[0])}`)
-  const cp = { size: parseU64(lines[1]), root: decodeB64(lines[2]), signers }
+  const cp = { size: parseU64(lines[1]), root: decodeB64(lines[2]), signers, seen }
   if (cp.root.length !== 32) throw new Bad('checkpoint has a root that is not 32 bytes')
   return cp
 }
@@ -160,6 +169,7 @@ function openSigned(note, keys) {
   if (split < 0 || !text.endsWith('\n') || split + 2 === text.length) throw new Bad('note has no signatures')
   const body = text.slice(0, split + 1)
   const signers = []
+  let seen = 0n
   const sigs = text.slice(split + 2, -1).split('\n')
   if (sigs.length > 100) throw new Bad('note has too many signatures')
   for (const line of sigs) {
@@ -169,10 +179,13 @@ function openSigned(note, keys) {
     if (sig.length < 5) throw new Bad('malformed signature')
     const key = keys.find(k => k.name === m[1] && k.id.equals(sig.subarray(0, 4)))
     if (!key || signers.includes(key)) continue
-    if (!verify(null, Buffer.from(body), key.key, sig.subarray(4))) throw new Bad(`signature of ${m[1]} does not verify`)
+    const time = key.type === WITNESS && sig.length === 76 ? sig.readBigUInt64BE(4) : 0n
+    const [message, from] = key.type === WITNESS ? [`cosignature/v1\ntime ${time}\n${body}`, 12] : [body, 4]
+    if (time >= 1n << 63n || !verify(null, Buffer.from(message), key.key, sig.subarray(from))) throw new Bad(`signature of ${m[1]} does not verify`)
+    if (time > seen) seen = time
     signers.push(key)
   }
-  return { body, signers }
+  return { body, signers, seen }
 }
 
 // ---- HPKE (RFC 9180), base mode, single shot, empty aad; HKDF-SHA256, AES-256-GCM

@@ -107,6 +107,7 @@ class LogVerifier {
     else if (this.keys.length === 0) this.find(INCOMPLETE, 'integrity', '', 0, 'no trusted key for this log')
     else if (!this.opts.trust.chains.has(this.origin)) this.unpinned = true
     this.published = this.readPublished()
+    this.cosigned = this.readCosignatures()
     this.files()
     this.torn = this.readTorn()
     this.stamps = this.readStamps()
@@ -189,6 +190,29 @@ class LogVerifier {
     }
   }
 
+  // readCosignatures returns which witnesses cosigned what is published, and when the last of them did.
+  readCosignatures() {
+    const witnesses = this.opts.trust?.witnesses ?? []
+    try {
+      if (witnesses.length > 0 && this.published.note) return openNote(this.published.note, this.origin, witnesses)
+    } catch (e) {
+      if (!(e instanceof Bad)) throw e
+      this.find(TAMPERING, 'witnessed', 'checkpoint', 0, e.message)
+    }
+    return { signers: [], seen: 0n }
+  }
+
+  // witnesses judges how far a quorum vouches for the log, and returns when it was last cosigned (unix ns).
+  witnesses() {
+    const { witnesses, quorum } = this.opts.trust ?? { witnesses: [] }
+    if (witnesses.length === 0) return 0n
+    const cosigned = this.publishedSeen ? this.cosigned : { signers: [], seen: 0n }
+    if (!this.publishedSeen && this.cosigned.signers.length > 0 && this.published.size <= (this.kept?.size ?? 0n)) this.find(TAMPERING, 'integrity', '', 0, 'the log has no such commit as was cosigned')
+    if (cosigned.signers.length < quorum) this.find(INCOMPLETE, 'witnessed', '', 0, `${cosigned.signers.length} of ${witnesses.length} witnesses vouch for this log, want ${quorum}`)
+    else if (this.beyond !== undefined && this.opts.asOf - this.beyond > PUBLISH_GRACE) this.find(INCOMPLETE, 'witnessed', '', 0, `the entries from ${this.published.size} on are not witnessed`)
+    return cosigned.seen * 1000000000n
+  }
+
   openCheckpoint(note) {
     const cp = openNote(note, this.origin, this.keys)
     const want = this.keyFor(cp.size)
@@ -211,7 +235,7 @@ class LogVerifier {
     const before = this.signer
     if (!before || before === h.signer && h.after !== 'rotation') return
     if (before === h.signer || h.after !== 'rotation') return bad('integrity', 'log key and "after" do not agree about a rotation')
-    const both = [before, h.signer].map(parseVerifierKey)
+    const both = [before, h.signer].map(k => parseVerifierKey(k))
     let signers = []
     try {
       if (this.note) signers = openNote(this.note, this.origin, both).signers
@@ -413,6 +437,7 @@ class LogVerifier {
         this.sinceSeen = true
         if (!this.since.root.equals(this.tree.root())) bad('integrity', 'the older checkpoint has another root: the log was rewritten')
       }
+      if (cp.size === this.published.size) this.publishedSeen = this.published.root.equals(this.tree.root())
       if (cp.size <= this.published.size) this.publishedKey = this.keyFor(cp.size)
     } catch (e) {
       if (!(e instanceof Bad)) throw e
@@ -429,6 +454,7 @@ class LogVerifier {
   entry(h, at, file, bad, sections) {
     this.stats.entries++
     this.stats.records += h.count
+    if (h.entry === this.published.size) this.beyond = h.sealed
     this.group.entries++
     if (h.entry !== this.next.entry) bad('order', `entry ${h.entry}, want ${this.next.entry}`)
     if (this.resumed && !this.last) {
@@ -598,6 +624,7 @@ class LogVerifier {
     if (BigInt(this.tree.size) === this.published.size) this.checkPublishedRoot()
   }
   checkPublishedRoot() {
+    if (!this.last && !this.rootless) this.publishedSeen = this.published.root.equals(this.tree.root()) // within what was pruned
     if (!this.rootless && !this.published.root.equals(this.tree.root())) this.find(TAMPERING, 'integrity', 'checkpoint', 0, 'another root than the entries')
   }
 
@@ -683,13 +710,14 @@ class LogVerifier {
       const pending = t.entry === size || this.stillStands(t) // a recovery was interrupted before its open
       this.find(pending ? NOTE : TAMPERING, 'integrity', `torn/${t.name}`, 0, 'no open names this file')
     }
+    const seen = this.witnesses()
     if (this.opts.auditor && this.tagless > 0) this.find(INCOMPLETE, 'integrity', '', 0, `tags of ${this.tagless} entries are not checked`)
     if (!this.kept) {
       this.find(INCOMPLETE, 'completeness', '', 0, 'no sealed entry')
       return
     }
     if (!existsSync(join(this.dir, 'checkpoint')) && this.opts.asOf - this.kept.last.sealed > PUBLISH_GRACE) this.find(INCOMPLETE, 'completeness', 'checkpoint', 0, 'the published checkpoint is missing')
-    const late = this.opts.asOf - this.kept.last.sealed
+    const late = this.opts.asOf - (seen > this.kept.last.sealed ? seen : this.kept.last.sealed)
     if (late > 2n * 1000000000n * this.kept.heartbeat) {
       this.find(INCOMPLETE, 'freshness', '', 0, `last sealed at ${seconds(this.kept.last.sealed)}, not within two heartbeats of ${seconds(this.opts.asOf)}`)
     }
