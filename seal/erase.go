@@ -527,12 +527,14 @@ func onlyHeaders(*Header) bool { return true }
 // what is ordered is to be done.
 func (b *erasable) order(ctx context.Context, log *Log, more []Range, by, reason string) (*order, error) {
 	o := &order{done: make(chan error, 1)}
+	// Of an object older versions may be left, which its content does not tell.
+	_, objects := log.fs.(ObjectFS)
 	for _, p := range append(slices.Clone(b.old), b.batch) {
 		zero, err := p.isZero(log.fs, log.dir)
 		if err != nil {
 			return nil, err
 		}
-		if !zero {
+		if !zero || objects && len(more) == 0 {
 			o.wipe = append(o.wipe, p)
 		}
 	}

@@ -3,6 +3,7 @@ package s3
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"testing"
 	"time"
 
@@ -85,4 +86,49 @@ func TestEraseLocked(t *testing.T) {
 	if have := w.records(t); have["a"] != 1 || have["b"] != 1 {
 		t.Errorf("left are %v", have)
 	}
+}
+
+// An erase that breaks off between the bucket and the local disk, or between the
+// new version and the old one, is no fork, and is done when asked to finish.
+func TestEraseBrokenOff(t *testing.T) {
+	modes(t, func(t *testing.T, direct bool) {
+		p := newProxy(t, gateway, always(pass))
+		w := newWriter(t, p.URL, bucket(t, gateway, "versions"), direct)
+		r := w.mustOpen(t)
+		r.mustAppend(t, "gone", "kept")
+		if !direct {
+			time.Sleep(w.MaxAge)
+			eventually(t, "the journal is sent", func() bool { return r.journal.Pending() == 0 })
+		}
+		gone := w.erasures(t, r)[:1]
+		p.set(func(r *http.Request) action {
+			// The journal's last segment in the bucket is to stay the one that
+			// is overwritten.
+			if r.Method == http.MethodDelete || !direct && r.Header.Get("If-None-Match") != "" {
+				return fail
+			}
+			return pass
+		})
+		if err := r.Erase(t.Context(), gone, "dpo", "case"); err == nil {
+			t.Fatal("erased, though the old version is still there")
+		}
+		mustClose(t, r)
+		if p.count(fail) == 0 {
+			t.Fatal("nothing was refused")
+		}
+		p.set(always(pass))
+		r = w.mustOpen(t)
+		r.mustAppend(t, "after")
+		if !direct {
+			eventually(t, "the journal is sent", func() bool { return r.journal.Pending() == 0 })
+		}
+		if err := r.Erase(t.Context(), nil, "dpo", "finish"); err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, r)
+		wantExit(t, w.verify(t), 0, "1 records of 1 batches were erased")
+		if have := w.records(t); len(have) != 2 || have["gone"] != 0 || have["kept"] != 1 || have["after"] != 1 {
+			t.Errorf("left are %v", have)
+		}
+	})
 }
