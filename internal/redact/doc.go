@@ -3,8 +3,9 @@
 //
 // It promises that what is left holds only attributes of an allow-list, that
 // no query string, fragment or user information is left in what it knows to be a
-// URL, request target or name, that nothing that looks like a token (a JWT, or
-// what follows Bearer, Basic and the like) is left anywhere, and that a second
+// URL, request target or name, that nothing that looks like a token (a JWT, an AWS
+// access key, a cookie header, or what follows Bearer, Basic and the like) is left
+// anywhere, and that a second
 // pass changes nothing. It cannot know a secret that looks like an ordinary
 // path segment or identifier.
 //

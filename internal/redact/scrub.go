@@ -9,14 +9,58 @@ const cut = "[redacted]"
 var schemes = [...]string{"bearer", "basic", "dpop", "negotiate", "token", "apikey"}
 
 // scrub cuts out what looks like a credential: user information and query
-// strings in URLs, JWTs (eyJ…, which is {" in base64, followed by a dot), and
-// what follows the name of an authentication scheme. It returns s itself if
-// there is none.
+// strings in URLs, JWTs (eyJ…, which is {" in base64, followed by a dot), AWS
+// access keys, what follows a cookie header's name, and what follows the name
+// of an authentication scheme. It returns s itself if there is none.
 func scrub(s string) string {
 	if !suspicious(s) {
 		return s
 	}
-	return scrubSchemes(scrubJWTs(scrubUserInfo(scrubQueries(s))))
+	return scrubSchemes(scrubCookies(scrubAWSKeys(scrubJWTs(scrubUserInfo(scrubQueries(s))))))
+}
+
+// scrubCookies cuts what follows the name of a cookie header, up to the line's end.
+func scrubCookies(s string) string {
+	const name = "ookie:"
+	for from := 0; ; {
+		i := strings.Index(s[from:], name)
+		if i < 0 {
+			return s
+		}
+		from += i + len(name)
+		end := strings.IndexAny(s[from:], "\r\n")
+		if end < 0 {
+			end = len(s) - from
+		}
+		if strings.TrimSpace(s[from:from+end]) != cut {
+			s = s[:from] + " " + cut + s[from+end:]
+		}
+	}
+}
+
+// scrubAWSKeys cuts access key ids: AKIA or ASIA and sixteen capitals and
+// digits.
+func scrubAWSKeys(s string) string {
+	const size = 16
+	for from := 0; ; {
+		i := strings.Index(s[from:], "KIA")
+		if j := strings.Index(s[from:], "SIA"); i < 0 || (j >= 0 && j < i) {
+			i = j
+		}
+		if i < 0 {
+			return s
+		}
+		start := from + i - 1
+		from += i + len("KIA")
+		end := from
+		for end < len(s) && (s[end] >= 'A' && s[end] <= 'Z' || s[end] >= '0' && s[end] <= '9') {
+			end++
+		}
+		if start >= 0 && s[start] == 'A' && end-from >= size {
+			s = s[:start] + cut + s[end:]
+			from = start + len(cut)
+		}
+	}
 }
 
 // scrubQueries cuts what follows a question mark, up to where a URL ends in a
@@ -41,7 +85,7 @@ func scrubQueries(s string) string {
 
 // suspicious is a cheap test that nothing to cut passes.
 func suspicious(s string) bool {
-	return strings.Contains(s, "eyJ") || strings.ContainsAny(s, " \t+@?") || strings.Contains(s, "%20")
+	return strings.Contains(s, "eyJ") || strings.Contains(s, "AKIA") || strings.Contains(s, "ASIA") || strings.ContainsAny(s, " \t+@?") || strings.Contains(s, "%20")
 }
 
 func scrubUserInfo(s string) string {

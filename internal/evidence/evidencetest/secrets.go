@@ -6,11 +6,16 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 )
 
 // Secret is in every planted value and must be in nothing that leaves.
 const Secret = "s3cr3t"
+
+// AWSSecret is Secret as it stands in an AWS access key, whose letters are
+// capitals.
+const AWSSecret = "S3CR3TS3CR3TEXAMPLE1"
 
 // SecretShapes are the forms in which credentials stand in a field that is
 // kept: what they stand in may remain, Secret must not.
@@ -21,6 +26,8 @@ var SecretShapes = []string{
 	"https://user:" + Secret + "@example.org/p",
 	"/p?access_token=" + Secret,
 	"x?a=b&token=" + Secret + "#" + Secret,
+	"Set-Cookie: sid=" + Secret + "; Path=/",
+	"AKIA" + AWSSecret,
 }
 
 // PlantJSON gives line once for each of its strings and each shape, with the
@@ -110,4 +117,30 @@ func sorted(m map[string]any) iter.Seq2[string, any] {
 			}
 		}
 	}
+}
+
+// PlantText puts each shape in the place of each word of a line and behind each
+// of its equals signs. A shape with spaces stands in quotes only, as what
+// writes such lines has it.
+func PlantText(line string) (out []string) {
+	for _, shape := range SecretShapes {
+		for i := range len(line) {
+			if line[i] != ' ' && line[i] != '\t' && line[i] != '=' && line[i] != '"' {
+				continue
+			}
+			if quoted := strings.Count(line[:i+1], `"`)%2 == 1; quoted {
+				end := i + 1 + strings.IndexByte(line[i+1:]+`"`, '"')
+				out = append(out, line[:i+1]+shape+line[end:])
+				continue
+			}
+			end := i + 1 + strings.IndexAny(line[i+1:]+" ", " \t")
+			if !strings.Contains(shape, " ") {
+				out = append(out, line[:i+1]+shape+line[end:])
+			}
+			if line[i] == '=' {
+				out = append(out, line[:i+1]+`"`+shape+`"`+line[end:])
+			}
+		}
+	}
+	return out
 }

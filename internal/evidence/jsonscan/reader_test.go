@@ -103,6 +103,7 @@ func TestRedact(t *testing.T) {
 	for in, want := range map[string]string{
 		`{"decision_id":"d-1","input":{"headers":{"authorization":"Bearer SECRET"},"n":12345678901234567890}}`: `{"decision_id":"d-1","input":{"headers":{"authorization":"***"},"n":12345678901234567890}}`,
 		`{"decision_id":"Bearer SECRET"}`:          `{"decision_id":"***"}`,
+		`{"decision_id":"eyJhbGciOiJ9.SECRET.x"}`:  `{"decision_id":"***"}`,
 		`{"a":"x" SECRET, "b": true}`:              `{"a":"***" ***, "b": true}`,
 		`{"a":"SECRET`:                             `{"a":***`,
 		`SECRET SECRET`:                            `*** ***`,

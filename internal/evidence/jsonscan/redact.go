@@ -108,9 +108,10 @@ func (r *redactor) quoted() {
 }
 
 // plain tells whether s is short and made of the characters of names, ids and
-// times. A token has dots and is longer than that.
+// times. Most tokens are longer than that; a short one is told by how a JWT (eyJ
+// is {" in base64) and an AWS access key begin.
 func plain(s string) bool {
-	if len(s) > maxKeptBytes {
+	if len(s) > maxKeptBytes || strings.Contains(s, "eyJ") || strings.Contains(s, "AKIA") || strings.Contains(s, "ASIA") {
 		return false
 	}
 	for i := range len(s) {

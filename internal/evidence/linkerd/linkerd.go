@@ -77,6 +77,9 @@ func (a *access) evidence(e *evidence.Evidence) error {
 	if e.Host == "" && strings.Contains(a.uri, "://") {
 		e.Host = evidence.Authority(a.uri)
 	}
+	if a.version != "" && !strings.HasPrefix(a.version, "HTTP/") { // the request line was taken apart at another space
+		return fmt.Errorf("%w: version is %q", evidence.ErrMalformed, evidence.Text(a.version, 32))
+	}
 	if e.Protocol = evidence.Text(a.version, evidence.MaxName); e.Protocol == "HTTP/2.0" {
 		e.Protocol = "HTTP/2"
 	}
