@@ -180,7 +180,7 @@ func (v *verification) findTimestamps() error {
 	for _, n := range names {
 		var size uint64
 		digits := strings.TrimLeft(strings.TrimSuffix(n.Name(), timestampSuffix), "0")
-		if size, err = number(digits); err == nil && size > 0 && timestampDir+"/"+n.Name() == timestampName(size) {
+		if size, err = number(digits); err == nil && n.Type().IsRegular() && size > 0 && timestampDir+"/"+n.Name() == timestampName(size) {
 			v.stamps.sizes = append(v.stamps.sizes, size)
 		} else if !strings.HasSuffix(n.Name(), tmpSuffix) {
 			v.foundAt(timestampDir+"/"+n.Name(), 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")

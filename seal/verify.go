@@ -208,6 +208,7 @@ type verification struct {
 	beforeWiped provenTo // as of the first batch that is overwritten
 	partly      int      // batches that are neither whole nor zeros
 	manyAfter   int64    // two checkpoints or more follow this offset of the last segment
+	strange     []string // names in the log\'s directory that do not belong
 	halted      bool     // the walk could not begin
 	entries     uint64   // walked, whether a checkpoint follows or not
 	records     uint64
@@ -274,6 +275,10 @@ const (
 )
 
 func (v *verification) run(ctx context.Context) error {
+	var err error
+	if v.strange, err = v.strangeInLog(); err != nil {
+		return err
+	}
 	if err := v.findTimestamps(); err != nil {
 		return err
 	}
@@ -462,6 +467,9 @@ func (v *verification) frameHeader(f *frame) {
 // openEntry checks how an epoch begins, and takes up its chain.
 func (v *verification) openEntry(f *frame) {
 	o := f.Open
+	if f.offset != 0 {
+		v.found(Tampering, Order, nextIsolate, "%s stands within a segment, and every epoch begins one: segments were joined", f.name())
+	}
 	v.report.Epochs++
 	v.heartbeat = o.HeartbeatSeconds
 	wasClosed := v.last != nil && v.last.Kind == KindClose
@@ -736,10 +744,10 @@ func (v *verification) conclude() error {
 	if err := v.tornFiles(); err != nil {
 		return err
 	}
-	if err := v.storedTiles(); err != nil {
-		return err
+	for _, name := range v.strange {
+		v.misplaced(name)
 	}
-	return v.strangeInLog()
+	return v.storedTiles()
 }
 
 // humane is a duration as a person says it: days where there are days.

@@ -100,6 +100,10 @@ func (v *verification) tornFiles() error {
 		if strings.HasSuffix(n.Name(), tmpSuffix) {
 			continue
 		}
+		if !n.Type().IsRegular() {
+			v.misplaced(tornDir + "/" + n.Name())
+			continue
+		}
 		b, err := readFile(v.fs, filepath.Join(v.dir, tornDir, n.Name()), 1<<31)
 		if err != nil {
 			return err
@@ -157,7 +161,7 @@ func (v *verification) tornBytes(b []byte, at int64) bool {
 // ones, and any that are ahead of the log.
 func (v *verification) storedTiles() error {
 	root := filepath.Join(v.dir, tileDir)
-	return walkFiles(v.fs, root, func(name string) error {
+	return walkFiles(v.fs, root, func(name string, regular bool) error {
 		rel, err := filepath.Rel(v.dir, name)
 		if err != nil {
 			return err
@@ -167,8 +171,8 @@ func (v *verification) storedTiles() error {
 			return nil
 		}
 		t, ok := parseTilePath(rel)
-		if !ok {
-			v.foundAt(rel, 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
+		if !ok || !regular {
+			v.misplaced(rel)
 			return nil
 		}
 		compared := uint64(0)
@@ -237,26 +241,74 @@ func parseTilePath(rel string) (t tile, ok bool) {
 	return t, t.path() == rel // only the one canonical path
 }
 
-// strangeInLog reports names in the log's own directory that do not belong.
-func (v *verification) strangeInLog() error {
+// strangeInLog finds names in the log's own directory that do not belong. One
+// that is not of the type that it should be is not read any further: what
+// stands there must not keep the rest from being verified.
+func (v *verification) strangeInLog() (strange []string, err error) {
 	names, err := v.fs.ReadDir(v.dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	hidden := map[string]bool{}
 	for _, n := range names {
+		isDir := true
 		switch n.Name() {
-		case segmentDir, tornDir, tileDir, timestampDir, checkpointFile, lockName:
+		case segmentDir, tornDir, tileDir, timestampDir:
+		case checkpointFile:
+			isDir = direct(v.fs)
+		case lockName:
+			isDir = false
 		default:
-			if strings.HasSuffix(n.Name(), tmpSuffix) {
-				continue
+			if !strings.HasSuffix(n.Name(), tmpSuffix) {
+				strange = append(strange, n.Name())
 			}
-			v.foundAt(n.Name(), 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
+			continue
+		}
+		if n.IsDir() != isDir || !isDir && !n.Type().IsRegular() {
+			strange = append(strange, n.Name())
+			hidden[filepath.Join(v.dir, n.Name())] = true
 		}
 	}
-	return nil
+	if len(hidden) > 0 {
+		v.fs = withoutFS{v.fs, hidden}
+	}
+	return strange, nil
 }
 
-func walkFiles(fsys FS, dir string, fn func(name string) error) error {
+func (v *verification) misplaced(name string) {
+	v.foundAt(name, 0, 0, Tampering, Integrity, "find out who put it there, and move it away", "this file does not belong into a log")
+}
+
+// withoutFS is an FS in which some names are not there.
+type withoutFS struct {
+	FS
+	names map[string]bool
+}
+
+func (f withoutFS) hides(name string) bool { return f.names[name] || f.names[filepath.Dir(name)] }
+
+func (f withoutFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	if f.hides(name) {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
+	}
+	return f.FS.OpenFile(name, flag, perm)
+}
+
+func (f withoutFS) ReadDir(name string) ([]fs.DirEntry, error) {
+	if f.hides(name) {
+		return nil, &fs.PathError{Op: "readdir", Path: name, Err: fs.ErrNotExist}
+	}
+	return f.FS.ReadDir(name)
+}
+
+func (f withoutFS) Stat(name string) (fs.FileInfo, error) {
+	if f.hides(name) {
+		return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrNotExist}
+	}
+	return f.FS.Stat(name)
+}
+
+func walkFiles(fsys FS, dir string, fn func(name string, regular bool) error) error {
 	names, err := fsys.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -269,7 +321,7 @@ func walkFiles(fsys FS, dir string, fn func(name string) error) error {
 		if n.IsDir() {
 			err = walkFiles(fsys, name, fn)
 		} else {
-			err = fn(name)
+			err = fn(name, n.Type().IsRegular())
 		}
 		if err != nil {
 			return err

@@ -464,6 +464,7 @@ class LogVerifier {
     }
     if (h.first !== this.next.record) bad('order', `record ${h.first}, want ${this.next.record}`)
     if (h.kind === 'open') {
+      if (at !== 0) bad('order', 'an open stands within a segment')
       this.open(h, at, file, bad, sections)
     } else {
       if (!this.last) bad('order', 'the log does not begin with an open')
