@@ -93,6 +93,9 @@ func run(ctx context.Context, s settings, out io.Writer) error {
 	if r.alone, err = benchAlone(ctx, s); err != nil {
 		return fmt.Errorf("sealing against signing: %w", err)
 	}
+	if r.decode, err = benchDecode(ctx, s); err != nil {
+		return fmt.Errorf("decoding: %w", err)
+	}
 	if r.long, err = benchLog(ctx, s, s.records, aloneRecords); err != nil {
 		return err
 	}

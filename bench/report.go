@@ -14,6 +14,7 @@ type report struct {
 	machine machine
 	receive []received
 	alone   aloneResult
+	decode  []decoded
 	long    *longLog // many records in each entry
 	small   *longLog // one
 	others  float64  // part of the machine's CPU time that others used meanwhile
@@ -24,6 +25,7 @@ func (r *report) write(out io.Writer) error {
 	r.writeMachine(&b)
 	r.writeReceive(&b)
 	r.writeAlone(&b)
+	r.writeDecode(&b)
 	r.writeLogs(&b)
 	r.writeTargets(&b)
 	_, err := out.Write(b.Bytes())
