@@ -36,6 +36,7 @@ type vector struct {
 	change      func(s *scene)            // of a whole log, see newScene
 	trust       func(trust string) string // nil: as it is
 	since       func(s *scene) (b []byte) // nil: none
+	accepted    func(s *scene) []byte     // nil: no list of accepted findings
 	late        time.Duration             // how long after the last entry it is verified
 	write       func(s *scene)            // instead of newScene's log
 }
@@ -74,6 +75,7 @@ type scene struct {
 	files map[string][]byte // below the log's directory, once sealed
 
 	witnesses []*WitnessKey     // lines of the trust file, with a quorum of 2
+	reviewer  LogKey            // of accepted findings
 	beside    map[string][]byte // files beside the trust file
 }
 
@@ -519,6 +521,11 @@ func (v *vector) make(t *testing.T, dir string) {
 		files["since"] = since
 	}
 	maps.Copy(files, s.beside)
+	if v.accepted != nil {
+		files["accepted"] = v.accepted(s)
+		trust += "reviewer " + s.reviewer.VerifierKey() + "\n"
+		files["trust"] = []byte(trust)
+	}
 	delete(files, "store/"+filepath.Base(LogDir("", testOrigin))+"/lock") // nobody reads it
 	asOf := time.Unix(0, int64(s.next.Sealed)).Add(v.late).UTC()
 	for name, b := range files {
@@ -579,9 +586,12 @@ func verifyVector(t *testing.T, dir string, asOf time.Time, auditor bool) answer
 	if opts.Since, err = os.ReadFile(filepath.Join(dir, "since")); err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
+	if opts.Accepted, err = os.ReadFile(filepath.Join(dir, "accepted")); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
 	r, err := Verify(t.Context(), filepath.Join(dir, "store"), opts)
 	if err != nil {
-		t.Fatal(err)
+		return answer{Exit: ExitFailed}
 	}
 	return answerOf(r)
 }

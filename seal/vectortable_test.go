@@ -24,7 +24,7 @@ func vectors() []vector {
 		shortly[i].write = (*scene).short
 	}
 	return slices.Concat(wholeVectors(), endedVectors(), damageVectors(), orderVectors(), shortly,
-		keyVectors(), rotationVectors(), fileVectors(), pruneVectors(), sinceVectors(), eraseVectors(), freshVectors(), svidVectors(), witnessVectors())
+		keyVectors(), rotationVectors(), fileVectors(), pruneVectors(), sinceVectors(), eraseVectors(), freshVectors(), svidVectors(), witnessVectors(), acceptedVectors())
 }
 
 var noTags = proven // what is seen without the auditor's key of a wrong tag

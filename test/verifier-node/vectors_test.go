@@ -45,6 +45,9 @@ func TestVectors(t *testing.T) {
 		if since := filepath.Join(dir, "since"); exists(since) {
 			q.since = since
 		}
+		if accepted := filepath.Join(dir, "accepted"); exists(accepted) {
+			q.accepted = accepted
+		}
 		for _, want := range []answered{e.Auditor, e.Alone} {
 			got := n.ask(t, q)
 			bad := func(what string) {
