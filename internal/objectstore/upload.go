@@ -289,9 +289,9 @@ func (j *Journal) send(rel string) (int64, error) {
 	return d.size, b.confirm(name, d)
 }
 
-// erasing reports whether the bucket's segment is the local one but for zeros: an
-// Overwrite that reached the bucket and not yet the local disk, which the writer
-// repeats. Whether an erase ordered it is for verify to say.
+// erasing reports whether the bucket's segment is the local one but for zeros in
+// entries that a sealed erase ordered to be overwritten: an Overwrite that
+// reached the bucket and not yet the local disk, which the writer repeats.
 func (j *Journal) erasing(segment string) (bool, error) {
 	j.work.Lock()
 	defer j.work.Unlock()
@@ -308,12 +308,31 @@ func (j *Journal) erasing(segment string) (bool, error) {
 	if err != nil || len(there) != len(local) {
 		return false, err
 	}
-	for i, b := range there {
-		if b != local[i] && b != 0 {
-			return false, nil
+	log, err := seal.Store{FS: j.FS, Root: filepath.Dir(j.log)}.OpenLog(strings.ReplaceAll(filepath.Base(j.log), "%2F", "/"))
+	if err != nil {
+		return false, err
+	}
+	headers := func(*seal.Header) bool { return true }
+	type place struct{ from, to int64 }
+	places, ordered := map[uint64]place{}, map[uint64]bool{}
+	err = log.Entries(context.Background(), headers, func(e *seal.Entry) error {
+		if e.Segment == segment {
+			places[e.Header.Entry] = place{e.Offset, e.Offset + e.Size}
+		}
+		if e.Kind == seal.KindErase {
+			ordered[e.Erase.Target] = true
+			ordered[e.Header.Entry] = true // a later one may supersede it
+		}
+		return nil
+	})
+	for entry := range ordered {
+		for i := places[entry].from; i < places[entry].to; i++ {
+			if there[i] == 0 {
+				there[i] = local[i]
+			}
 		}
 	}
-	return true, nil
+	return err == nil && bytes.Equal(there, local), err
 }
 
 // sendTiles sends the full tiles of what was sent.
