@@ -208,8 +208,8 @@ func TestRestoreWithoutLastTiles(t *testing.T) {
 	if err := w.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if read.opened > 2*tileWidth+50 {
-		t.Errorf("%d objects were read to restore a tree of 1100 entries", read.opened)
+	if n := read.opened.Load(); n > 2*tileWidth+50 {
+		t.Errorf("%d objects were read to restore a tree of 1100 entries", n)
 	}
 	if m.files[filepath.Join(LogDir("/store", testOrigin), "tile/0/003")] == nil {
 		t.Error("the missing tile was not written again")
@@ -253,12 +253,12 @@ func TestProveFromObjects(t *testing.T) {
 
 type countingObjects struct {
 	memObjects
-	opened int
+	opened atomic.Int64 // several segments are read at once
 }
 
 func (c *countingObjects) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
 	if strings.HasSuffix(name, segmentSuffix) && flag&os.O_WRONLY == 0 {
-		c.opened++
+		c.opened.Add(1)
 	}
 	return c.memObjects.OpenFile(name, flag, perm)
 }
