@@ -1,5 +1,5 @@
-// Package distribution checks what is shipped to observe the collector with.
-package distribution
+// Package observe checks what is shipped to watch the collector with.
+package observe
 
 import (
 	"encoding/json"
@@ -20,7 +20,7 @@ func TestMetricsExist(t *testing.T) {
 		Telemetry  struct{ Metrics map[string]any }
 	}
 	metrics, kinds := map[string]bool{}, map[string]bool{}
-	files, err := filepath.Glob("../../*/*/metadata.yaml")
+	files, err := filepath.Glob("../../../*/*/metadata.yaml")
 	if err != nil || len(files) < 3 {
 		t.Fatal(files, err)
 	}
