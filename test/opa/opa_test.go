@@ -282,12 +282,16 @@ func TestOPAReportsBundles(t *testing.T) {
 	if _, err := fmt.Fprintln(opa.in, "break"); err != nil {
 		t.Fatal(err)
 	}
-	next.wait(t, "a failure", func() bool { return len(next.changes) >= 2 })
+	next.wait(t, "a failure", func() bool {
+		return slices.ContainsFunc(next.changes, func(e evidence.Evidence) bool { return e.Act.Outcome == "failure" })
+	})
 	time.Sleep(3 * time.Second) // some more polls, and so reports
 	next.mu.Lock()
 	defer next.mu.Unlock()
-	if len(next.changes) != 2 || next.raw != 0 {
-		t.Fatalf("%d changes, %d undecoded", len(next.changes), next.raw)
+	// Two reports under way at once may both tell of one change, which has one
+	// evidence id; and OPA may give a bundle that is gone more than one error.
+	if len(next.changes) > 4 || next.raw != 0 {
+		t.Fatalf("%d changes of dozens of reports, %d undecoded", len(next.changes), next.raw)
 	}
 	for i, e := range next.changes {
 		c, outcome := e.Act.Change, e.Act.Outcome
@@ -297,9 +301,10 @@ func TestOPAReportsBundles(t *testing.T) {
 		switch {
 		case c.Name != "authz":
 			t.Errorf("%+v", c)
-		case i == 0 && (outcome != "success" || c.Revision != "git-abc123" || time.Since(time.Unix(0, e.Start)) > time.Minute):
+		case outcome == "success" && (c.Revision != "git-abc123" || time.Since(time.Unix(0, e.Start)) > time.Minute),
+			i == 0 && outcome != "success":
 			t.Errorf("%+v %s", c, outcome)
-		case i == 1 && (outcome != "failure" || e.StatusDetail == ""):
+		case outcome != "success" && (outcome != "failure" || e.StatusDetail == ""):
 			t.Errorf("%+v %s %s", c, outcome, e.StatusDetail)
 		}
 	}
