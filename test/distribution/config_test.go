@@ -18,13 +18,19 @@ var configEnv = []string{
 	"MESHAUDIT_KEYS=/etc/meshaudit/keys",
 	"MESHAUDIT_AUDITOR=/etc/meshaudit/auditor.pub",
 	"OPA_TOKEN=secret",
+	"OPA_UPLOAD_TOKEN=secret",
+	"K8S_AUDIT_TOKEN=secret",
 	"TLS_DIR=/etc/meshaudit/tls",
 	"BACKEND_ENDPOINT=backend.example:4317",
 }
 
-func validate(t *testing.T, config string) (string, error) {
+func validate(t *testing.T, configs ...string) (string, error) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), collectorBinary(t), "validate", "--config", config)
+	args := []string{"validate"}
+	for _, config := range configs {
+		args = append(args, "--config", config)
+	}
+	cmd := exec.CommandContext(t.Context(), collectorBinary(t), args...)
 	cmd.Env = append(os.Environ(), configEnv...)
 	out, err := cmd.CombinedOutput()
 	return string(out), err

@@ -2,8 +2,12 @@ module github.com/meshaudit/meshaudit/test/distribution
 
 go 1.26.0
 
+replace github.com/meshaudit/meshaudit => ../..
+
 require (
+	github.com/meshaudit/meshaudit v0.0.0-00010101000000-000000000000
 	go.opentelemetry.io/collector/pdata v1.64.0
+	go.yaml.in/yaml/v3 v3.0.5
 	google.golang.org/grpc v1.85.0
 )
 
@@ -15,8 +19,8 @@ require (
 	go.opentelemetry.io/collector/featuregate v1.64.0 // indirect
 	go.uber.org/multierr v1.11.0 // indirect
 	golang.org/x/net v0.60.0 // indirect
-	golang.org/x/sys v0.48.0 // indirect
-	golang.org/x/text v0.42.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	golang.org/x/text v0.43.0 // indirect
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20260817212433-ac3dfec99bb1 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )

@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"go.opentelemetry.io/collector/receiver"
 	"go.opentelemetry.io/collector/receiver/receivertest"
 
+	"github.com/meshaudit/meshaudit/internal/docblock"
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver"
@@ -191,6 +193,30 @@ func (a *agent) decide(t *testing.T, path, method string) string {
 		t.Fatalf("the agent gave no decision: %v", a.out.Err())
 	}
 	return a.out.Text()
+}
+
+// What the documentation shows of OPA's configuration OPA takes, and knows each
+// option in it.
+func TestConfigsInDocs(t *testing.T) {
+	blocks, err := docblock.Of("../..", docblock.OPA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := build(t)
+	check := func(config string) ([]byte, error) {
+		cmd := exec.Command(program, "config")
+		cmd.Stdin = strings.NewReader(config)
+		return cmd.CombinedOutput()
+	}
+	for _, b := range blocks {
+		if out, err := check(b.Text); err != nil {
+			t.Errorf("%s: %v: %s", &b, err, out)
+		}
+		wrong := strings.Replace(b.Text, "max_delay_seconds", "max_delay", 1)
+		if out, err := check(wrong); err == nil || !strings.Contains(string(out), "decision_logs.reporting.max_delay") {
+			t.Errorf("%s: an option that OPA does not know: %v: %s", &b, err, out)
+		}
+	}
 }
 
 func TestOPAUploads(t *testing.T) {

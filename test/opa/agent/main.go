@@ -4,22 +4,31 @@
 // one library that cannot be in one binary.
 //
 //	agent URL TOKEN
+//	agent config
 //
 // Each line on standard input, PATH SP METHOD, asks for a decision; its id is
 // printed. The line break stops the server of its bundles. At the end of the
-// input it stops.
+// input it stops. With config the input is OPA's configuration, and what is wrong
+// with it fails.
 package main
 
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"strings"
 
+	"github.com/open-policy-agent/opa/v1/config"
+	"github.com/open-policy-agent/opa/v1/plugins"
+	"github.com/open-policy-agent/opa/v1/plugins/logs"
+	"github.com/open-policy-agent/opa/v1/plugins/status"
 	"github.com/open-policy-agent/opa/v1/sdk"
 	sdktest "github.com/open-policy-agent/opa/v1/sdk/test"
+	"github.com/open-policy-agent/opa/v1/storage/inmem"
 )
 
 const policy = `package mesh.authz
@@ -43,6 +52,12 @@ mask contains "/input/attributes/request/http/headers/authorization"
 
 func main() {
 	log.SetFlags(0)
+	if len(os.Args) == 2 && os.Args[1] == "config" {
+		if err := checkConfig(os.Stdin); err != nil {
+			log.Fatalf("configuration: %v", err)
+		}
+		return
+	}
 	if len(os.Args) != 3 {
 		log.Fatal("usage: agent URL TOKEN")
 	}
@@ -57,7 +72,7 @@ func run(url, token string) error {
 		"authz.rego": policy, "mask.rego": mask, ".manifest": `{"revision":"git-abc123"}`,
 	}))
 	defer bundles.Stop()
-	config := fmt.Sprintf(`
+	configuration := fmt.Sprintf(`
 services:
   bundles: {url: %q}
   audit: {url: %q, credentials: {bearer: {token: %q}}}
@@ -67,7 +82,7 @@ decision_logs: {service: audit, reporting: {min_delay_seconds: 1, max_delay_seco
 status: {service: audit}
 labels: {cluster: east}
 `, bundles.URL(), url, token)
-	opa, err := sdk.New(ctx, sdk.Options{ID: "opa-test", Config: strings.NewReader(config)})
+	opa, err := sdk.New(ctx, sdk.Options{ID: "opa-test", Config: strings.NewReader(configuration)})
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
@@ -88,6 +103,36 @@ labels: {cluster: east}
 		fmt.Println(result.ID)
 	}
 	return in.Err()
+}
+
+func checkConfig(r io.Reader) error {
+	raw, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	c, err := config.ParseConfig(raw, "opa-test")
+	if err != nil {
+		return err
+	}
+	if len(c.Warnings) > 0 {
+		return fmt.Errorf("%q", c.Warnings)
+	}
+	manager, err := plugins.New(raw, "opa-test", inmem.New())
+	if err != nil {
+		return err
+	}
+	logging, err := logs.ParseConfig(c.DecisionLogs, manager.Services(), nil)
+	if err != nil {
+		return err
+	}
+	reporting, err := status.ParseConfig(c.Status, manager.Services(), nil)
+	if err != nil {
+		return err
+	}
+	if logging == nil || logging.Service == "" || reporting == nil || reporting.Service == "" {
+		return errors.New("decisions or status go to no service")
+	}
+	return nil
 }
 
 func input(method string) any {

@@ -1,6 +1,6 @@
-// Package istio checks the manifests in docs/sources/istio against Istio's and
-// Envoy's own definitions: a field that they do not know fails.
-package istio
+// Package manifests checks what docs/sources shows for other programs against
+// their own definitions: a field that they do not know fails.
+package manifests
 
 import (
 	"encoding/json"
