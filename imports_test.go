@@ -63,9 +63,10 @@ func isStd(imp string) bool {
 	return !strings.Contains(first, ".")
 }
 
+// isComponent: what several receivers share, receiver/internal, is none.
 func isComponent(pkg string) bool {
-	kind, _, _ := strings.Cut(pkg, "/")
-	return slices.Contains([]string{"receiver", "processor", "exporter", "connector", "extension"}, kind)
+	kind, rest, _ := strings.Cut(pkg, "/")
+	return !strings.HasPrefix(rest, "internal/") && slices.Contains([]string{"receiver", "processor", "exporter", "connector", "extension"}, kind)
 }
 
 func componentOf(pkg string) string {

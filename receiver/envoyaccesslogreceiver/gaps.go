@@ -150,7 +150,7 @@ func (r *alsReceiver) sealGap(ctx context.Context, g *evidence.Gap) error {
 	if err := r.next.ConsumeLogs(ctx, logs); err != nil {
 		return err
 	}
-	r.accepted()
+	r.status.Accepted()
 	r.telemetry.ReceiverEnvoyAccessLogGaps.Add(ctx, 1)
 	return nil
 }

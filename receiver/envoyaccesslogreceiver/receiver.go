@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/receiver/envoyaccesslogreceiver/internal/metadata"
+	"github.com/meshaudit/meshaudit/receiver/internal/endpoint"
 )
 
 const (
@@ -45,7 +45,7 @@ type alsReceiver struct {
 	gaps      *gapKeeper
 	now       func() time.Time
 
-	host     component.Host
+	status   endpoint.Status
 	identity *spiffemtls.Source // nil without `spiffe`
 	server   *grpc.Server
 	serving  sync.WaitGroup
@@ -53,7 +53,6 @@ type alsReceiver struct {
 	life     context.Context    // ends when what was read may no longer be offered
 	end      context.CancelFunc // ends life
 	stopOnce sync.Once
-	refusing atomic.Bool // the last offer was refused; for the component's status
 	orphans  atomic.Int32
 }
 
@@ -71,6 +70,10 @@ func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*alsRe
 	r := &alsReceiver{
 		cfg: cfg, set: set, next: next, report: report, telemetry: telemetry,
 		now: time.Now, stopping: make(chan struct{}),
+		status: endpoint.Status{
+			Logger:   set.Logger,
+			Refusing: "access log entries are refused; they are offered again, and their streams are not read meanwhile",
+		},
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	r.gaps = newGapKeeper(r.sealGap)
@@ -79,7 +82,7 @@ func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*alsRe
 
 // Start listens; the port is taken when it returns.
 func (r *alsReceiver) Start(ctx context.Context, host component.Host) error {
-	r.host = host
+	r.status.Host = host
 	options := []configgrpc.ToServerOption{
 		configgrpc.WithGrpcServerOption(grpc.WaitForHandlers(true)),
 		configgrpc.WithGrpcServerOption(grpc.ForceServerCodecV2(rawCodec{})),
@@ -102,7 +105,7 @@ func (r *alsReceiver) Start(ctx context.Context, host component.Host) error {
 		return fmt.Errorf("listen for access logs: %w", err)
 	}
 	r.server = server
-	if r.cfg.SPIFFE == nil && !r.cfg.TLS.HasValue() && !loopback(listener.Addr()) {
+	if r.cfg.SPIFFE == nil && !r.cfg.TLS.HasValue() && !endpoint.Loopback(listener.Addr()) {
 		r.set.Logger.Warn("access logs are taken without TLS: reporters are not authenticated; set `spiffe`, or `tls` with `client_ca_file`",
 			zap.Stringer("endpoint", listener.Addr()))
 	}
@@ -146,24 +149,4 @@ func (r *alsReceiver) Shutdown(ctx context.Context) error {
 	r.serving.Wait()
 	r.gaps.stop()
 	return nil
-}
-
-// accepted and refused keep the component's status, which changes only with
-// the first of either.
-func (r *alsReceiver) accepted() {
-	if r.refusing.CompareAndSwap(true, false) {
-		componentstatus.ReportStatus(r.host, componentstatus.NewEvent(componentstatus.StatusOK))
-	}
-}
-
-func (r *alsReceiver) refused(err error) {
-	if r.refusing.CompareAndSwap(false, true) {
-		componentstatus.ReportStatus(r.host, componentstatus.NewRecoverableErrorEvent(err))
-		r.set.Logger.Warn("access log entries are refused; they are offered again, and their streams are not read meanwhile", zap.Error(err))
-	}
-}
-
-func loopback(a net.Addr) bool {
-	tcp, ok := a.(*net.TCPAddr)
-	return !ok || tcp.IP.IsLoopback()
 }

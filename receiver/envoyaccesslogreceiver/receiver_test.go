@@ -409,7 +409,7 @@ func offline(t *testing.T, next consumer.Logs, change func(*Config)) (*alsReceiv
 	}
 	r, err := newReceiver(cfg, receivertest.NewNopSettings(metadata.Type), next)
 	require.NoError(t, err)
-	r.host = componenttest.NewNopHost()
+	r.status.Host = componenttest.NewNopHost()
 	r.gaps.start()
 	return r, r.newStream(context.Background())
 }

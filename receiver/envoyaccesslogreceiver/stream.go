@@ -194,13 +194,13 @@ func (s *stream) offer(ctx context.Context, entries []envoy.Entry, observed time
 	for {
 		err = r.next.ConsumeLogs(ctx, encode(entries, observed))
 		if err == nil {
-			r.accepted()
+			r.status.Accepted()
 			return "", nil
 		}
 		if consumererror.IsPermanent(err) {
 			return reasonPermanent, err
 		}
-		r.refused(err)
+		r.status.Refused(err)
 		wait := max(interval.NextBackOff(), leastWait)
 		if !retry.Enabled || (retry.MaxElapsedTime > 0 && r.now().Add(wait).Sub(begun) > retry.MaxElapsedTime) {
 			return reasonRetryExhausted, err

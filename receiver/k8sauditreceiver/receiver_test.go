@@ -3,126 +3,49 @@ package k8sauditreceiver
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/config/configopaque"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/receiver/receivertest"
 
-	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
-	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/internal/upload"
-	"github.com/meshaudit/meshaudit/receiver/k8sauditreceiver/internal/metadata"
+	"github.com/meshaudit/meshaudit/receiver/internal/endpoint/endpointtest"
 )
 
-// A sink is the next consumer: answer, if set, decides on each offer.
-type sink struct {
-	answer func(records []plog.LogRecord) error
-
-	mu        sync.Mutex
-	got       []evidence.Evidence
-	raw, gaps []plog.LogRecord
-}
-
-func (*sink) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
-
-func (s *sink) ConsumeLogs(_ context.Context, logs plog.Logs) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var records []plog.LogRecord
-	for _, lr := range logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {
-		records = append(records, lr)
-	}
-	if s.answer != nil {
-		if err := s.answer(records); err != nil {
-			return err
-		}
-	}
-	for _, lr := range records {
-		switch e, ok := otlp.Decode(lr); {
-		case ok:
-			s.got = append(s.got, e)
-		case lr.EventName() == semconv.EventEvidenceGap:
-			s.gaps = append(s.gaps, lr)
-		default:
-			s.raw = append(s.raw, lr)
-		}
-	}
-	return nil
-}
-
-func (s *sink) ids() (ids []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, e := range s.got {
+func ids(s *endpointtest.Sink) (ids []string) {
+	for _, e := range s.Got {
 		ids = append(ids, e.StreamID)
 	}
 	return ids
 }
 
-func attr(lr plog.LogRecord, name string) string {
-	v, ok := lr.Attributes().Get(name)
-	if !ok {
-		return ""
-	}
-	return v.AsString()
-}
-
 func serve(t *testing.T, next consumer.Logs, change func(*Config)) string {
 	t.Helper()
 	cfg := createDefaultConfig().(*Config)
-	l, err := net.Listen("tcp", "localhost:0")
-	require.NoError(t, err)
-	cfg.NetAddr.Endpoint = l.Addr().String()
-	require.NoError(t, l.Close())
 	if change != nil {
 		change(cfg)
 	}
-	r, err := newReceiver(cfg, receivertest.NewNopSettings(metadata.Type), next)
-	require.NoError(t, err)
-	require.NoError(t, r.Start(context.Background(), componenttest.NewNopHost()))
-	t.Cleanup(func() {
-		http.DefaultClient.CloseIdleConnections()
-		require.NoError(t, r.Shutdown(context.Background()))
-		require.NoError(t, r.Shutdown(context.Background()), "a second Shutdown")
-	})
-	return "http://" + cfg.NetAddr.Endpoint + defaultPath
+	return endpointtest.Serve(t, NewFactory(), cfg, &cfg.Config, next) + defaultPath
 }
 
 func post(t *testing.T, url, content string, headers ...string) int {
 	t.Helper()
-	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(content))
-	require.NoError(t, err)
-	if strings.HasPrefix(content, "\x1f\x8b") {
-		req.Header.Set("Content-Encoding", "gzip")
-	}
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	resp, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	require.NoError(t, err)
-	return resp.StatusCode
+	code, _ := endpointtest.Post(t, url, content, headers...)
+	return code
 }
 
 func event(id string) string {
@@ -133,44 +56,34 @@ func list(items ...string) string {
 	return `{"kind":"EventList","apiVersion":"audit.k8s.io/v1","metadata":{},"items":[` + strings.Join(items, ",") + `]}`
 }
 
-func zip(t *testing.T, s string) string {
-	t.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	_, err := io.WriteString(z, s)
-	require.NoError(t, err)
-	require.NoError(t, z.Close())
-	return b.String()
-}
-
 func TestForms(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, func(c *Config) { c.Cluster = "east" })
 	for _, content := range []string{
-		list(event("a"), event("b")), zip(t, list(event("c"))), event("d"), "[" + event("e") + "]", list(),
+		list(event("a"), event("b")), endpointtest.Zip(t, list(event("c"))), event("d"), "[" + event("e") + "]", list(),
 		`{"items":[` + event("f") + `],"kind":"EventList","apiVersion":"audit.k8s.io/v1beta1"}`,
 	} {
 		require.Equal(t, http.StatusOK, post(t, url, content), content)
 	}
-	require.Equal(t, []string{"a", "b", "c", "d", "e", "f"}, next.ids())
-	require.Equal(t, "east", next.got[0].Cluster)
-	require.Equal(t, "127.0.0.1", next.got[0].Reporter.Address)
-	require.False(t, next.got[0].Reporter.Authenticated)
-	require.Empty(t, next.raw)
+	require.Equal(t, []string{"a", "b", "c", "d", "e", "f"}, ids(next))
+	require.Equal(t, "east", next.Got[0].Cluster)
+	require.Equal(t, "127.0.0.1", next.Got[0].Reporter.Address)
+	require.False(t, next.Got[0].Reporter.Authenticated)
+	require.Empty(t, next.Raw)
 }
 
 // TestRealEventList: what a kube-apiserver posted.
 func TestRealEventList(t *testing.T) {
 	b, err := os.ReadFile("../../internal/evidence/k8saudit/testdata/apiserver-1.37.json")
 	require.NoError(t, err)
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	require.Equal(t, http.StatusOK, post(t, serve(t, next, nil), string(b)))
-	require.Len(t, next.got, 127)
-	require.Empty(t, next.raw)
+	require.Len(t, next.Got, 127)
+	require.Empty(t, next.Raw)
 }
 
 func TestEnvelope(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, func(c *Config) { c.Token = "right" })
 	good := []string{"Authorization", "Bearer right"}
 	require.Equal(t, http.StatusUnauthorized, post(t, url, list(event("a"))))
@@ -181,8 +94,8 @@ func TestEnvelope(t *testing.T) {
 	resp.Body.Close()
 	require.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode)
 	require.Equal(t, http.StatusOK, post(t, url+"/east?timeout=30s", list(event("a")), good...))
-	require.Len(t, next.got, 1)
-	require.True(t, next.got[0].Reporter.Authenticated)
+	require.Len(t, next.Got, 1)
+	require.True(t, next.Got[0].Reporter.Authenticated)
 }
 
 // TestUndecodable: one bad event does not take its neighbours along, the answer
@@ -204,19 +117,19 @@ func TestUndecodable(t *testing.T) {
 		"not JSON":        {`SECRET`, "unexpected", 0},
 		"empty":           {``, "empty", 0},
 		"gzip damaged":    {"\x1f\x8bSECRET", "decompress", 0},
-		"gzip cut off":    {zip(t, list(event("a")))[:30], "cut off", 0},
+		"gzip cut off":    {endpointtest.Zip(t, list(event("a")))[:30], "cut off", 0},
 		"invalid UTF-8":   {list("{\"x\":\"\xff SECRET\"}"), "no auditID", 0},
 		"scalar elements": {list(`"SECRET"`, event("b")), "not an object", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
-			next := &sink{}
+			next := &endpointtest.Sink{}
 			url := serve(t, next, func(c *Config) { c.MaxEventBytes = 1 << 20 })
 			require.Equal(t, http.StatusOK, post(t, url, tt.content))
-			require.Len(t, next.got, tt.events)
-			require.Len(t, next.raw, 1)
-			lr := next.raw[0]
-			require.Contains(t, attr(lr, semconv.EvidenceError), tt.err)
-			require.Equal(t, "k8s_audit", attr(lr, semconv.EvidenceSource))
+			require.Len(t, next.Got, tt.events)
+			require.Len(t, next.Raw, 1)
+			lr := next.Raw[0]
+			require.Contains(t, endpointtest.Attr(lr, semconv.EvidenceError), tt.err)
+			require.Equal(t, "k8s_audit", endpointtest.Attr(lr, semconv.EvidenceSource))
 			require.NotContains(t, lr.Body().AsString(), "SECRET")
 			for _, v := range lr.Attributes().All() {
 				require.NotContains(t, v.AsString(), "SECRET")
@@ -233,13 +146,13 @@ func TestGzipBomb(t *testing.T) {
 	_, err = z.Write(bytes.Repeat([]byte(" "), 64<<20))
 	require.NoError(t, err)
 	require.NoError(t, z.Close())
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, func(c *Config) { c.MaxUploadBytes = 8 << 20 })
 	require.Equal(t, http.StatusOK, post(t, url, bomb.String()))
-	require.Equal(t, []string{"before"}, next.ids())
-	require.Len(t, next.raw, 1)
-	require.Len(t, next.gaps, 1)
-	require.Equal(t, upload.GapTooLarge, attr(next.gaps[0], semconv.GapReason))
+	require.Equal(t, []string{"before"}, ids(next))
+	require.Len(t, next.Raw, 1)
+	require.Len(t, next.Gaps, 1)
+	require.Equal(t, upload.GapTooLarge, endpointtest.Attr(next.Gaps[0], semconv.GapReason))
 }
 
 var errBusy = errors.New("busy")
@@ -247,14 +160,14 @@ var errBusy = errors.New("busy")
 // TestRefused: what was accepted before comes again with the repeat, as the
 // same evidence; a permanent refusal costs one event, which a gap stands for.
 func TestRefused(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	offers := 0
-	next.answer = func(records []plog.LogRecord) error {
+	next.Answer = func(records []plog.LogRecord) error {
 		if offers++; offers == 2 {
 			return errBusy
 		}
 		for _, lr := range records {
-			if attr(lr, semconv.JoinStreamID) == "poison" {
+			if endpointtest.Attr(lr, semconv.JoinStreamID) == "poison" {
 				return consumererror.NewPermanent(errors.New("too large"))
 			}
 		}
@@ -264,17 +177,17 @@ func TestRefused(t *testing.T) {
 	content := list(event("a"), event("b"), event("poison"), event("c"))
 	require.Equal(t, http.StatusServiceUnavailable, post(t, url, content))
 	require.Equal(t, http.StatusOK, post(t, url, content))
-	require.Equal(t, []string{"a", "a", "b", "c"}, next.ids())
-	require.Equal(t, next.got[0], next.got[1])
-	require.Len(t, next.gaps, 1)
-	require.Equal(t, "gap/poison/ResponseComplete", attr(next.gaps[0], semconv.EvidencePosition))
+	require.Equal(t, []string{"a", "a", "b", "c"}, ids(next))
+	require.Equal(t, next.Got[0], next.Got[1])
+	require.Len(t, next.Gaps, 1)
+	require.Equal(t, "gap/poison/ResponseComplete", endpointtest.Attr(next.Gaps[0], semconv.EvidencePosition))
 }
 
 func TestReporterBySPIFFE(t *testing.T) {
 	const id = "spiffe://example.org/kube-apiserver"
 	ca := evidencetest.NewCA(t)
 	api := evidencetest.NewWorkloadAPI(t, ca, "spiffe://example.org/collector", nil)
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, func(c *Config) {
 		c.SPIFFE = &spiffemtls.Config{WorkloadAPI: api.Addr, TrustDomains: []string{"example.org"}}
 	})
@@ -286,7 +199,7 @@ func TestReporterBySPIFFE(t *testing.T) {
 		strings.Replace(url, "http://", "https://", 1), "application/json", strings.NewReader(list(event("a"))))
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
-	require.Equal(t, id, next.got[0].Reporter.SPIFFEID.String())
+	require.Equal(t, id, next.Got[0].Reporter.SPIFFEID.String())
 }
 
 func TestTokenIsNotLogged(t *testing.T) {

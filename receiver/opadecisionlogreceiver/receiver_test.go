@@ -3,7 +3,6 @@ package opadecisionlogreceiver
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -11,87 +10,31 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/client"
-	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/config/configopaque"
 	"go.opentelemetry.io/collector/config/configoptional"
 	"go.opentelemetry.io/collector/config/configtls"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/plog"
-	"go.opentelemetry.io/collector/receiver/receivertest"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
-	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/internal/upload"
-	"github.com/meshaudit/meshaudit/receiver/opadecisionlogreceiver/internal/metadata"
+	"github.com/meshaudit/meshaudit/receiver/internal/endpoint/endpointtest"
 )
 
-// A sink is the next consumer: answer, if set, decides on each offer.
-type sink struct {
-	answer func(records []plog.LogRecord) error
-
-	mu      sync.Mutex
-	got     []evidence.Evidence
-	raw     []plog.LogRecord
-	gaps    []plog.LogRecord
-	batches []int
-	clients []client.Info
-}
-
-func (*sink) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
-
-func (s *sink) ConsumeLogs(ctx context.Context, logs plog.Logs) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var records []plog.LogRecord
-	for _, lr := range logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {
-		records = append(records, lr)
-	}
-	if s.answer != nil {
-		if err := s.answer(records); err != nil {
-			return err
-		}
-	}
-	s.batches = append(s.batches, len(records))
-	s.clients = append(s.clients, client.FromContext(ctx))
-	for _, lr := range records {
-		switch e, ok := otlp.Decode(lr); {
-		case ok:
-			s.got = append(s.got, e)
-		case lr.EventName() == semconv.EventEvidenceGap:
-			s.gaps = append(s.gaps, lr)
-		default:
-			s.raw = append(s.raw, lr)
-		}
-	}
-	return nil
-}
-
-func (s *sink) decisions() []string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func decisionIDs(s *endpointtest.Sink) []string {
 	var ids []string
-	for _, e := range s.got {
+	for _, e := range s.Got {
 		ids = append(ids, e.DecisionID)
 	}
 	return ids
-}
-
-func attr(lr plog.LogRecord, name string) string {
-	v, ok := lr.Attributes().Get(name)
-	if !ok {
-		return ""
-	}
-	return v.AsString()
 }
 
 func event(id string) string {
@@ -106,76 +49,35 @@ func body(ids ...string) string {
 	return "[" + strings.Join(events, ",") + "]"
 }
 
-func zip(tb testing.TB, s string) string {
-	tb.Helper()
-	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	_, err := io.WriteString(z, s)
-	require.NoError(tb, err)
-	require.NoError(tb, z.Close())
-	return b.String()
-}
-
 // serve starts a receiver on a free port and returns its URL.
 func serve(t *testing.T, next consumer.Logs, change func(*Config)) string {
 	t.Helper()
 	cfg := createDefaultConfig().(*Config)
-	l, err := net.Listen("tcp", "localhost:0")
-	require.NoError(t, err)
-	cfg.NetAddr.Endpoint = l.Addr().String()
-	require.NoError(t, l.Close())
 	if change != nil {
 		change(cfg)
 	}
-	r, err := newReceiver(cfg, receivertest.NewNopSettings(metadata.Type), next)
-	require.NoError(t, err)
-	require.NoError(t, r.Start(context.Background(), componenttest.NewNopHost()))
-	t.Cleanup(func() {
-		http.DefaultClient.CloseIdleConnections()
-		require.NoError(t, r.Shutdown(context.Background()))
-		require.NoError(t, r.Shutdown(context.Background()), "a second Shutdown")
-	})
-	return "http://" + cfg.NetAddr.Endpoint
-}
-
-// post uploads as OPA does and returns the answer's code and headers.
-func post(t *testing.T, url, content string, headers ...string) (int, http.Header) {
-	t.Helper()
-	req, err := http.NewRequest(http.MethodPost, url, strings.NewReader(content))
-	require.NoError(t, err)
-	if strings.HasPrefix(content, "\x1f\x8b") {
-		req.Header.Set("Content-Encoding", "gzip")
-	}
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
-	}
-	resp, err := http.DefaultClient.Do(req)
-	require.NoError(t, err)
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	require.NoError(t, err)
-	return resp.StatusCode, resp.Header
+	return endpointtest.Serve(t, NewFactory(), cfg, &cfg.Config, next)
 }
 
 func TestUpload(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, nil)
 	for i, path := range []string{"/logs", "/logs/partition", "/logs/"} {
-		code, _ := post(t, url+path, zip(t, body(fmt.Sprint("gzip-", i))))
+		code, _ := endpointtest.Post(t, url+path, endpointtest.Zip(t, body(fmt.Sprint("gzip-", i))))
 		require.Equal(t, http.StatusOK, code)
-		code, _ = post(t, url+path, body(fmt.Sprint("plain-", i)))
+		code, _ = endpointtest.Post(t, url+path, body(fmt.Sprint("plain-", i)))
 		require.Equal(t, http.StatusOK, code)
 	}
-	code, _ := post(t, url+"/logs", "[]")
+	code, _ := endpointtest.Post(t, url+"/logs", "[]")
 	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, []string{"gzip-0", "plain-0", "gzip-1", "plain-1", "gzip-2", "plain-2"}, next.decisions())
-	require.Equal(t, "opa-1", next.got[0].Reporter.Node)
-	require.Equal(t, "127.0.0.1", next.got[0].Reporter.Address)
-	require.False(t, next.got[0].Reporter.Authenticated)
+	require.Equal(t, []string{"gzip-0", "plain-0", "gzip-1", "plain-1", "gzip-2", "plain-2"}, decisionIDs(next))
+	require.Equal(t, "opa-1", next.Got[0].Reporter.Node)
+	require.Equal(t, "127.0.0.1", next.Got[0].Reporter.Address)
+	require.False(t, next.Got[0].Reporter.Authenticated)
 }
 
 func TestEnvelope(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, func(c *Config) { c.Token = "right"; c.Path = "/v1/opa" })
 	good := []string{"Authorization", "Bearer right"}
 	for _, tt := range []struct {
@@ -194,7 +96,7 @@ func TestEnvelope(t *testing.T) {
 		{"/v1/opa", good, http.StatusOK},
 		{"/v1/opa/x", good, http.StatusOK},
 	} {
-		code, _ := post(t, url+tt.path, body("d"), tt.headers...)
+		code, _ := endpointtest.Post(t, url+tt.path, body("d"), tt.headers...)
 		require.Equal(t, tt.want, code, "%s %v", tt.path, tt.headers)
 	}
 	resp, err := http.Get(url + "/v1/opa")
@@ -202,21 +104,21 @@ func TestEnvelope(t *testing.T) {
 	resp.Body.Close()
 	require.Equal(t, http.StatusMethodNotAllowed, resp.StatusCode)
 	require.Equal(t, http.MethodPost, resp.Header.Get("Allow"))
-	require.Len(t, next.got, 2)
-	require.True(t, next.got[0].Reporter.Authenticated, "the token authenticates")
+	require.Len(t, next.Got, 2)
+	require.True(t, next.Got[0].Reporter.Authenticated, "the token authenticates")
 }
 
 func TestBatches(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, func(c *Config) { c.BatchSize = 3 })
 	var ids []string
 	for i := range 8 {
 		ids = append(ids, fmt.Sprint("d-", i))
 	}
-	code, _ := post(t, url+"/logs", zip(t, body(ids...)))
+	code, _ := endpointtest.Post(t, url+"/logs", endpointtest.Zip(t, body(ids...)))
 	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, []int{3, 3, 2}, next.batches)
-	require.Equal(t, ids, next.decisions())
+	require.Equal(t, []int{3, 3, 2}, next.Batches)
+	require.Equal(t, ids, decisionIDs(next))
 }
 
 // TestUndecodableIsSealedRaw: one bad event does not take its neighbours
@@ -231,7 +133,7 @@ func TestUndecodableIsSealedRaw(t *testing.T) {
 		"cut off":           {`[` + event("a") + `,{"decision_id":"d-1","secret":"SECR`, "cut off", `{"decision_id":"d-1","secret":***`, 1},
 		"not an array":      {`SECRET`, "unexpected", `***`, 0},
 		"empty":             {``, "empty", ``, 0},
-		"gzip cut off":      {zip(t, body("a"))[:20], "cut off", ``, 0},
+		"gzip cut off":      {endpointtest.Zip(t, body("a"))[:20], "cut off", ``, 0},
 		"gzip damaged":      {"\x1f\x8bSECRET", "decompress", ``, 0},
 		"too large":         {`[{"decision_id":"big","x":"` + strings.Repeat("SECRET", 1000) + `"},` + event("b") + `]`, "larger", `{"decision_id":"big","x":***`, 1},
 		"nested deeply":     {`[` + strings.Repeat("[", 10000) + strings.Repeat("]", 10000) + `]`, "larger", strings.Repeat("[", 1024), 0},
@@ -242,16 +144,16 @@ func TestUndecodableIsSealedRaw(t *testing.T) {
 		"numbers are exact": {`[{"a":12345678901234567890}]`, "no decision_id", `{"a":12345678901234567890}`, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			next := &sink{}
+			next := &endpointtest.Sink{}
 			url := serve(t, next, func(c *Config) { c.MaxEventBytes = 1024 })
-			code, _ := post(t, url+"/logs", tt.content)
+			code, _ := endpointtest.Post(t, url+"/logs", tt.content)
 			require.Equal(t, http.StatusOK, code)
-			require.Len(t, next.got, tt.decisions)
-			require.Len(t, next.raw, 1)
-			lr := next.raw[0]
-			require.Equal(t, "true", attr(lr, semconv.EvidenceRaw))
-			require.Contains(t, attr(lr, semconv.EvidenceError), tt.err)
-			require.Len(t, attr(lr, semconv.EvidenceBodySHA256), 64)
+			require.Len(t, next.Got, tt.decisions)
+			require.Len(t, next.Raw, 1)
+			lr := next.Raw[0]
+			require.Equal(t, "true", endpointtest.Attr(lr, semconv.EvidenceRaw))
+			require.Contains(t, endpointtest.Attr(lr, semconv.EvidenceError), tt.err)
+			require.Len(t, endpointtest.Attr(lr, semconv.EvidenceBodySHA256), 64)
 			require.Equal(t, tt.text, lr.Body().AsString())
 			for _, v := range lr.Attributes().All() {
 				require.NotContains(t, v.AsString(), "SECRET")
@@ -280,25 +182,25 @@ func TestGzipBomb(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, z.Close())
 
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, func(c *Config) { c.MaxUploadBytes = 8 << 20 })
-	code, _ := post(t, url+"/logs", bomb.String())
+	code, _ := endpointtest.Post(t, url+"/logs", bomb.String())
 	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, []string{"before"}, next.decisions())
-	require.Len(t, next.raw, 1)
-	require.Contains(t, attr(next.raw[0], semconv.EvidenceError), "max_upload_bytes")
-	require.Len(t, next.gaps, 1)
-	require.Equal(t, upload.GapTooLarge, attr(next.gaps[0], semconv.GapReason))
-	require.Empty(t, attr(next.gaps[0], semconv.GapCount), "it is not known how many")
+	require.Equal(t, []string{"before"}, decisionIDs(next))
+	require.Len(t, next.Raw, 1)
+	require.Contains(t, endpointtest.Attr(next.Raw[0], semconv.EvidenceError), "max_upload_bytes")
+	require.Len(t, next.Gaps, 1)
+	require.Equal(t, upload.GapTooLarge, endpointtest.Attr(next.Gaps[0], semconv.GapReason))
+	require.Empty(t, endpointtest.Attr(next.Gaps[0], semconv.GapCount), "it is not known how many")
 }
 
 func TestBodyTooLarge(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, func(c *Config) { c.MaxRequestBodySize = 4096 })
-	code, _ := post(t, url+"/logs", "["+event("a")+","+strings.Repeat(" ", 8192)+event("b")+"]")
+	code, _ := endpointtest.Post(t, url+"/logs", "["+event("a")+","+strings.Repeat(" ", 8192)+event("b")+"]")
 	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, []string{"a"}, next.decisions())
-	require.Len(t, next.gaps, 1)
+	require.Equal(t, []string{"a"}, decisionIDs(next))
+	require.Len(t, next.Gaps, 1)
 }
 
 var errBusy = errors.New("busy")
@@ -306,61 +208,61 @@ var errBusy = errors.New("busy")
 // TestRefusedIsAnswered503: what was accepted before comes again with the
 // repeat, as the same evidence.
 func TestRefusedIsAnswered503(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	offers := 0
-	next.answer = func([]plog.LogRecord) error {
+	next.Answer = func([]plog.LogRecord) error {
 		if offers++; offers == 2 {
 			return errBusy
 		}
 		return nil
 	}
 	url := serve(t, next, func(c *Config) { c.BatchSize = 1 })
-	code, headers := post(t, url+"/logs", body("a", "b"))
+	code, headers := endpointtest.Post(t, url+"/logs", body("a", "b"))
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	require.NotEmpty(t, headers.Get("Retry-After"))
-	require.Equal(t, []string{"a"}, next.decisions())
+	require.Equal(t, []string{"a"}, decisionIDs(next))
 
-	code, _ = post(t, url+"/logs", body("a", "b"))
+	code, _ = endpointtest.Post(t, url+"/logs", body("a", "b"))
 	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, []string{"a", "a", "b"}, next.decisions())
-	require.Equal(t, next.got[0], next.got[1])
+	require.Equal(t, []string{"a", "a", "b"}, decisionIDs(next))
+	require.Equal(t, next.Got[0], next.Got[1])
 }
 
 // TestPermanentlyRefused: only the event at fault is lost, 2xx follows the
 // sealed gap, and a refused gap is answered 503.
 func TestPermanentlyRefused(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	gapRefused := true
-	next.answer = func(records []plog.LogRecord) error {
+	next.Answer = func(records []plog.LogRecord) error {
 		for _, lr := range records {
 			if lr.EventName() == semconv.EventEvidenceGap && gapRefused {
 				return errBusy
 			}
-			if attr(lr, semconv.JoinDecisionID) == "poison" {
+			if endpointtest.Attr(lr, semconv.JoinDecisionID) == "poison" {
 				return consumererror.NewPermanent(errors.New("too large"))
 			}
 		}
 		return nil
 	}
 	url := serve(t, next, nil)
-	code, _ := post(t, url+"/logs", body("a", "b", "poison", "c"))
+	code, _ := endpointtest.Post(t, url+"/logs", body("a", "b", "poison", "c"))
 	require.Equal(t, http.StatusServiceUnavailable, code)
 
 	gapRefused = false
-	next.got = nil
-	code, _ = post(t, url+"/logs", body("a", "b", "poison", "c"))
+	next.Got = nil
+	code, _ = endpointtest.Post(t, url+"/logs", body("a", "b", "poison", "c"))
 	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, []string{"a", "b", "c"}, next.decisions())
-	require.Len(t, next.gaps, 1)
-	require.Equal(t, "1", attr(next.gaps[0], semconv.GapCount))
-	require.Equal(t, upload.GapPermanent, attr(next.gaps[0], semconv.GapReason))
-	require.Equal(t, "gap/poison", attr(next.gaps[0], semconv.EvidencePosition))
+	require.Equal(t, []string{"a", "b", "c"}, decisionIDs(next))
+	require.Len(t, next.Gaps, 1)
+	require.Equal(t, "1", endpointtest.Attr(next.Gaps[0], semconv.GapCount))
+	require.Equal(t, upload.GapPermanent, endpointtest.Attr(next.Gaps[0], semconv.GapReason))
+	require.Equal(t, "gap/poison", endpointtest.Attr(next.Gaps[0], semconv.EvidencePosition))
 }
 
 // TestConnectionThatBreaks: nothing is sealed as undecodable, for it comes
 // again whole.
 func TestConnectionThatBreaks(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, nil)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 	require.NoError(t, err)
@@ -371,8 +273,8 @@ func TestConnectionThatBreaks(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, string(answer), "400")
 	require.NoError(t, conn.Close())
-	require.Empty(t, next.raw)
-	require.Empty(t, next.gaps)
+	require.Empty(t, next.Raw)
+	require.Empty(t, next.Gaps)
 }
 
 func TestReporterIsTheVerifiedPeer(t *testing.T) {
@@ -395,7 +297,7 @@ func TestReporterIsTheVerifiedPeer(t *testing.T) {
 }
 
 func testVerifiedPeer(t *testing.T, ca *evidencetest.CA, id string, configure func(*Config)) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	url := serve(t, next, configure)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{
 		RootCAs: ca.Pool(), ServerName: "localhost", Certificates: []tls.Certificate{ca.Issue(t, id)},
@@ -406,9 +308,9 @@ func testVerifiedPeer(t *testing.T, ca *evidencetest.CA, id string, configure fu
 	require.NoError(t, err)
 	require.NoError(t, resp.Body.Close())
 	require.Equal(t, http.StatusOK, resp.StatusCode)
-	require.Equal(t, id, next.got[0].Reporter.SPIFFEID.String())
-	require.True(t, next.got[0].Reporter.Authenticated)
-	require.Equal(t, id, next.clients[0].Auth.GetAttribute(semconv.EvidenceReporterSPIFFEID))
+	require.Equal(t, id, next.Got[0].Reporter.SPIFFEID.String())
+	require.True(t, next.Got[0].Reporter.Authenticated)
+	require.Equal(t, id, next.Clients[0].Auth.GetAttribute(semconv.EvidenceReporterSPIFFEID))
 }
 
 func TestTokenIsNotLogged(t *testing.T) {
@@ -420,9 +322,9 @@ func TestTokenIsNotLogged(t *testing.T) {
 // TestStatus: what OPA reports of a bundle is sealed once, also if it was
 // refused before, and a report that cannot be read is sealed raw.
 func TestStatus(t *testing.T) {
-	next := &sink{}
+	next := &endpointtest.Sink{}
 	refuse := true
-	next.answer = func([]plog.LogRecord) error {
+	next.Answer = func([]plog.LogRecord) error {
 		if refuse {
 			return errBusy
 		}
@@ -432,22 +334,22 @@ func TestStatus(t *testing.T) {
 	report := func(revision, polled string) string {
 		return fmt.Sprintf(`{"labels":{"id":"opa-1"},"bundles":{"authz":{"name":"authz","active_revision":%q,"last_successful_activation":"2026-11-24T10:00:00Z","last_request":%q}}}`, revision, polled)
 	}
-	code, _ := post(t, url, report("r1", "a"))
+	code, _ := endpointtest.Post(t, url, report("r1", "a"))
 	require.Equal(t, http.StatusServiceUnavailable, code)
 	refuse = false
-	for _, r := range []string{report("r1", "b"), zip(t, report("r1", "c")), report("r2", "d"), report("r1", "e")} {
-		code, _ := post(t, url+"/partition", r)
+	for _, r := range []string{report("r1", "b"), endpointtest.Zip(t, report("r1", "c")), report("r2", "d"), report("r1", "e")} {
+		code, _ := endpointtest.Post(t, url+"/partition", r)
 		require.Equal(t, http.StatusOK, code)
 	}
-	require.Len(t, next.got, 2)
-	require.Equal(t, "r1", next.got[0].Act.Change.Revision)
-	require.Equal(t, "r2", next.got[1].Act.Change.Revision)
-	require.Equal(t, evidence.EventConfigChange, next.got[0].Event)
-	require.Equal(t, "opa-1", next.got[0].Reporter.Node)
+	require.Len(t, next.Got, 2)
+	require.Equal(t, "r1", next.Got[0].Act.Change.Revision)
+	require.Equal(t, "r2", next.Got[1].Act.Change.Revision)
+	require.Equal(t, evidence.EventConfigChange, next.Got[0].Event)
+	require.Equal(t, "opa-1", next.Got[0].Reporter.Node)
 
-	code, _ = post(t, url, `{"labels":{"id":"opa-1"},"message":"SECRET"`)
+	code, _ = endpointtest.Post(t, url, `{"labels":{"id":"opa-1"},"message":"SECRET"`)
 	require.Equal(t, http.StatusOK, code)
-	require.Len(t, next.raw, 1)
-	require.Equal(t, "opa_status", attr(next.raw[0], semconv.EvidenceSource))
-	require.NotContains(t, next.raw[0].Body().AsString(), "SECRET")
+	require.Len(t, next.Raw, 1)
+	require.Equal(t, "opa_status", endpointtest.Attr(next.Raw[0], semconv.EvidenceSource))
+	require.NotContains(t, next.Raw[0].Body().AsString(), "SECRET")
 }

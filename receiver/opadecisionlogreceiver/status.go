@@ -55,7 +55,7 @@ func (r *opaReceiver) report(w http.ResponseWriter, req *http.Request) {
 		},
 		Kept: opa.StatusKept,
 	}
-	if r.upload(w, req, &format) {
+	if r.Take(w, req, &format) {
 		r.known.add(offered)
 	}
 }

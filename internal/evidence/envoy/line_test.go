@@ -162,26 +162,10 @@ func TestFormatFaults(t *testing.T) {
 	}
 }
 
-func TestBadTextLines(t *testing.T) {
-	l := lines(t, "", nil)
-	for name, line := range evidencetest.BadLines() {
-		if got, err := l.Decode(nil, &evidencetest.Origin, line); err == nil || len(got) != 0 {
-			t.Errorf("%s: %d pieces, error %v", name, len(got), err)
-		}
-	}
-}
-
-func textLines(tb testing.TB) [][]byte {
-	tb.Helper()
-	text, err := os.ReadFile(textCorpus)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return bytes.Split(bytes.TrimSpace(text), []byte("\n"))
-}
+func TestBadTextLines(t *testing.T) { evidencetest.RefusesBadLines(t, lines(t, "", nil).Decode) }
 
 func FuzzTextLine(f *testing.F) {
-	for _, line := range textLines(f) {
+	for _, line := range evidencetest.Lines(f, textCorpus) {
 		f.Add(line)
 	}
 	l := lines(f, "", nil)
@@ -202,27 +186,13 @@ func FuzzCompileFormat(f *testing.F) {
 }
 
 func benchmarkLines(b *testing.B, keep func([]byte) bool) {
-	l := lines(b, "", nil)
 	var in [][]byte
-	size := 0
-	for _, line := range textLines(b) {
+	for _, line := range evidencetest.Lines(b, textCorpus) {
 		if keep(line) {
 			in = append(in, line)
-			size += len(line)
 		}
 	}
-	defer evidencetest.Rate(b, size)()
-	b.ReportAllocs()
-	var dst []evidence.Evidence
-	for b.Loop() {
-		for _, line := range in {
-			var err error
-			if dst, err = l.Decode(dst[:0], &evidencetest.Origin, line); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
-	b.ReportMetric(float64(len(in)*b.N)/b.Elapsed().Seconds(), "lines/s")
+	evidencetest.BenchmarkLines(b, lines(b, "", nil).Decode, in)
 }
 
 func BenchmarkTextLine(b *testing.B) {

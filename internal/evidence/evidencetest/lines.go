@@ -53,6 +53,53 @@ func Corpus(t *testing.T, path string, decode evidence.Decoder) {
 	Golden(t, path+".golden", fmt.Sprintf("%d lines, %d decoded, %d pieces\n%s%s", lines, decoded, pieces, &refused, &body))
 }
 
+// Lines are those of the files.
+func Lines(tb testing.TB, paths ...string) (lines [][]byte) {
+	tb.Helper()
+	for _, path := range paths {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		for line := range bytes.Lines(text) {
+			lines = append(lines, bytes.TrimRight(line, "\r\n"))
+		}
+	}
+	return lines
+}
+
+// One decodes a line that is one piece of evidence.
+func One(t *testing.T, decode evidence.Decoder, line string) evidence.Evidence {
+	t.Helper()
+	got, err := decode(nil, &Origin, []byte(line))
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d pieces, %v, of %s", len(got), err, line)
+	}
+	RoundTrip(t, &got[0])
+	return got[0]
+}
+
+// BenchmarkLines measures a decoder.
+func BenchmarkLines(b *testing.B, decode evidence.Decoder, lines [][]byte) {
+	b.Helper()
+	size := 0
+	for _, line := range lines {
+		size += len(line)
+	}
+	defer Rate(b, size)()
+	b.ReportAllocs()
+	var dst []evidence.Evidence
+	for b.Loop() {
+		for _, line := range lines {
+			var err error
+			if dst, err = decode(dst[:0], &Origin, line); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.ReportMetric(float64(len(lines)*b.N)/b.Elapsed().Seconds(), "lines/s")
+}
+
 // FuzzLine is what holds for every line: it is refused with a known reason or
 // gives evidence that survives its record, bounded and without query strings,
 // and twice the same.
@@ -100,5 +147,15 @@ func BadLines() map[string][]byte {
 		"1 MiB of quotes":  bytes.Repeat([]byte(`"`), 1<<20),
 		"1 MiB of pairs":   bytes.Repeat([]byte("a=b "), 1<<18),
 		"1 MiB of escapes": append([]byte(`{"a":"`), bytes.Repeat([]byte(`\u0041`), 170_000)...),
+	}
+}
+
+// RefusesBadLines checks that a decoder makes nothing of them.
+func RefusesBadLines(t *testing.T, decode evidence.Decoder) {
+	t.Helper()
+	for name, line := range BadLines() {
+		if got, err := decode(nil, &Origin, line); err == nil || len(got) != 0 {
+			t.Errorf("%s: %d pieces, error %v", name, len(got), err)
+		}
 	}
 }

@@ -1,12 +1,10 @@
 package spire
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,16 +17,9 @@ import (
 
 var files = []string{"audit_entries.jsonl", "server-1.13.jsonl", "agent-1.13.log"}
 
-func lines(tb testing.TB, name string) (out [][]byte) {
+func lines(tb testing.TB, name string) [][]byte {
 	tb.Helper()
-	b, err := os.ReadFile("testdata/" + name)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
-		out = append(out, bytes.Clone(s.Bytes()))
-	}
-	return out
+	return evidencetest.Lines(tb, "testdata/"+name)
 }
 
 // text writes a JSON line as logrus's text formatter does.
@@ -200,6 +191,8 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+func TestBadLines(t *testing.T) { evidencetest.RefusesBadLines(t, Line) }
+
 func FuzzDecode(f *testing.F) {
 	for _, name := range files {
 		for _, line := range lines(f, name) {
@@ -207,27 +200,9 @@ func FuzzDecode(f *testing.F) {
 			f.Add(text(f, line))
 		}
 	}
-	f.Fuzz(func(t *testing.T, line []byte) {
-		e, err := Decode(line)
-		if err == nil {
-			evidencetest.RoundTrip(t, &e)
-		}
-	})
+	f.Fuzz(func(t *testing.T, line []byte) { evidencetest.FuzzLine(t, Line, line) })
 }
 
 func BenchmarkDecode(b *testing.B) {
-	all := lines(b, "server-1.13.jsonl")
-	n := 0
-	for _, line := range all {
-		n += len(line)
-	}
-	defer evidencetest.Rate(b, n)()
-	b.ReportAllocs()
-	for b.Loop() {
-		for _, line := range all {
-			if _, err := Decode(line); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}
+	evidencetest.BenchmarkLines(b, Line, lines(b, "server-1.13.jsonl"))
 }

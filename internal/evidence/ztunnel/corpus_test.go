@@ -14,10 +14,18 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-func TestBadLines(t *testing.T) {
-	for name, line := range evidencetest.BadLines() {
-		if got, err := Decode(nil, &evidencetest.Origin, line); err == nil || len(got) != 0 {
-			t.Errorf("%s: %d pieces, error %v", name, len(got), err)
-		}
+func TestBadLines(t *testing.T) { evidencetest.RefusesBadLines(t, Decode) }
+
+func FuzzDecode(f *testing.F) {
+	for _, line := range evidencetest.Lines(f, corpus...) {
+		f.Add(line)
 	}
+	for _, line := range traps {
+		f.Add([]byte(line))
+	}
+	f.Fuzz(func(t *testing.T, line []byte) { evidencetest.FuzzLine(t, Decode, line) })
+}
+
+func BenchmarkDecode(b *testing.B) {
+	evidencetest.BenchmarkLines(b, Decode, evidencetest.Lines(b, corpus...))
 }

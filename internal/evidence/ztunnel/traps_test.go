@@ -26,12 +26,7 @@ var traps = []string{
 
 func one(t *testing.T, line string) evidence.Evidence {
 	t.Helper()
-	got, err := Decode(nil, &evidencetest.Origin, []byte(line))
-	if err != nil || len(got) != 1 {
-		t.Fatalf("%d pieces, %v, of %s", len(got), err, line)
-	}
-	evidencetest.RoundTrip(t, &got[0])
-	return got[0]
+	return evidencetest.One(t, Decode, line)
 }
 
 func TestFailures(t *testing.T) {

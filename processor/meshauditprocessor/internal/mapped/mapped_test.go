@@ -81,11 +81,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%.60s: %v, want %v", line, err, want)
 		}
 	}
-	for name, line := range evidencetest.BadLines() {
-		if _, err := d(nil, &evidencetest.Origin, line); err == nil {
-			t.Errorf("%s: taken", name)
-		}
-	}
+	evidencetest.RefusesBadLines(t, d)
 }
 
 func TestPresetsCompile(t *testing.T) {
