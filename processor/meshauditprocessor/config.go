@@ -3,241 +3,43 @@ package meshauditprocessor
 import (
 	"errors"
 	"fmt"
-	"strings"
-	"time"
 
-	"github.com/meshaudit/meshaudit/internal/correlate"
-	"github.com/meshaudit/meshaudit/internal/findings"
-	"github.com/meshaudit/meshaudit/internal/redact"
+	"github.com/meshaudit/meshaudit/internal/clerk"
 )
 
-// What a record can be expected to hold.
+// What the processor does with evidence.
 const (
-	expectCallee  = "callee"
-	expectCaller  = "caller"
-	expectVerdict = "verdict"
+	modeCorrelate = "correlate"
+	modeTag       = "tag"
 )
 
 // Config of the processor. One component id is one correlator: the traces and
 // the logs pipeline that name it share this value.
 type Config struct {
+	clerk.Config `mapstructure:",squash"`
 	// Mode is correlate, or tag: for an agent that only redacts and names
 	// evidence and says which gateway it belongs to. Default correlate.
 	Mode string `mapstructure:"mode"`
-	// Window is how long an action waits for the evidence that is expected,
-	// from its first piece on. Default 10s; longer costs memory and delay.
-	Window time.Duration `mapstructure:"window"`
-	// LateWindow is how long after that evidence still amends the record.
-	// Default 10m, because OPA uploads its decisions every 5 to 10 minutes;
-	// costs about 500 bytes for each piece of evidence in that time.
-	LateWindow time.Duration `mapstructure:"late_window"`
-	// Settle is how long a piece waits for others before a record that holds
-	// what is expected leaves. Default 1s, Envoy's flush interval, so that
-	// both sidecars' reports are in the record; with 0 a record leaves at once
-	// and the other report gives an amendment.
-	Settle time.Duration `mapstructure:"settle"`
-	// ClockSkew is how far the clocks of two nodes may be apart. Default 2s;
-	// more makes joins by request id ambiguous more often.
-	ClockSkew time.Duration `mapstructure:"clock_skew"`
-	// MaxPending bounds the pieces that wait for their record. Default 100000.
-	// Beyond it the oldest actions leave early, as partial.
-	MaxPending int `mapstructure:"max_pending"`
-	// MaxPendingBytes bounds the memory of all that is kept, records that
-	// could not be handed on included. Default 256 MiB.
-	MaxPendingBytes int `mapstructure:"max_pending_bytes"`
-	// Expect is what makes a record complete: callee, caller, verdict.
-	// Default [callee]. A decision that the callee's report names by id is
-	// always expected.
-	Expect []string `mapstructure:"expect"`
-	// Cluster is mesh.cluster on records whose evidence names none. Default "".
-	Cluster string `mapstructure:"cluster"`
-	// Sources tell what the records of others' receivers are. Default none
-	// beside the built-in ones.
-	Sources []SourceConfig `mapstructure:"sources"`
-	// Redaction extends the allow-list.
-	Redaction RedactionConfig `mapstructure:"redaction"`
-	// Identity says whose word about identities is believed.
-	Identity IdentityConfig `mapstructure:"identity"`
-	// Findings says what is looked for in the records and stated as
-	// mesh.finding.
-	Findings FindingsConfig `mapstructure:"findings"`
-	// Ledger compares what proxies say they logged with what came.
-	Ledger LedgerConfig `mapstructure:"ledger"`
-	// RecoverFrom is the sealed log to re-read at start. Default: none.
-	RecoverFrom RecoverConfig `mapstructure:"recover_from"`
 
 	// shared belongs to the faces of this component id, which all get this
 	// same Config.
 	shared *shared
 }
 
-// RedactionConfig extends what is kept of evidence.
-type RedactionConfig struct {
-	// Allow are further attributes to keep: exact names, or prefixes ending in
-	// *. Default none.
-	Allow []string `mapstructure:"allow"`
-	// KeepBody keeps the bodies of logs from sources that are not known.
-	// Default false: a body's SHA-256 takes its place.
-	KeepBody bool `mapstructure:"keep_body"`
-}
-
-// IdentityConfig is of identities.
-type IdentityConfig struct {
-	// XFCCTrusted are patterns of SPIFFE IDs, with * for any text: proxies that
-	// remove x-forwarded-client-cert from outside and write it themselves. What
-	// they report of it, over an authenticated connection to a receiver of ours,
-	// is proven as xfcc. Default none: a header is a claim.
-	XFCCTrusted []string `mapstructure:"xfcc_trusted"`
-}
-
-// FindingsConfig is of the findings.
-type FindingsConfig struct {
-	// Kinds changes what holds for a kind of finding, by its name. Default:
-	// every kind is on, with the severity of docs/findings.md.
-	Kinds map[findings.Kind]FindingConfig `mapstructure:"kinds"`
-	// TrustDomains are those that are known; others are a finding. Default:
-	// none are asked for.
-	TrustDomains []string `mapstructure:"trust_domains"`
-	// MustDecide are patterns of paths, with * for any text, on which some
-	// policy must decide. Default: none.
-	MustDecide []string `mapstructure:"must_decide"`
-	// Repeat is how long a finding that goes on waits before it is stated again,
-	// with its count. Default 1h.
-	Repeat time.Duration `mapstructure:"repeat"`
-	// MaxCredentials bounds the certificates that are remembered to find shared
-	// ones, about 120 bytes each. Default 1000000.
-	MaxCredentials int `mapstructure:"max_credentials"`
-}
-
-// FindingConfig is of one kind of finding.
-type FindingConfig struct {
-	// Off: it is not looked for.
-	Off bool `mapstructure:"off"`
-	// Severity is info, low, medium, high or critical.
-	Severity findings.Severity `mapstructure:"severity"`
-	// Condition is an OTTL condition on the record, in the log context: only
-	// where it is true the kind is looked for. Default: everywhere.
-	Condition string `mapstructure:"condition"`
-}
-
-// LedgerConfig is of the completeness ledger, which reads the counters of
-// Envoy's access loggers from a metrics pipeline with this processor.
-type LedgerConfig struct {
-	// Lag is how long an entry may be under way: the proxy's flush interval,
-	// the network, and how old a sample of its counters is. Default 5s; less
-	// finds losses under load sooner, and more than there are.
-	Lag time.Duration `mapstructure:"lag"`
-	// StatPrefix is the stat_prefix of the logger that writes to us, where a
-	// proxy has several. Default "": all of them.
-	StatPrefix string `mapstructure:"stat_prefix"`
-}
-
-// RecoverConfig names a sealed log: the directory and origin of the
-// sealed_log exporter that this processor's pipelines end in.
-type RecoverConfig struct {
-	Directory string `mapstructure:"directory"`
-	Origin    string `mapstructure:"origin"`
-}
-
 func createDefaultConfig() *Config {
-	return &Config{
-		Mode:            modeCorrelate,
-		Window:          10 * time.Second,
-		LateWindow:      10 * time.Minute,
-		Settle:          time.Second,
-		ClockSkew:       2 * time.Second,
-		MaxPending:      100_000,
-		MaxPendingBytes: 256 << 20,
-		Expect:          []string{expectCallee},
-		Ledger:          LedgerConfig{Lag: 5 * time.Second},
-		Findings:        FindingsConfig{Repeat: time.Hour, MaxCredentials: 1_000_000},
-		shared:          new(shared),
-	}
+	return &Config{Config: clerk.DefaultConfig(), Mode: modeCorrelate, shared: new(shared)}
 }
-
-// minPendingBytes holds at least a few of the largest pieces.
-const minPendingBytes = 1 << 20
 
 // Validate reports every fault at once.
 func (c *Config) Validate() error {
-	var errs []error
-	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	var mode error
 	switch {
 	case c.Mode != modeCorrelate && c.Mode != modeTag:
-		fault("`mode` knows correlate and tag, got %q", c.Mode)
-	case c.tags() && c.RecoverFrom != (RecoverConfig{}):
-		fault("`recover_from` belongs to the gateways: with `mode: tag` no records are made here")
+		mode = fmt.Errorf("`mode` knows correlate and tag, got %q", c.Mode)
+	case c.tags() && c.RecoverFrom != (clerk.RecoverConfig{}):
+		mode = errors.New("`recover_from` belongs to the gateways: with `mode: tag` no records are made here")
 	}
-	if c.Window <= 0 {
-		fault("`window` must be positive, got %v", c.Window)
-	}
-	if c.LateWindow < 0 {
-		fault("`late_window` must not be negative, got %v", c.LateWindow)
-	}
-	if c.Settle < 0 || c.Settle > max(c.Window, 0) {
-		fault("`settle` must be between 0 and `window`, got %v", c.Settle)
-	}
-	if c.ClockSkew < 0 {
-		fault("`clock_skew` must not be negative, got %v", c.ClockSkew)
-	}
-	if c.MaxPending <= 0 {
-		fault("`max_pending` must be positive, got %d", c.MaxPending)
-	}
-	if c.MaxPendingBytes < minPendingBytes {
-		fault("`max_pending_bytes` must be at least %d, got %d", minPendingBytes, c.MaxPendingBytes)
-	}
-	if _, err := newProver(c.Identity.XFCCTrusted); err != nil {
-		fault("`identity::xfcc_trusted`: %w", err)
-	}
-	c.Findings.validate(fault)
-	if c.Ledger.Lag < 0 {
-		fault("`ledger::lag` must not be negative, got %v", c.Ledger.Lag)
-	}
-	if len(c.Expect) == 0 {
-		fault("`expect` must name at least one of callee, caller, verdict")
-	}
-	for _, e := range c.Expect {
-		switch e {
-		case expectCallee, expectCaller, expectVerdict:
-		default:
-			fault("`expect` knows callee, caller and verdict, got %q", e)
-		}
-	}
-	if _, err := compileSources(c.Sources); err != nil {
-		errs = append(errs, err)
-	}
-	for _, a := range c.Redaction.Allow {
-		switch {
-		case a == "" || a == "*":
-			fault("`redaction::allow` must not allow everything, got %q", a)
-		case strings.Contains(strings.TrimSuffix(a, "*"), "*"):
-			fault("`redaction::allow` takes a * only at the end, got %q", a)
-		}
-	}
-	if (c.RecoverFrom.Directory == "") != (c.RecoverFrom.Origin == "") {
-		fault("`recover_from` needs both `directory` and `origin`: those of the sealed_log exporter")
-	}
-	return errors.Join(errs...)
+	return errors.Join(mode, c.Faults())
 }
 
-func (c *Config) correlator() correlate.Config {
-	cfg := correlate.Config{
-		Window: c.Window, LateWindow: c.LateWindow, Settle: c.Settle, ClockSkew: c.ClockSkew,
-		MaxPending: c.MaxPending, MaxPendingBytes: c.MaxPendingBytes,
-	}
-	for _, e := range c.Expect {
-		switch e {
-		case expectCallee:
-			cfg.ExpectCallee = true
-		case expectCaller:
-			cfg.ExpectCaller = true
-		case expectVerdict:
-			cfg.ExpectVerdict = true
-		}
-	}
-	return cfg
-}
-
-func (c *Config) redactor() *redact.Redactor {
-	return redact.New(redact.Config{Allow: c.Redaction.Allow, KeepBody: c.Redaction.KeepBody})
-}
+func (c *Config) tags() bool { return c.Mode == modeTag }

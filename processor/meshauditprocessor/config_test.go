@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 
+	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/internal/findings"
 )
 
@@ -32,24 +33,21 @@ func TestConfig(t *testing.T) {
 
 	all := load(t, "meshaudit/all")
 	require.NoError(t, confmap.Validate(all))
-	assert.Equal(t, &Config{
-		Mode: modeCorrelate, Window: 20 * time.Second, LateWindow: 15 * time.Minute, Settle: 500 * time.Millisecond, ClockSkew: time.Second,
+	assert.Equal(t, &Config{Mode: modeCorrelate, shared: new(shared), Config: clerk.Config{
+		Window: 20 * time.Second, LateWindow: 15 * time.Minute, Settle: 500 * time.Millisecond, ClockSkew: time.Second,
 		MaxPending: 1000, MaxPendingBytes: 64 << 20, Expect: []string{"callee", "caller", "verdict"}, Cluster: "edge-0",
-		Redaction:   RedactionConfig{Allow: []string{"tenant.id", "shop.*"}, KeepBody: true},
-		RecoverFrom: RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"},
-		Identity:    IdentityConfig{XFCCTrusted: []string{"example.org/ns/ingress/*"}},
-		Findings: FindingsConfig{
-			Kinds: map[findings.Kind]FindingConfig{
+		Redaction:   clerk.RedactionConfig{Allow: []string{"tenant.id", "shop.*"}, KeepBody: true},
+		RecoverFrom: clerk.RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"},
+		Identity:    clerk.IdentityConfig{XFCCTrusted: []string{"example.org/ns/ingress/*"}},
+		Findings: clerk.FindingsConfig{
+			Kinds: map[findings.Kind]clerk.FindingConfig{
 				findings.Plaintext:        {Severity: findings.Low, Condition: `attributes["mesh.source.workload.namespace"] != "kube-system"`},
 				findings.IdentityConflict: {Off: true},
 			},
 			TrustDomains: []string{"example.org"}, MustDecide: []string{"/admin/*"}, Repeat: 30 * time.Minute, MaxCredentials: 1000,
 		},
-		Ledger: LedgerConfig{Lag: 10 * time.Second, StatPrefix: "meshaudit"},
-		shared: new(shared),
-	}, all)
-	c := all.correlator()
-	assert.True(t, c.ExpectCallee && c.ExpectCaller && c.ExpectVerdict)
+		Ledger: clerk.LedgerConfig{Lag: 10 * time.Second, StatPrefix: "meshaudit"},
+	}}, all)
 }
 
 func TestConfigFaultsAreReportedAtOnce(t *testing.T) {

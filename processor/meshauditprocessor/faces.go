@@ -2,17 +2,25 @@ package meshauditprocessor
 
 import (
 	"context"
-	"time"
 
+	"go.opentelemetry.io/collector/client"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
-	"go.uber.org/zap"
 
-	"github.com/meshaudit/meshaudit/internal/objectstore"
-	"github.com/meshaudit/meshaudit/seal"
+	"github.com/meshaudit/meshaudit/internal/clerk"
+	"github.com/meshaudit/meshaudit/internal/evidence"
 )
+
+// reporterOf is what a receiver of ours saw of its peer.
+func reporterOf(ctx context.Context) *evidence.Reporter {
+	if r, ok := client.FromContext(ctx).Auth.(evidence.Reporter); ok {
+		return &r
+	}
+	return nil
+}
 
 // tracesFace is the processor in a traces pipeline.
 type tracesFace struct {
@@ -39,38 +47,15 @@ func (f *tracesFace) ConsumeTraces(ctx context.Context, td ptrace.Traces) error 
 	if err != nil {
 		return err
 	}
-	in := c.intake(ctx)
-	defer in.done()
-	in.traces(td)
-	if err := f.next.ConsumeTraces(ctx, td); err != nil {
-		return err
-	}
-	in.accepted(ctx)
-	return nil
+	return c.Traces(ctx, reporterOf(ctx), td, f.next.ConsumeTraces)
 }
 
 // logsFace is the processor in a logs pipeline. Records leave through it.
 type logsFace struct {
 	face
-	next     consumer.Logs
-	recorder *recorder
-	replay   replayFunc // nil: replayStore
-}
-
-type replayFunc func(ctx context.Context, dir, origin string, window time.Duration,
-	fn func(sig seal.Signal, sealedAt time.Time, message []byte) error) error
-
-func replayStore(ctx context.Context, dir, origin string, window time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
-	store := seal.Dir(dir) // also if it is a journal: what is recent is in it
-	if objectstore.IsName(dir) {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		var err error
-		if store, err = objectstore.Open(ctx, dir); err != nil {
-			return err
-		}
-	}
-	return store.Replay(ctx, origin, window, fn)
+	next    consumer.Logs
+	replay  clerk.Replay
+	records bool // leave through this one
 }
 
 func (*logsFace) Capabilities() consumer.Capabilities {
@@ -85,26 +70,11 @@ func (f *logsFace) Start(ctx context.Context, _ component.Host) error {
 	if f.cfg.tags() {
 		return nil // no records come of it
 	}
-	if !c.recording.CompareAndSwap(false, true) {
+	if !c.Record(ctx, f.next.ConsumeLogs, f.replay) {
 		f.stop()
 		return f.cfg.shared.errTwoLogs(f.set.ID)
 	}
-	if from := f.cfg.RecoverFrom; from.Directory != "" {
-		replay := f.replay
-		if replay == nil {
-			replay = replayStore
-		}
-		// Records can be derived again later, evidence can't be had again:
-		// a log that can't be read must not keep us from sealing.
-		if n, err := c.recover(ctx, replay); err != nil {
-			c.logger.Error("records from before the restart may be missing: the sealed log could not be re-read",
-				zap.String("directory", from.Directory), zap.String("origin", from.Origin), zap.Error(err))
-		} else if n > 0 {
-			c.logger.Info("re-read evidence from before the restart", zap.Int("evidence", n))
-		}
-	}
-	f.recorder = newRecorder(c, f.next)
-	f.recorder.start()
+	f.records = true
 	return nil
 }
 
@@ -113,9 +83,8 @@ func (f *logsFace) Shutdown(ctx context.Context) error {
 	if err != nil {
 		return nil // never started, or stopped already
 	}
-	if f.recorder != nil {
-		err = f.recorder.stop(ctx)
-		c.recording.Store(false)
+	if f.records {
+		err = c.Stop(ctx)
 	}
 	f.stop()
 	return err
@@ -126,12 +95,34 @@ func (f *logsFace) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
 	if err != nil {
 		return err
 	}
-	in := c.intake(ctx)
-	defer in.done()
-	in.logs(ld)
-	if err := f.next.ConsumeLogs(ctx, ld); err != nil {
+	return c.Logs(ctx, reporterOf(ctx), ld, f.next.ConsumeLogs)
+}
+
+// metricsFace is the processor in a metrics pipeline: it reads the counters of
+// the proxies' access loggers and passes everything on as it is.
+type metricsFace struct {
+	face
+	next consumer.Metrics
+}
+
+func (*metricsFace) Capabilities() consumer.Capabilities {
+	return consumer.Capabilities{MutatesData: false}
+}
+
+func (f *metricsFace) Start(context.Context, component.Host) error {
+	_, err := f.start()
+	return err
+}
+
+func (f *metricsFace) Shutdown(context.Context) error {
+	f.stop()
+	return nil
+}
+
+func (f *metricsFace) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
+	c, err := f.running()
+	if err != nil {
 		return err
 	}
-	in.accepted(ctx)
-	return nil
+	return c.Metrics(ctx, md, f.next.ConsumeMetrics)
 }

@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/processor"
 
+	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadata"
 )
 
@@ -29,7 +30,7 @@ func createTraces(_ context.Context, set processor.Settings, cfg component.Confi
 func createLogs(_ context.Context, set processor.Settings, cfg component.Config, next consumer.Logs) (processor.Logs, error) {
 	c := cfg.(*Config)
 	c.shared.hasLogs()
-	return &logsFace{face: face{set: set, cfg: c}, next: next}, nil
+	return &logsFace{face: face{set: set, cfg: c}, next: next, replay: clerk.ReplayStore}, nil
 }
 
 func createMetrics(_ context.Context, set processor.Settings, cfg component.Config, next consumer.Metrics) (processor.Metrics, error) {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/findings"
 	"github.com/meshaudit/meshaudit/internal/semconv"
@@ -27,7 +28,7 @@ func TestFindings(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := createDefaultConfig()
-				cfg.Findings.Kinds = map[findings.Kind]FindingConfig{findings.Plaintext: {Severity: findings.High, Condition: tc.condition}}
+				cfg.Findings.Kinds = map[findings.Kind]clerk.FindingConfig{findings.Plaintext: {Severity: findings.High, Condition: tc.condition}}
 				require.NoError(t, cfg.Validate())
 				p := newPair(t, cfg)
 				p.start(t)

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/client"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/xfcc"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
@@ -46,7 +47,7 @@ func TestReporterProves(t *testing.T) {
 				ctx := client.NewContext(t.Context(), client.Info{Auth: reporter})
 				require.NoError(t, p.logs.ConsumeLogs(ctx, logOf(evidence.Evidence{
 					Source: evidence.SourceEnvoyALS, Role: evidence.RoleCallee, Final: true, Start: time.Now().UnixNano(), Method: "GET", Path: "/x",
-					From: claim(client1, evidence.ProofClaimed, fromXFCC), To: claim(orders, evidence.ProofMTLSSAN, "tls.local.san"),
+					From: claim(client1, evidence.ProofClaimed, "header."+xfcc.Header), To: claim(orders, evidence.ProofMTLSSAN, "tls.local.san"),
 				})))
 				time.Sleep(5 * time.Second)
 				synctest.Wait()

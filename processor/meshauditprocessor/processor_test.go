@@ -29,11 +29,15 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor"
 	"go.opentelemetry.io/collector/processor/processortest"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 
+	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadata"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadatatest"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -112,9 +116,13 @@ type pair struct {
 
 func newPair(t *testing.T, cfg *Config) *pair {
 	t.Helper()
+	return newPairWith(t, cfg, processortest.NewNopSettings(metadata.Type))
+}
+
+func newPairWith(t *testing.T, cfg *Config, set processor.Settings) *pair {
+	t.Helper()
 	p := &pair{sink: new(sink), cfg: cfg}
 	f := NewFactory()
-	set := processortest.NewNopSettings(metadata.Type)
 	set.ID = testID
 	var err error
 	p.traces, err = f.CreateTraces(t.Context(), set, cfg, p.sink)
@@ -341,10 +349,11 @@ func TestRefusedEvidenceIsNotCorrelated(t *testing.T) {
 
 func TestRefusedRecordsAreOfferedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, createDefaultConfig())
+		tel := componenttest.NewTelemetry()
+		p := newPairWith(t, createDefaultConfig(), metadatatest.NewSettings(tel))
 		p.start(t)
 		isRecord := func(ld plog.Logs) bool {
-			return ld.ResourceLogs().At(0).ScopeLogs().At(0).Scope().Name() == scopeName
+			return ld.ResourceLogs().At(0).ScopeLogs().At(0).Scope().Name() == metadata.ScopeName
 		}
 		var offers atomic.Int64
 		p.sink.refusing(func(ld plog.Logs) error {
@@ -373,8 +382,9 @@ func TestRefusedRecordsAreOfferedAgain(t *testing.T) {
 		time.Sleep(time.Minute)
 		require.Len(t, p.sink.records(), 1)
 		assert.Equal(t, "/reviews/0", attr(t, p.sink.records()[0], semconv.URLPath))
-		assert.EqualValues(t, 1, p.logs.(*logsFace).core.permanent.Load())
+		metadatatest.AssertEqualMeshauditRecordsDropped(t, tel, []metricdata.DataPoint[int64]{{Value: 1}}, metricdatatest.IgnoreTimestamp())
 		p.stop(t)
+		require.NoError(t, tel.Shutdown(t.Context()))
 	})
 }
 
@@ -422,9 +432,9 @@ func TestPipelines(t *testing.T) {
 		require.NoError(t, a.ConsumeLogs(t.Context(), plog.NewLogs()), "the first is not harmed")
 		require.NoError(t, a.Shutdown(t.Context()))
 		require.NoError(t, a.Shutdown(t.Context()), "twice")
-		assert.Nil(t, cfg.shared.core)
+		assert.Nil(t, cfg.shared.clerk)
 	})
-	t.Run("several traces pipelines, one core", func(t *testing.T) {
+	t.Run("several traces pipelines, one clerk", func(t *testing.T) {
 		cfg := createDefaultConfig()
 		p := newPair(t, cfg)
 		other, err := f.CreateTraces(t.Context(), set, cfg, consumertest.NewNop())
@@ -432,13 +442,13 @@ func TestPipelines(t *testing.T) {
 		p.start(t)
 		require.NoError(t, other.Start(t.Context(), host))
 		assert.Equal(t, 3, cfg.shared.refs)
-		assert.Same(t, p.traces.(*tracesFace).core, other.(*tracesFace).core)
-		assert.Same(t, p.logs.(*logsFace).core, other.(*tracesFace).core)
+		assert.Same(t, p.traces.(*tracesFace).clerk, other.(*tracesFace).clerk)
+		assert.Same(t, p.logs.(*logsFace).clerk, other.(*tracesFace).clerk)
 		require.NoError(t, other.Shutdown(t.Context()))
 		require.NoError(t, other.Shutdown(t.Context()))
 		assert.Equal(t, 2, cfg.shared.refs)
 		p.stop(t)
-		assert.Nil(t, cfg.shared.core)
+		assert.Nil(t, cfg.shared.clerk)
 
 		// And once more, as after a reload with the same configuration.
 		p.start(t)
@@ -539,28 +549,27 @@ func TestEvidenceIDsAreStable(t *testing.T) {
 		}
 		return out
 	}
-	c, err := newCore(componenttest.NewNopTelemetrySettings(), createDefaultConfig())
-	require.NoError(t, err)
-	defer c.close()
-	td := bookinfo(t)
-	c.intake(t.Context()).traces(td)
-	first := ids(td)
+	// through gives what a processor makes of spans.
+	through := func(td ptrace.Traces) ptrace.Traces {
+		p := newPair(t, createDefaultConfig())
+		p.start(t)
+		defer p.stop(t)
+		require.NoError(t, p.traces.ConsumeTraces(t.Context(), td))
+		return p.sink.traces.AllTraces()[0]
+	}
+	once := through(bookinfo(t))
+	first := ids(once)
 	slices.Sort(first)
-	assert.Len(t, slices.Compact(first), 8, "eight spans, eight ids")
+	assert.Len(t, slices.Compact(slices.Clone(first)), 8, "eight spans, eight ids")
 
 	again := ptrace.NewTraces()
-	td.CopyTo(again)
-	in := c.intake(t.Context())
-	in.traces(again)
-	assert.Zero(t, in.redacted)
-	second := ids(again)
-	slices.Sort(second)
-	assert.Equal(t, first, second)
+	once.CopyTo(again)
+	twice := through(again)
+	assert.Equal(t, once, twice, "nothing is redacted twice")
 
 	fresh := bookinfo(t)
 	fresh.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).SetEndTimestamp(1)
-	c.intake(t.Context()).traces(fresh)
-	third := ids(fresh)
+	third := ids(through(fresh))
 	slices.Sort(third)
 	assert.NotEqual(t, first, third)
 }
@@ -579,7 +588,7 @@ func TestRecovery(t *testing.T) {
 		before.stop(t)
 
 		cfg := createDefaultConfig()
-		cfg.RecoverFrom = RecoverConfig{Directory: "store", Origin: "o"}
+		cfg.RecoverFrom = clerk.RecoverConfig{Directory: "store", Origin: "o"}
 		after := newPair(t, cfg)
 		after.logs.(*logsFace).replay = func(_ context.Context, dir, origin string, window time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
 			assert.Equal(t, []any{"store", "o", 2 * cfg.Window}, []any{dir, origin, window})
@@ -617,7 +626,7 @@ func TestRecovery(t *testing.T) {
 
 func TestRecoveryFromADamagedLogDoesNotStopSealing(t *testing.T) {
 	cfg := createDefaultConfig()
-	cfg.RecoverFrom = RecoverConfig{Directory: "store", Origin: "o"}
+	cfg.RecoverFrom = clerk.RecoverConfig{Directory: "store", Origin: "o"}
 	p := newPair(t, cfg)
 	p.logs.(*logsFace).replay = func(_ context.Context, _, _ string, _ time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
 		return fn(seal.SignalLogs, time.Now(), []byte("no protobuf"))
@@ -631,15 +640,16 @@ func TestRecoveryFromADamagedLogDoesNotStopSealing(t *testing.T) {
 func TestCreatingHasNoSideEffects(t *testing.T) {
 	cfg := createDefaultConfig()
 	newPair(t, cfg)
-	assert.Nil(t, cfg.shared.core)
+	assert.Nil(t, cfg.shared.clerk)
 	var _ component.Config = cfg
 }
 
 func BenchmarkTraces(b *testing.B) {
 	cfg := createDefaultConfig()
-	c, err := newCore(componenttest.NewNopTelemetrySettings(), cfg)
+	c, err := newClerk(componenttest.NewNopTelemetrySettings(), cfg)
 	require.NoError(b, err)
-	defer c.close()
+	defer c.Close()
+	taken := func(context.Context, ptrace.Traces) error { return nil }
 	template := ptrace.NewTraces()
 	ss := template.ResourceSpans().AppendEmpty().ScopeSpans().AppendEmpty()
 	for i := range 1000 {
@@ -659,9 +669,7 @@ func BenchmarkTraces(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		template.CopyTo(td)
-		in := c.intake(context.Background())
-		in.traces(td)
-		in.done()
+		require.NoError(b, c.Traces(context.Background(), nil, td, taken))
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/1000, "ns/span")
 }

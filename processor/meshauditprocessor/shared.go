@@ -6,7 +6,11 @@ import (
 	"sync"
 
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/processor"
+
+	"github.com/meshaudit/meshaudit/internal/clerk"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadata"
 )
 
 var errStopped = errors.New("meshaudit: evidence came before Start or after Shutdown")
@@ -16,10 +20,10 @@ var errStopped = errors.New("meshaudit: evidence came before Start or after Shut
 // processes' instances, and creating a face without ever stopping it, as
 // validation does, leaves nothing behind.
 type shared struct {
-	mu   sync.Mutex
-	logs bool  // a logs face was created
-	core *core // while a face is started
-	refs int
+	mu    sync.Mutex
+	logs  bool         // a logs face was created
+	clerk *clerk.Clerk // while a face is started
+	refs  int
 }
 
 func (s *shared) hasLogs() {
@@ -28,68 +32,83 @@ func (s *shared) hasLogs() {
 	s.logs = true
 }
 
-// acquire gives the core to a face that starts, and makes it for the first.
-func (s *shared) acquire(set processor.Settings, cfg *Config) (*core, error) {
+// acquire gives the clerk to a face that starts, and makes it for the first.
+func (s *shared) acquire(set processor.Settings, cfg *Config) (*clerk.Clerk, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.logs && !cfg.tags() {
 		return nil, fmt.Errorf("%s is in no logs pipeline, so its records have nowhere to go: add %s to the processors of a logs pipeline", set.ID, set.ID)
 	}
-	if s.core == nil {
-		c, err := newCore(set.TelemetrySettings, cfg)
+	if s.clerk == nil {
+		c, err := newClerk(set.TelemetrySettings, cfg)
 		if err != nil {
 			return nil, err
 		}
-		s.core = c
+		s.clerk = c
 	}
 	s.refs++
-	return s.core, nil
+	return s.clerk, nil
 }
 
-// release takes the core back; the last one closes it.
+// release takes the clerk back; the last one closes it.
 func (s *shared) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refs--; s.refs == 0 {
-		s.core.close()
-		s.core = nil
+		s.clerk.Close()
+		s.clerk = nil
 	}
 }
 
-// face is one pipeline's end of the core.
+func newClerk(set component.TelemetrySettings, cfg *Config) (*clerk.Clerk, error) {
+	t, err := metadata.NewTelemetryBuilder(set)
+	if err != nil {
+		return nil, err
+	}
+	return clerk.New(clerk.Setup{
+		Config: &cfg.Config, Tag: cfg.tags(), Scope: metadata.ScopeName, Logger: set.Logger, Permanent: consumererror.IsPermanent,
+		Telemetry: clerk.Telemetry{
+			Amendments: t.MeshauditAmendments, Evidence: t.MeshauditEvidence, Findings: t.MeshauditFindings, Lag: t.MeshauditLag,
+			Records: t.MeshauditRecords, RecordsRefused: t.MeshauditRecordsRefused, Redacted: t.MeshauditRedacted,
+			RefusedLines: t.MeshauditRefusedLines, Observed: t,
+		},
+	})
+}
+
+// face is one pipeline's end of the clerk.
 type face struct {
 	set processor.Settings
 	cfg *Config
 
-	mu   sync.Mutex
-	core *core // nil unless started
+	mu    sync.Mutex
+	clerk *clerk.Clerk // nil unless started
 }
 
-func (f *face) start() (*core, error) {
+func (f *face) start() (*clerk.Clerk, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c, err := f.cfg.shared.acquire(f.set, f.cfg)
 	if err != nil {
 		return nil, err
 	}
-	f.core = c
+	f.clerk = c
 	return c, nil
 }
 
-func (f *face) running() (*core, error) {
+func (f *face) running() (*clerk.Clerk, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.core == nil {
+	if f.clerk == nil {
 		return nil, errStopped
 	}
-	return f.core, nil
+	return f.clerk, nil
 }
 
 func (f *face) stop() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.core != nil {
-		f.core = nil
+	if f.clerk != nil {
+		f.clerk = nil
 		f.cfg.shared.release()
 	}
 }

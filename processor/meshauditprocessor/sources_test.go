@@ -15,9 +15,10 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
+	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+	"github.com/meshaudit/meshaudit/internal/evidence/mapped"
 	"github.com/meshaudit/meshaudit/internal/semconv"
-	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/mapped"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadatatest"
 )
 
@@ -65,7 +66,7 @@ func run(t *testing.T, cfg *Config, send ...func() plog.Logs) *sink {
 	return p.sink
 }
 
-func withSources(s ...SourceConfig) *Config {
+func withSources(s ...clerk.SourceConfig) *Config {
 	cfg := createDefaultConfig()
 	cfg.Sources = s
 	return cfg
@@ -245,7 +246,9 @@ func TestRetryOfTheSameLogs(t *testing.T) {
 
 func TestWhichSource(t *testing.T) {
 	line := corpusLine(t, ztunnelLog, 1)
-	z := func(m MatchConfig) *Config { return withSources(SourceConfig{Match: m, Decoder: "ztunnel"}) }
+	z := func(m clerk.MatchConfig) *Config {
+		return withSources(clerk.SourceConfig{Match: m, Decoder: "ztunnel"})
+	}
 	resource := func(ld plog.Logs, name, value string) plog.Logs {
 		ld.ResourceLogs().At(0).Resource().Attributes().PutStr(name, value)
 		return ld
@@ -261,12 +264,12 @@ func TestWhichSource(t *testing.T) {
 		{"the attribute", withSources(), linesOf("/x", map[string]string{semconv.EvidenceSource: "ztunnel"}, line), "ztunnel"},
 		{"the resource's attribute", withSources(), resource(linesOf("/x", nil, line), semconv.EvidenceSource, "ztunnel"), "ztunnel"},
 		{"an attribute that names no decoder", withSources(), linesOf("/x", map[string]string{semconv.EvidenceSource: "envoy_als"}, line), "opaque"},
-		{"the list before the built-in ones", withSources(SourceConfig{Match: MatchConfig{Path: "/var/*"}, Decoder: "opaque"}), linesOf(ztunnelPod, nil, line), "opaque"},
-		{"a path", z(MatchConfig{Path: "/logs/*.log"}), linesOf("/logs/a/b.log", nil, line), "ztunnel"},
-		{"another path", z(MatchConfig{Path: "/logs/*.log"}), linesOf("/logs/b.txt", nil, line), "opaque"},
-		{"a resource that is not kept", z(MatchConfig{Resource: map[string]string{"my.kind": "zt*"}}), resource(linesOf("/x", nil, line), "my.kind", "ztunnel"), "ztunnel"},
-		{"one of two conditions", z(MatchConfig{Path: "/x", Scope: "a"}), linesOf("/x", nil, line), "opaque"},
-		{"an event name", z(MatchConfig{EventName: "*"}), linesOf("/x", nil, line), "ztunnel"},
+		{"the list before the built-in ones", withSources(clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/var/*"}, Decoder: "opaque"}), linesOf(ztunnelPod, nil, line), "opaque"},
+		{"a path", z(clerk.MatchConfig{Path: "/logs/*.log"}), linesOf("/logs/a/b.log", nil, line), "ztunnel"},
+		{"another path", z(clerk.MatchConfig{Path: "/logs/*.log"}), linesOf("/logs/b.txt", nil, line), "opaque"},
+		{"a resource that is not kept", z(clerk.MatchConfig{Resource: map[string]string{"my.kind": "zt*"}}), resource(linesOf("/x", nil, line), "my.kind", "ztunnel"), "ztunnel"},
+		{"one of two conditions", z(clerk.MatchConfig{Path: "/x", Scope: "a"}), linesOf("/x", nil, line), "opaque"},
+		{"an event name", z(clerk.MatchConfig{EventName: "*"}), linesOf("/x", nil, line), "ztunnel"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -280,15 +283,15 @@ func TestWhichSource(t *testing.T) {
 
 func TestSourceFaults(t *testing.T) {
 	cfg := withSources(
-		SourceConfig{Decoder: "ztunnel"},
-		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "zebra"},
-		SourceConfig{Match: MatchConfig{Resource: map[string]string{"a": ""}}, Decoder: "linkerd"},
-		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "envoy_text", Format: "%NOPE"},
-		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "hubble", Format: "%DURATION%"},
-		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "mapped", Mapping: []mapped.Case{{
+		clerk.SourceConfig{Decoder: "ztunnel"},
+		clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/x"}, Decoder: "zebra"},
+		clerk.SourceConfig{Match: clerk.MatchConfig{Resource: map[string]string{"a": ""}}, Decoder: "linkerd"},
+		clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/x"}, Decoder: "envoy_text", Format: "%NOPE"},
+		clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/x"}, Decoder: "hubble", Format: "%DURATION%"},
+		clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/x"}, Decoder: "mapped", Mapping: []mapped.Case{{
 			When: []string{"body =="}, Fields: map[string]string{"colour": "body", "user.id": "body[", "role": "Nope()"}, IdentityProof: "svid",
 		}}},
-		SourceConfig{Match: MatchConfig{Path: "/x"}, Decoder: "mapped"},
+		clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/x"}, Decoder: "mapped"},
 	)
 	err := cfg.Validate()
 	require.Error(t, err)

@@ -7,7 +7,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer/consumertest"
@@ -16,27 +15,11 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/processor/processortest"
 
+	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadata"
 )
-
-func TestRoute(t *testing.T) {
-	trace := evidence.TraceID{1}
-	both := func(e *evidence.Evidence) { e.To.Address = "10.0.0.2" }
-	id := evidence.ID{7}
-	for want, e := range map[string]evidence.Evidence{
-		"01000000000000000000000000000000": {TraceID: trace, RequestID: "r"},
-		"r":                                calleeReport("1", func(e *evidence.Evidence) { both(e); e.RequestID = "r" }),
-		"spiffe://example.org/a>spiffe://example.org/b>10.0.0.2": calleeReport("1", both),
-		">>10.0.0.2":  {To: evidence.Party{Address: "10.0.0.2"}},
-		id.String():   {ID: id},
-		">>shop.test": {Host: "shop.test"},
-	} {
-		assert.Equal(t, want, routeOf(&e, pcommon.TraceID{}))
-	}
-	assert.Equal(t, "02000000000000000000000000000000", routeOf(&evidence.Evidence{}, pcommon.TraceID{2}), "of what is not understood")
-}
 
 // gateways are collectors behind a balancer that routes by attribute.
 type gateways struct {
@@ -166,7 +149,7 @@ func TestGatewaysAreResized(t *testing.T) {
 				ids[id] = true
 				all, _ := lr.Attributes().Get(semconv.MeshAttestations)
 				for _, a := range all.Slice().All() {
-					v, _ := a.Map().Get(attestationID)
+					v, _ := a.Map().Get(semconv.AttestationID)
 					cited[v.Str()] = true
 				}
 				if all.Slice().Len() == 3 {
@@ -202,6 +185,6 @@ func TestTagNeedsNoRecordsPipeline(t *testing.T) {
 	}
 	require.NoError(t, traces.Shutdown(t.Context()))
 
-	cfg.RecoverFrom = RecoverConfig{Directory: "/x", Origin: "o"}
+	cfg.RecoverFrom = clerk.RecoverConfig{Directory: "/x", Origin: "o"}
 	require.ErrorContains(t, cfg.Validate(), "`recover_from` belongs to the gateways")
 }

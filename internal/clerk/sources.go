@@ -1,4 +1,4 @@
-package meshauditprocessor
+package clerk
 
 import (
 	"errors"
@@ -15,10 +15,10 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/hubble"
 	"github.com/meshaudit/meshaudit/internal/evidence/k8saudit"
 	"github.com/meshaudit/meshaudit/internal/evidence/linkerd"
+	"github.com/meshaudit/meshaudit/internal/evidence/mapped"
 	"github.com/meshaudit/meshaudit/internal/evidence/spire"
 	"github.com/meshaudit/meshaudit/internal/evidence/ztunnel"
 	"github.com/meshaudit/meshaudit/internal/query"
-	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/mapped"
 )
 
 // decoderOpaque passes records as they are.

@@ -1,4 +1,4 @@
-package meshauditprocessor
+package clerk
 
 import (
 	"context"
@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
@@ -19,7 +17,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
-// maxGaps bounds the gaps that wait for the logs pipeline; further ones are
+// maxGaps bounds the gaps that wait to be taken; further ones are
 // added to the last of their kind.
 const maxGaps = 1024
 
@@ -44,9 +42,10 @@ func (q *gapQueue) add(gaps []evidence.Gap) {
 	}
 }
 
-// deliver offers all gaps that wait, in one request. Those that were added to
-// meanwhile stay.
-func (q *gapQueue) deliver(ctx context.Context, next consumer.Logs) error {
+// deliverGaps offers all gaps that wait, in one request. Those that were added
+// to meanwhile stay.
+func (c *Clerk) deliverGaps(ctx context.Context, offer offer) error {
+	q := &c.gaps
 	q.mu.Lock()
 	offered := q.waiting
 	q.waiting = nil
@@ -54,7 +53,7 @@ func (q *gapQueue) deliver(ctx context.Context, next consumer.Logs) error {
 	if len(offered) == 0 {
 		return nil
 	}
-	ld, records := newRecords()
+	ld, records := c.newRecords()
 	for i := range offered {
 		lr := records.AppendEmpty()
 		otlp.EncodeGap(&offered[i], lr)
@@ -63,7 +62,7 @@ func (q *gapQueue) deliver(ctx context.Context, next consumer.Logs) error {
 		lr.Attributes().PutStr(semconv.AuditRecordID, id.String())
 		lr.Attributes().PutInt(semconv.AuditSchemaVersion, semconv.SchemaVersion)
 	}
-	err := next.ConsumeLogs(ctx, ld)
+	err := offer(ctx, ld)
 	if err != nil {
 		q.mu.Lock()
 		since := q.waiting
@@ -74,37 +73,14 @@ func (q *gapQueue) deliver(ctx context.Context, next consumer.Logs) error {
 	return err
 }
 
-// metricsFace is the processor in a metrics pipeline: it reads the counters of
-// the proxies' access loggers and passes everything on as it is.
-type metricsFace struct {
-	face
-	next consumer.Metrics
-}
-
-func (*metricsFace) Capabilities() consumer.Capabilities {
-	return consumer.Capabilities{MutatesData: false}
-}
-
-func (f *metricsFace) Start(context.Context, component.Host) error {
-	_, err := f.start()
-	return err
-}
-
-func (f *metricsFace) Shutdown(context.Context) error {
-	f.stop()
-	return nil
-}
-
-func (f *metricsFace) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
-	c, err := f.running()
-	if err != nil {
-		return err
-	}
-	if f.cfg.tags() {
-		return f.next.ConsumeMetrics(ctx, md)
+// Metrics reads the counters of the proxies' access loggers in what next takes
+// as it is.
+func (c *Clerk) Metrics(ctx context.Context, md pmetric.Metrics, next func(context.Context, pmetric.Metrics) error) error {
+	if c.tag {
+		return next(ctx, md)
 	}
 	samples := c.samples(md)
-	if err := f.next.ConsumeMetrics(ctx, md); err != nil {
+	if err := next(ctx, md); err != nil {
 		return err // it comes again
 	}
 	for _, s := range samples {
@@ -127,7 +103,7 @@ const (
 
 // samples reads the counters of each proxy. A proxy's several loggers are added
 // up, unless `ledger::stat_prefix` names the one that writes to us.
-func (c *core) samples(md pmetric.Metrics) []ledger.Sample {
+func (c *Clerk) samples(md pmetric.Metrics) []ledger.Sample {
 	var samples []ledger.Sample
 	for _, rm := range md.ResourceMetrics().All() {
 		for _, sm := range rm.ScopeMetrics().All() {
@@ -167,7 +143,7 @@ func (c *core) samples(md pmetric.Metrics) []ledger.Sample {
 }
 
 // counter says which of the two counters a metric is.
-func (c *core) counter(name string) string {
+func (c *Clerk) counter(name string) string {
 	name = strings.ReplaceAll(name, ".", "_")
 	name = strings.TrimSuffix(strings.TrimPrefix(name, "envoy_"), "_total")
 	rest, ok := strings.CutPrefix(name, alsScope)

@@ -19,13 +19,13 @@ import (
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl/contexts/ottllog"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl/ottlfuncs"
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.uber.org/zap"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
+	"github.com/meshaudit/meshaudit/internal/expression"
 )
 
 // A Case is how records of one kind are read.
@@ -40,7 +40,7 @@ type Case struct {
 	Fields map[string]string `mapstructure:"fields"`
 	// IdentityProof is how well from.identity and to.identity are proven:
 	// claimed, ip, jwt_svid, xfcc or mtls_san. Default claimed.
-	IdentityProof string `mapstructure:"identity_proof"`
+	IdentityProof string `mapstructure:"identity_proof" yaml:"identity_proof"`
 }
 
 // A Mapping is a list of cases; the first whose conditions hold reads the
@@ -50,16 +50,16 @@ type Mapping struct {
 }
 
 type (
-	transform = *ottllog.TransformContext
+	transform = expression.Record
 
 	compiled struct {
 		when    []*ottl.Condition[transform]
 		prepare []*ottl.Statement[transform]
-		fields  []expression
+		fields  []field
 		proof   evidence.Proof
 	}
 
-	expression struct {
+	field struct {
 		name string
 		set  setter
 		expr *ottl.ValueExpression[transform]
@@ -71,7 +71,7 @@ func New(cases []Case) (*Mapping, error) {
 	if len(cases) == 0 {
 		return nil, errors.New("`mapping` must have a case")
 	}
-	parser, err := ottllog.NewParser(functions(), component.TelemetrySettings{Logger: zap.NewNop()})
+	parser, err := expression.NewParser(functions(), zap.NewNop())
 	if err != nil {
 		return nil, err
 	}
@@ -114,7 +114,7 @@ func compile(parser *ottl.Parser[transform], c *Case) (out compiled, err error) 
 			fault("`fields::%s`: %w", name, err)
 			continue
 		}
-		out.fields = append(out.fields, expression{name, set, expr})
+		out.fields = append(out.fields, field{name, set, expr})
 	}
 	out.proof = evidence.ProofClaimed
 	if c.IdentityProof != "" {

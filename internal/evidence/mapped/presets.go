@@ -4,7 +4,7 @@ import (
 	_ "embed"
 	"fmt"
 
-	"go.opentelemetry.io/collector/confmap"
+	"go.yaml.in/yaml/v3"
 )
 
 //go:embed presets.yaml
@@ -16,16 +16,8 @@ var PresetNames = []string{"pomerium", "oauth2_proxy"}
 // Preset is one of them: data in the form of a configuration's, to read and to
 // copy.
 func Preset(name string) ([]Case, error) {
-	retrieved, err := confmap.NewRetrievedFromYAML(presets)
-	if err != nil {
-		return nil, fmt.Errorf("presets: %w", err)
-	}
-	conf, err := retrieved.AsConf()
-	if err != nil {
-		return nil, fmt.Errorf("presets: %w", err)
-	}
 	var all map[string][]Case
-	if err := conf.Unmarshal(&all); err != nil {
+	if err := yaml.Unmarshal(presets, &all); err != nil {
 		return nil, fmt.Errorf("presets: %w", err)
 	}
 	if len(all[name]) == 0 {

@@ -1,4 +1,8 @@
-package meshauditprocessor
+// Package clerk does what the meshaudit components do: it redacts and names
+// evidence on its way, and derives audit records from what was accepted. It
+// knows no collector beyond pdata; components give it their pipelines as
+// functions.
+package clerk
 
 import (
 	"context"
@@ -10,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/collector/client"
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/collector/pdata/ptrace"
@@ -27,17 +29,19 @@ import (
 	"github.com/meshaudit/meshaudit/internal/ledger"
 	"github.com/meshaudit/meshaudit/internal/redact"
 	"github.com/meshaudit/meshaudit/internal/semconv"
-	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadata"
 )
 
-// core is what the faces of one component id share: it redacts and names
-// evidence, and owns the correlator.
-type core struct {
+// Clerk is one correlator and what stands before and behind it. It is safe for
+// concurrent use.
+type Clerk struct {
 	cfg        *Config
+	scope      string
+	tag        bool
+	permanent  func(error) bool
 	redactor   *redact.Redactor
 	recognised *sources
 	correlator *correlate.Correlator
-	telemetry  *metadata.TelemetryBuilder
+	telemetry  Telemetry
 	logger     *zap.Logger
 	wake       chan struct{} // tells the recorder that evidence came
 	ledger     *ledger.Ledger
@@ -45,36 +49,57 @@ type core struct {
 	finder     *finder
 	prover     prover
 
-	// recording is true while the logs face runs: only then records have
+	// recording is true between Record and Stop: only then records have
 	// somewhere to go.
-	recording atomic.Bool
-	permanent atomic.Int64 // records that were refused for good
+	recording      atomic.Bool
+	recorder       *recorder
+	refusedForGood atomic.Int64 // records
 
 	scratch sync.Pool // of *[]byte, for digests
 }
 
-func newCore(set component.TelemetrySettings, cfg *Config) (*core, error) {
-	recognised, err := compileSources(cfg.Sources)
-	if err != nil {
-		return nil, err
+// Setup is what a component gives its clerk.
+type Setup struct {
+	Config    *Config
+	Scope     string // the instrumentation scope of records
+	Logger    *zap.Logger
+	Telemetry Telemetry
+	// Permanent tells a refusal for good from one after which records are
+	// offered again.
+	Permanent func(error) bool
+	// Tag names evidence and says which gateway it belongs to; no records are
+	// made.
+	Tag bool
+}
+
+// Telemetry are a component's instruments, as mdatagen makes them of its
+// metadata.yaml.
+type Telemetry struct {
+	Amendments, Evidence, Findings, Records, RecordsRefused, Redacted, RefusedLines metric.Int64Counter
+	Lag                                                                             metric.Float64Histogram
+	// Observed are those that are asked; the clerk shuts them down.
+	Observed interface {
+		RegisterMeshauditDuplicatesCallback(metric.Int64Callback) error
+		RegisterMeshauditForgottenCallback(metric.Int64Callback) error
+		RegisterMeshauditLeftEarlyCallback(metric.Int64Callback) error
+		RegisterMeshauditPendingCallback(metric.Int64Callback) error
+		RegisterMeshauditPendingBytesCallback(metric.Int64Callback) error
+		RegisterMeshauditRecordsDroppedCallback(metric.Int64Callback) error
+		RegisterMeshauditUnjoinedCallback(metric.Int64Callback) error
+		Shutdown()
 	}
-	t, err := metadata.NewTelemetryBuilder(set)
-	if err != nil {
-		return nil, err
-	}
-	c := &core{
-		cfg: cfg, redactor: cfg.redactor(), recognised: recognised, correlator: correlate.New(cfg.correlator()),
-		telemetry: t, logger: set.Logger, wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
+}
+
+// New makes a clerk, to be closed.
+func New(set Setup) (*Clerk, error) {
+	cfg, t := set.Config, set.Telemetry.Observed
+	c := &Clerk{
+		cfg: cfg, scope: set.Scope, tag: set.Tag, permanent: set.Permanent, redactor: cfg.redactor(),
+		correlator: correlate.New(cfg.correlator()), telemetry: set.Telemetry, logger: set.Logger,
+		wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
 		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }},
 	}
-	if c.prover, err = newProver(cfg.Identity.XFCCTrusted); err != nil {
-		t.Shutdown()
-		return nil, err
-	}
-	if c.finder, err = newFinder(c, set); err != nil {
-		t.Shutdown()
-		return nil, err
-	}
+	var err error
 	observe := func(register func(metric.Int64Callback) error, value func(correlate.Stats) int64) {
 		if err == nil {
 			err = register(func(_ context.Context, o metric.Int64Observer) error {
@@ -90,8 +115,17 @@ func newCore(set component.TelemetrySettings, cfg *Config) (*core, error) {
 	observe(t.RegisterMeshauditPendingBytesCallback, func(s correlate.Stats) int64 { return int64(s.Bytes) })
 	observe(t.RegisterMeshauditUnjoinedCallback, func(s correlate.Stats) int64 { return int64(s.Unjoined) })
 	observe(t.RegisterMeshauditRecordsDroppedCallback, func(s correlate.Stats) int64 {
-		return int64(s.Dropped) + c.permanent.Load()
+		return int64(s.Dropped) + c.refusedForGood.Load()
 	})
+	if err == nil {
+		c.recognised, err = compileSources(cfg.Sources)
+	}
+	if err == nil {
+		c.prover, err = newProver(cfg.Identity.XFCCTrusted)
+	}
+	if err == nil {
+		c.finder, err = newFinder(c)
+	}
 	if err != nil {
 		t.Shutdown()
 		return nil, err
@@ -99,12 +133,69 @@ func newCore(set component.TelemetrySettings, cfg *Config) (*core, error) {
 	return c, nil
 }
 
-func (c *core) close() { c.telemetry.Shutdown() }
+// Close ends a clerk that is not recording.
+func (c *Clerk) Close() { c.telemetry.Observed.Shutdown() }
+
+// Logs redacts and names the evidence in ld and hands it to next. What next
+// accepts is correlated; an error is next's, and then nothing is. from is what
+// a receiver of this process saw of its peer, nil if it is another's.
+func (c *Clerk) Logs(ctx context.Context, from *evidence.Reporter, ld plog.Logs, next func(context.Context, plog.Logs) error) error {
+	in := c.intake(from)
+	defer in.done()
+	in.logs(ld)
+	if err := next(ctx, ld); err != nil {
+		return err
+	}
+	in.accepted(ctx)
+	return nil
+}
+
+// Traces does with spans what Logs does.
+func (c *Clerk) Traces(ctx context.Context, from *evidence.Reporter, td ptrace.Traces, next func(context.Context, ptrace.Traces) error) error {
+	in := c.intake(from)
+	defer in.done()
+	in.traces(td)
+	if err := next(ctx, td); err != nil {
+		return err
+	}
+	in.accepted(ctx)
+	return nil
+}
+
+// Record begins to make records and offers them to out, until Stop. First it
+// reads again what `recover_from` names, with replay. It is false if records
+// are made already.
+func (c *Clerk) Record(ctx context.Context, out func(context.Context, plog.Logs) error, replay Replay) bool {
+	if !c.recording.CompareAndSwap(false, true) {
+		return false
+	}
+	if from := c.cfg.RecoverFrom; from.Directory != "" {
+		// Records can be derived again later, evidence can't be had again:
+		// a log that can't be read must not keep us from sealing.
+		if n, err := c.recover(ctx, replay); err != nil {
+			c.logger.Error("records from before the restart may be missing: the sealed log could not be re-read",
+				zap.String("directory", from.Directory), zap.String("origin", from.Origin), zap.Error(err))
+		} else if n > 0 {
+			c.logger.Info("re-read evidence from before the restart", zap.Int("evidence", n))
+		}
+	}
+	c.recorder = newRecorder(c, out)
+	c.recorder.start()
+	return true
+}
+
+// Stop lets all records leave and hands them on, as long as ctx allows. It is
+// for who was told true by Record.
+func (c *Clerk) Stop(ctx context.Context) error {
+	err := c.recorder.stop(ctx)
+	c.recording.Store(false)
+	return err
+}
 
 // intake is one request on its way: what becomes evidence once the next
 // consumer has accepted it.
 type intake struct {
-	*core
+	*Clerk
 	reporter *evidence.Reporter // what our own receiver saw of its peer, else nil
 	buf      *[]byte
 	evidence []evidence.Evidence
@@ -115,28 +206,24 @@ type intake struct {
 	refused  map[refusal]int64
 }
 
-func (c *core) intake(ctx context.Context) *intake {
-	in := &intake{core: c, buf: c.scratch.Get().(*[]byte), sources: make(map[evidence.Source]int64, 2)}
-	if r, ok := client.FromContext(ctx).Auth.(evidence.Reporter); ok {
-		in.reporter = &r
-	}
-	return in
+func (c *Clerk) intake(reporter *evidence.Reporter) *intake {
+	return &intake{Clerk: c, reporter: reporter, buf: c.scratch.Get().(*[]byte), sources: make(map[evidence.Source]int64, 2)}
 }
 
 // accepted takes the evidence: the next consumer has it. Evidence that was
 // refused must not be correlated; its sender will send it again.
 func (in *intake) accepted(ctx context.Context) {
 	for source, n := range in.sources {
-		in.telemetry.MeshauditEvidence.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(attribute.String("source", string(source)))))
+		in.telemetry.Evidence.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(attribute.String("source", string(source)))))
 	}
 	for r, n := range in.refused {
-		in.telemetry.MeshauditRefusedLines.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(
+		in.telemetry.RefusedLines.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(
 			attribute.String("source", string(r.source)), attribute.String("reason", r.reason))))
 	}
 	if in.redacted > 0 {
-		in.telemetry.MeshauditRedacted.Add(ctx, in.redacted)
+		in.telemetry.Redacted.Add(ctx, in.redacted)
 	}
-	if in.cfg.tags() {
+	if in.tag {
 		return // the gateways keep count and correlate
 	}
 	for node, n := range in.nodes {

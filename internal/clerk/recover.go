@@ -1,4 +1,4 @@
-package meshauditprocessor
+package clerk
 
 import (
 	"context"
@@ -12,22 +12,42 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/correlate"
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/objectstore"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/seal"
 )
+
+// A Replay reads again what was sealed in the last window, in order; ReplayStore
+// is the one that reads a sealed log.
+type Replay func(ctx context.Context, dir, origin string, window time.Duration,
+	fn func(sig seal.Signal, sealedAt time.Time, message []byte) error) error
+
+// ReplayStore reads a directory or a bucket.
+func ReplayStore(ctx context.Context, dir, origin string, window time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
+	store := seal.Dir(dir) // also if it is a journal: what is recent is in it
+	if objectstore.IsName(dir) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		var err error
+		if store, err = objectstore.Open(ctx, dir); err != nil {
+			return err
+		}
+	}
+	return store.Replay(ctx, origin, window, fn)
+}
 
 // recover re-reads the evidence that was sealed in the last windows before a
 // restart, and which records are out already. It returns how much evidence it
 // found. Twice the window: a piece waits at most one, and its record needs time
 // to be sealed.
-func (c *core) recover(ctx context.Context, replay replayFunc) (int, error) {
+func (c *Clerk) recover(ctx context.Context, replay Replay) (int, error) {
 	now := time.Now()
 	c.correlator.BeginRecovery()
 	defer func() { c.correlator.EndRecovery(now) }()
 	n := 0
 	err := replay(ctx, c.cfg.RecoverFrom.Directory, c.cfg.RecoverFrom.Origin, 2*c.cfg.Window,
 		func(sig seal.Signal, sealedAt time.Time, message []byte) error {
-			in := c.intake(ctx)
+			in := c.intake(nil)
 			defer in.done()
 			switch sig {
 			case seal.SignalLogs:

@@ -1,4 +1,4 @@
-package meshauditprocessor
+package clerk
 
 import (
 	"context"
@@ -6,8 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/consumer/consumererror"
+	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
@@ -22,18 +21,21 @@ const (
 	batchSize   = 500                    // records in one request
 )
 
-// recorder moves the correlator's clock and hands its records to the logs
-// pipeline. It is one goroutine.
+// offer hands records on; an error keeps them for a later offer.
+type offer func(context.Context, plog.Logs) error
+
+// recorder moves the correlator's clock and hands its records on. It is one
+// goroutine.
 type recorder struct {
-	*core
-	next   consumer.Logs
+	*Clerk
+	offer  offer
 	ctx    context.Context // ends when the recorder is stopped
 	cancel context.CancelFunc
 	ended  chan struct{}
 }
 
-func newRecorder(c *core, next consumer.Logs) *recorder {
-	r := &recorder{core: c, next: next, ended: make(chan struct{})}
+func newRecorder(c *Clerk, offer offer) *recorder {
+	r := &recorder{Clerk: c, offer: offer, ended: make(chan struct{})}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -61,7 +63,7 @@ func (r *recorder) run() {
 		}
 		if err := r.deliver(r.ctx); err != nil {
 			if r.ctx.Err() == nil && wait == tick {
-				r.logger.Warn("the logs pipeline refuses records; they are kept and offered again", zap.Error(err))
+				r.logger.Warn("records are refused; they are kept and offered again", zap.Error(err))
 			}
 			wait = min(2*wait, longestWait)
 			refusedUntil = now.Add(wait)
@@ -79,7 +81,7 @@ func (r *recorder) stop(ctx context.Context) error {
 	for wait := tick; ; wait = min(2*wait, longestWait) {
 		err := r.deliver(ctx)
 		if err == nil {
-			err = r.finder.deliver(ctx, r.next.ConsumeLogs) // of the last records
+			err = r.finder.deliver(ctx, r.offer) // of the last records
 		}
 		if err == nil {
 			return nil
@@ -98,10 +100,10 @@ func (r *recorder) stop(ctx context.Context) error {
 // deliver hands over what is ready. What the next consumer will never take is
 // dropped, alone; its evidence is sealed.
 func (r *recorder) deliver(ctx context.Context) error {
-	if err := r.gaps.deliver(ctx, r.next); err != nil {
+	if err := r.deliverGaps(ctx, r.offer); err != nil {
 		return err
 	}
-	if err := r.finder.deliver(ctx, r.next.ConsumeLogs); err != nil {
+	if err := r.finder.deliver(ctx, r.offer); err != nil {
 		return err
 	}
 	_, err := r.correlator.Deliver(batchSize, func(batch []*correlate.Record) error {
@@ -112,16 +114,16 @@ func (r *recorder) deliver(ctx context.Context) error {
 
 func (r *recorder) send(ctx context.Context, batch []*correlate.Record) error {
 	r.finder.examine(batch, time.Now())
-	err := r.next.ConsumeLogs(ctx, recordsToLogs(batch, time.Now(), r.cfg.Cluster))
+	err := r.offer(ctx, r.recordsToLogs(batch, time.Now()))
 	switch {
 	case err == nil:
 		r.count(ctx, batch)
 		return nil
-	case !consumererror.IsPermanent(err):
-		r.telemetry.MeshauditRecordsRefused.Add(ctx, 1)
+	case !r.permanent(err):
+		r.telemetry.RecordsRefused.Add(ctx, 1)
 		return err
 	case len(batch) == 1:
-		r.permanent.Add(1)
+		r.refusedForGood.Add(1)
 		r.logger.Error("a record was refused for good and is dropped; its evidence is sealed", zap.Error(err))
 		return nil
 	}
@@ -142,7 +144,7 @@ func (r *recorder) count(ctx context.Context, batch []*correlate.Record) {
 	now := time.Now().UnixNano()
 	for _, rec := range batch {
 		if rec.EventName != semconv.EventAmendment && rec.End > 0 {
-			r.telemetry.MeshauditLag.Record(ctx, max(0, time.Duration(now-rec.End).Seconds()))
+			r.telemetry.Lag.Record(ctx, max(0, time.Duration(now-rec.End).Seconds()))
 		}
 		counts[kind{rec.EventName, rec.State.String(), rec.Join.Method.String()}]++
 		if rec.EventName == semconv.EventAmendment {
@@ -150,10 +152,10 @@ func (r *recorder) count(ctx context.Context, batch []*correlate.Record) {
 		}
 	}
 	for k, n := range counts {
-		r.telemetry.MeshauditRecords.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(
+		r.telemetry.Records.Add(ctx, n, metric.WithAttributeSet(attribute.NewSet(
 			attribute.String("event", k.event), attribute.String("state", k.state), attribute.String("join", k.join))))
 	}
 	if amendments > 0 {
-		r.telemetry.MeshauditAmendments.Add(ctx, amendments)
+		r.telemetry.Amendments.Add(ctx, amendments)
 	}
 }

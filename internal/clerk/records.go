@@ -1,4 +1,4 @@
-package meshauditprocessor
+package clerk
 
 import (
 	"strconv"
@@ -19,27 +19,25 @@ const (
 	attestationRole = "role"
 )
 
-const scopeName = "github.com/meshaudit/meshaudit/processor/meshauditprocessor"
-
 // recordsToLogs writes records as log records, by docs/audit-record.md.
-func recordsToLogs(batch []*correlate.Record, observed time.Time, cluster string) plog.Logs {
-	ld, records := newRecords()
+func (c *Clerk) recordsToLogs(batch []*correlate.Record, observed time.Time) plog.Logs {
+	ld, records := c.newRecords()
 	records.EnsureCapacity(len(batch))
 	for _, r := range batch {
 		lr := records.AppendEmpty()
 		lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(observed))
-		writeRecord(r, lr, cluster)
+		writeRecord(r, lr, c.cfg.Cluster)
 	}
 	return ld
 }
 
 // newRecords makes a request for records of ours.
-func newRecords() (plog.Logs, plog.LogRecordSlice) {
+func (c *Clerk) newRecords() (plog.Logs, plog.LogRecordSlice) {
 	ld := plog.NewLogs()
 	rl := ld.ResourceLogs().AppendEmpty()
 	rl.Resource().Attributes().PutStr("service.name", "meshaudit")
 	sl := rl.ScopeLogs().AppendEmpty()
-	sl.Scope().SetName(scopeName)
+	sl.Scope().SetName(c.scope)
 	return ld, sl.LogRecords()
 }
 

@@ -1,4 +1,4 @@
-package meshauditprocessor
+package clerk
 
 import (
 	"slices"

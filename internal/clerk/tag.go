@@ -1,4 +1,4 @@
-package meshauditprocessor
+package clerk
 
 import (
 	"encoding/hex"
@@ -10,17 +10,9 @@ import (
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
-// What the processor does with evidence.
-const (
-	modeCorrelate = "correlate"
-	modeTag       = "tag"
-)
-
-func (c *Config) tags() bool { return c.Mode == modeTag }
-
 // route tags evidence with what leads all evidence of its action to one gateway.
 func (in *intake) route(e *evidence.Evidence, trace pcommon.TraceID, m pcommon.Map) {
-	if in.cfg.tags() {
+	if in.tag {
 		m.PutStr(semconv.EvidenceRoute, routeOf(e, trace))
 	}
 }

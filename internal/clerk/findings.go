@@ -1,4 +1,4 @@
-package meshauditprocessor
+package clerk
 
 import (
 	"context"
@@ -10,7 +10,6 @@ import (
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl/contexts/ottllog"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl/ottlfuncs"
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/otel/attribute"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/correlate"
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/expression"
 	"github.com/meshaudit/meshaudit/internal/findings"
 	"github.com/meshaudit/meshaudit/internal/query"
 	"github.com/meshaudit/meshaudit/internal/semconv"
@@ -26,7 +26,7 @@ import (
 
 const (
 	maxOpenFindings  = 10_000
-	maxReadyFindings = 1024 // that wait for the logs pipeline
+	maxReadyFindings = 1024 // that wait to be taken
 	findingsTick     = time.Minute
 )
 
@@ -38,7 +38,7 @@ func (f *FindingsConfig) validate(fault func(string, ...any)) {
 		if c.Severity != "" && !slices.Contains(findings.Severities, c.Severity) {
 			fault("`findings::kinds::%s::severity` must be one of %v, got %q", kind, findings.Severities, c.Severity)
 		}
-		if _, err := parseCondition(c.Condition, component.TelemetrySettings{Logger: zap.NewNop()}); err != nil {
+		if _, err := parseCondition(c.Condition, zap.NewNop()); err != nil {
 			fault("`findings::kinds::%s::condition`: %w", kind, err)
 		}
 	}
@@ -55,14 +55,14 @@ func (f *FindingsConfig) validate(fault func(string, ...any)) {
 	}
 }
 
-type recordCondition = ottl.Condition[*ottllog.TransformContext]
+type recordCondition = ottl.Condition[expression.Record]
 
 // parseCondition is nil for no condition.
-func parseCondition(s string, set component.TelemetrySettings) (*recordCondition, error) {
+func parseCondition(s string, logger *zap.Logger) (*recordCondition, error) {
 	if s == "" {
 		return nil, nil
 	}
-	parser, err := ottllog.NewParser(ottlfuncs.StandardConverters[*ottllog.TransformContext](), set)
+	parser, err := expression.NewParser(ottlfuncs.StandardConverters[expression.Record](), logger)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func parseCondition(s string, set component.TelemetrySettings) (*recordCondition
 // finder looks for findings in the records that leave. The recorder alone uses
 // it, but for gaps.
 type finder struct {
-	*core
+	*Clerk
 	detector   *findings.Detector
 	off        map[findings.Kind]bool
 	severity   map[findings.Kind]findings.Severity
@@ -84,16 +84,16 @@ type finder struct {
 	gaps []evidence.Gap // that came as evidence, to be looked at
 }
 
-func newFinder(c *core, set component.TelemetrySettings) (*finder, error) {
+func newFinder(c *Clerk) (*finder, error) {
 	cfg := &c.cfg.Findings
-	f := &finder{core: c, off: map[findings.Kind]bool{}, severity: maps.Clone(findings.Kinds), conditions: map[findings.Kind]*recordCondition{}}
+	f := &finder{Clerk: c, off: map[findings.Kind]bool{}, severity: maps.Clone(findings.Kinds), conditions: map[findings.Kind]*recordCondition{}}
 	for kind, k := range cfg.Kinds {
 		f.off[kind] = k.Off
 		if k.Severity != "" {
 			f.severity[kind] = k.Severity
 		}
 		var err error
-		if f.conditions[kind], err = parseCondition(k.Condition, set); err != nil {
+		if f.conditions[kind], err = parseCondition(k.Condition, c.logger); err != nil {
 			return nil, err
 		}
 	}
@@ -145,7 +145,7 @@ func (f *finder) accept(r *correlate.Record) func(findings.Kind) bool {
 			return true
 		}
 		if written == (plog.Logs{}) {
-			written = recordsToLogs([]*correlate.Record{r}, time.Now(), f.cfg.Cluster)
+			written = f.recordsToLogs([]*correlate.Record{r}, time.Now())
 		}
 		rl := written.ResourceLogs().At(0)
 		t := ottllog.NewTransformContextPtr(rl, rl.ScopeLogs().At(0), rl.ScopeLogs().At(0).LogRecords().At(0))
@@ -155,10 +155,10 @@ func (f *finder) accept(r *correlate.Record) func(findings.Kind) bool {
 	}
 }
 
-// report keeps a finding for the logs pipeline. One that finds no room is stated
+// report keeps a finding until it is taken. One that finds no room is stated
 // again by its count.
 func (f *finder) report(found findings.Finding) {
-	f.telemetry.MeshauditFindings.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", string(found.Kind)))))
+	f.telemetry.Findings.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", string(found.Kind)))))
 	if len(f.ready) < maxReadyFindings {
 		f.ready = append(f.ready, found)
 	}
@@ -174,11 +174,11 @@ func (f *finder) sawGap(g evidence.Gap) {
 }
 
 // deliver offers what was found, in one request.
-func (f *finder) deliver(ctx context.Context, offer func(context.Context, plog.Logs) error) error {
+func (f *finder) deliver(ctx context.Context, offer offer) error {
 	if len(f.ready) == 0 {
 		return nil
 	}
-	ld, records := newRecords()
+	ld, records := f.newRecords()
 	for i := range f.ready {
 		f.write(&f.ready[i], records.AppendEmpty())
 	}
