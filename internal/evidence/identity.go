@@ -16,16 +16,25 @@ const spiffeScheme = "spiffe://"
 // MaxInvalidIdentity bytes, without a query or fragment. An empty raw states
 // nothing and gives the zero Identity.
 func ParseIdentity(raw string, proof Proof, from string) Identity {
+	return (*KnownIDs)(nil).ParseIdentity(raw, proof, from)
+}
+
+// KnownIDs remembers the SPIFFE IDs that it parsed, at most maxKnownIDs: a mesh
+// states the same ones again and again. It is for one goroutine at a time; its
+// zero value and nil are ready.
+type KnownIDs struct{ ids map[string]spiffeid.ID }
+
+// maxKnownIDs is more than a workload has peers; they take 2 KiB each at most.
+const maxKnownIDs = 256
+
+// ParseIdentity is the function of that name.
+func (k *KnownIDs) ParseIdentity(raw string, proof Proof, from string) Identity {
 	raw = strings.TrimSpace(raw)
 	if raw == "" {
 		return Identity{}
 	}
 	if len(raw) <= maxSPIFFEID {
-		id, err := spiffeid.FromString(raw)
-		if err != nil && isPrincipal(raw) {
-			id, err = spiffeid.FromString(spiffeScheme + raw)
-		}
-		if err == nil {
+		if id, err := k.parse(raw); err == nil {
 			return Identity{ID: id, Proof: proof, From: from}
 		}
 	}
@@ -33,6 +42,26 @@ func ParseIdentity(raw string, proof Proof, from string) Identity {
 		raw = raw[:i]
 	}
 	return Identity{Invalid: Text(raw, MaxInvalidIdentity), Proof: proof, From: from}
+}
+
+func (k *KnownIDs) parse(raw string) (spiffeid.ID, error) {
+	if k != nil {
+		if id, ok := k.ids[raw]; ok {
+			return id, nil
+		}
+		raw = strings.Clone(raw) // it may be part of something large
+	}
+	id, err := spiffeid.FromString(raw)
+	if err != nil && isPrincipal(raw) {
+		id, err = spiffeid.FromString(spiffeScheme + raw)
+	}
+	if err == nil && k != nil {
+		if k.ids == nil || len(k.ids) == maxKnownIDs {
+			k.ids = make(map[string]spiffeid.ID)
+		}
+		k.ids[raw] = id
+	}
+	return id, err
 }
 
 // isPrincipal tells whether s has Istio's form TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT.
@@ -84,5 +113,7 @@ func (p *Party) AddIdentity(id Identity) {
 		}
 		p.Identities = p.Identities[:MaxIdentities-1]
 	}
-	p.Identities = slices.Insert(p.Identities, at, id)
+	p.Identities = append(p.Identities, id)
+	copy(p.Identities[at+1:], p.Identities[at:])
+	p.Identities[at] = id
 }

@@ -39,11 +39,16 @@ func Text(s string, maxBytes int) string {
 // PathOnly returns the path of a request target, bounded, without scheme,
 // authority, query and fragment: those may carry secrets.
 func PathOnly(target string) string {
-	if i := strings.IndexAny(target, "?#"); i >= 0 {
-		target = target[:i]
+	for i := range len(target) {
+		if c := target[i]; c == '?' || c == '#' {
+			target = target[:i]
+			break
+		}
 	}
-	if i := strings.Index(target, "://"); i >= 0 && !strings.HasPrefix(target, "/") {
-		rest := target[i+len("://"):]
+	if strings.HasPrefix(target, "/") {
+		return Text(target, MaxPath)
+	}
+	if _, rest, ok := strings.Cut(target, "://"); ok {
 		slash := strings.IndexByte(rest, '/')
 		if slash < 0 {
 			return "/"

@@ -200,7 +200,7 @@ func open(t *testing.T, c alsv3.AccessLogServiceClient) alsv3.AccessLogService_S
 func (s *stream) takes(t *testing.T, m *alsv3.StreamAccessLogsMessage) {
 	b, err := proto.Marshal(m)
 	require.NoError(t, err)
-	require.NoError(t, s.take(b))
+	require.NoError(t, s.take(string(b)))
 }
 
 func TestCorpus(t *testing.T) {
@@ -555,8 +555,9 @@ func BenchmarkReceive(b *testing.B) {
 	m, err := proto.Marshal(message("sidecar~10.0.0.1~a.shop~x", make([]string, 100)...))
 	require.NoError(b, err)
 	b.ReportAllocs()
+	defer evidencetest.Rate(b, len(m))()
 	for b.Loop() {
-		if err := s.take(m); err != nil {
+		if err := s.take(string(m)); err != nil {
 			b.Fatal(err)
 		}
 	}

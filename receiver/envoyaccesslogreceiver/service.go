@@ -2,6 +2,7 @@ package envoyaccesslogreceiver
 
 import (
 	"fmt"
+	"strings"
 
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"google.golang.org/grpc"
@@ -31,8 +32,9 @@ type streamer interface {
 	streamAccessLogs(grpc.ServerStream) error
 }
 
-// raw is a message that is not decoded.
-type raw struct{ bytes []byte }
+// raw is a message that is not decoded. It is a string because what is read of
+// it is parts of it: so it is copied once.
+type raw struct{ text string }
 
 // rawCodec is gRPC's protobuf codec, but for messages that are to stay raw.
 type rawCodec struct{}
@@ -53,7 +55,12 @@ func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
 func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	switch v := v.(type) {
 	case *raw:
-		v.bytes = data.Materialize()
+		var text strings.Builder
+		text.Grow(data.Len())
+		for _, part := range data {
+			text.Write(part.ReadOnlyData())
+		}
+		v.text = text.String()
 		return nil
 	case proto.Message:
 		return proto.Unmarshal(data.Materialize(), v)

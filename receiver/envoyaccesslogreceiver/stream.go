@@ -37,11 +37,8 @@ const (
 	leastWait = time.Millisecond
 )
 
-// Attribute values of the receiver's metrics; reasons stand on gaps too.
+// Reasons are attribute values of the receiver's metrics and stand on gaps.
 const (
-	kindHTTP = "http"
-	kindTCP  = "tcp"
-
 	reasonMalformed      = "malformed"       // a message is no protobuf
 	reasonOverload       = "overload"        // too many streams that are gone wait
 	reasonPermanent      = "permanent"       // the next consumer will never take it
@@ -76,7 +73,7 @@ func (r *alsReceiver) streamAccessLogs(in grpc.ServerStream) error {
 		case err != nil:
 			return err
 		}
-		if err := s.take(message.bytes); err != nil {
+		if err := s.take(message.text); err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
 		select {
@@ -117,41 +114,44 @@ func host(a net.Addr) string {
 	return h
 }
 
-func (s *stream) take(message []byte) error {
-	http, tcp, err := envoy.Decode(&s.node, message)
+func (s *stream) take(message string) error {
+	s.messages++
+	entries := 0 // of this message, that came before
+	err := envoy.Decode(&s.node, message, func(kind string, batch []envoy.Entry) {
+		s.reporter.Node = s.node.ID
+		s.name(batch, entries)
+		entries += len(batch)
+		s.deliver(batch, kind)
+	})
 	if err != nil {
 		s.r.lose(s, 0, reasonMalformed, err) // nobody knows how many
-		return err
 	}
-	s.reporter.Node = s.node.ID
-	s.messages++
-	s.deliver(s.name(http), kindHTTP)
-	s.deliver(s.name(tcp), kindTCP)
-	return nil
+	return err
 }
 
-// name gives each entry its position and reporter.
-func (s *stream) name(entries []envoy.Entry) []envoy.Entry {
-	for i := range entries {
-		e := &entries[i]
-		e.Position = s.position(e, i)
+// name gives each entry its reporter and its position: STREAM-ID/TYPE/MESSAGE.ENTRY,
+// or without a stream id that is unique THIS-STREAM/MESSAGE.ENTRY. Envoy never
+// sends an entry again, so it needs to be the same only for our own retries.
+func (s *stream) name(batch []envoy.Entry, before int) {
+	text := make([]byte, 0, 64*len(batch)) // of all positions
+	ends := make([]int, len(batch))
+	for i := range batch {
+		e := &batch[i]
 		e.Reporter = s.reporter
+		if e.StreamID != "" {
+			text = append(append(append(text, e.StreamID...), '/'), e.Type...)
+		} else {
+			text = append(text, s.id...)
+		}
+		text = strconv.AppendUint(append(text, '/'), s.messages, 10)
+		text = strconv.AppendInt(append(text, '.'), int64(before+i), 10)
+		ends[i] = len(text)
 	}
-	return entries
-}
-
-// position names an entry: STREAM-ID/TYPE/MESSAGE.ENTRY, or without a stream
-// id that is unique THIS-STREAM/MESSAGE.ENTRY. Envoy never sends an entry
-// again, so it needs to be the same only for our own retries.
-func (s *stream) position(e *envoy.Entry, i int) string {
-	b := make([]byte, 0, 64)
-	if e.StreamID != "" {
-		b = append(append(append(b, e.StreamID...), '/'), e.Type...)
-	} else {
-		b = append(b, s.id...)
+	all, begin := string(text), 0
+	for i, end := range ends {
+		batch[i].Position = all[begin:end]
+		begin = end
 	}
-	b = strconv.AppendUint(append(b, '/'), s.messages, 10)
-	return string(strconv.AppendInt(append(b, '.'), int64(i), 10))
 }
 
 // deliver offers the entries until they are accepted or given up. A permanent

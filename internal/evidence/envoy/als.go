@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -34,27 +35,119 @@ type Entry struct {
 	Type string
 }
 
-// Decode reads a serialized StreamAccessLogsMessage: its HTTP and TCP entries.
-// node is the stream's, which the message may state anew. The positions are left
-// to the caller, who knows the stream.
-func Decode(node *Node, message []byte) (http, tcp []Entry, err error) {
-	w := wire{s: string(message)}
+// Kinds of entries.
+const (
+	KindHTTP = "http"
+	KindTCP  = "tcp"
+)
+
+// maxBatch bounds how many entries stand in memory at a time: on the wire one may
+// be of two bytes.
+const maxBatch = 1000
+
+// Decode reads a serialized StreamAccessLogsMessage. node is the stream's, which
+// the message may state anew. take is given the entries in their order, some of
+// one kind at a time; it must not keep them, but may keep their strings. The
+// positions are left to the caller, who knows the stream.
+//
+// Of a message that is malformed nothing is taken, unless it is so long that
+// entries before the fault were.
+func Decode(node *Node, message string, take func(kind string, entries []Entry)) error {
+	d := decoders.Get().(*decoder)
+	defer decoders.Put(d)
+	d.node, d.take = node, take
+	defer d.reset()
+	w := wire{s: message}
 	for f, ok := w.next(); ok; f, ok = w.next() {
 		switch f.tag {
 		case 1<<3 | bytesType:
 			if err := identifier(node, f.s); err != nil {
-				return nil, nil, err
+				return err
 			}
 		case 2<<3 | bytesType:
-			http = entries(node, &w, f.s, http, decodeHTTP)
+			w.require(d.entries(KindHTTP, f.s))
 		case 3<<3 | bytesType:
-			tcp = entries(node, &w, f.s, tcp, decodeTCP)
+			w.require(d.entries(KindTCP, f.s))
 		}
 	}
 	if w.bad {
-		return nil, nil, errWire
+		return errWire
 	}
-	return http, tcp, nil
+	d.flush()
+	return nil
+}
+
+// A decoder is the memory that reading messages takes. Between messages it holds
+// on to none of them: all is zero but the identities, which are copies.
+type decoder struct {
+	node  *Node
+	take  func(kind string, entries []Entry)
+	kind  string
+	batch []Entry
+	tags  labels
+	ids   evidence.KnownIDs
+}
+
+var decoders = sync.Pool{New: func() any { return new(decoder) }}
+
+func (d *decoder) reset() {
+	d.clear()
+	d.tags = labels{}
+	d.node, d.take = nil, nil
+}
+
+// flush hands on what was read.
+func (d *decoder) flush() {
+	if len(d.batch) > 0 {
+		d.take(d.kind, d.batch)
+		d.clear()
+	}
+}
+
+// clear keeps the lists of identities as memory.
+func (d *decoder) clear() {
+	for i := range d.batch {
+		e := &d.batch[i]
+		from, to := e.From.Identities, e.To.Identities
+		*e = Entry{}
+		clear(from)
+		clear(to)
+		e.From.Identities, e.To.Identities = from[:0], to[:0]
+	}
+	d.batch = d.batch[:0]
+}
+
+// next is the place of an entry that is to be read.
+func (d *decoder) next(kind string) *Entry {
+	if d.kind != kind || len(d.batch) == maxBatch {
+		d.flush()
+		d.kind = kind
+	}
+	if len(d.batch) < cap(d.batch) {
+		d.batch = d.batch[:len(d.batch)+1] // zero, with its lists' memory
+	} else {
+		d.batch = append(d.batch, Entry{})
+	}
+	return &d.batch[len(d.batch)-1]
+}
+
+// entries reads HTTPAccessLogEntries or TCPAccessLogEntries.
+func (d *decoder) entries(kind, message string) bool {
+	w := wire{s: message}
+	in := entry{tags: &d.tags, ids: &d.ids}
+	for f, ok := w.next(); ok; f, ok = w.next() {
+		if f.tag != 1<<3|bytesType {
+			continue
+		}
+		out := d.next(kind)
+		if kind == KindHTTP {
+			w.require(in.decodeHTTP(d.node, f.s, out))
+		} else {
+			w.require(in.decodeTCP(d.node, f.s, out))
+		}
+		in.reset()
+	}
+	return !w.bad
 }
 
 // identifier reads the message's Identifier, which comes once a stream.
@@ -67,39 +160,18 @@ func identifier(node *Node, message string) error {
 	return nil
 }
 
-// entries reads HTTPAccessLogEntries or TCPAccessLogEntries.
-func entries(node *Node, w *wire, message string, to []Entry, decode func(*Node, string, *Entry) bool) []Entry {
-	count := 0
-	in := wire{s: message}
-	for f, ok := in.next(); ok; f, ok = in.next() {
-		if f.tag == 1<<3|bytesType {
-			count++
-		}
-	}
-	w.require(!in.bad)
-	to = slices.Grow(to, count)
-	in = wire{s: message}
-	for f, ok := in.next(); ok && !w.bad; f, ok = in.next() {
-		if f.tag == 1<<3|bytesType {
-			to = append(to, Entry{})
-			w.require(decode(node, f.s, &to[len(to)-1]))
-		}
-	}
-	return to
-}
-
-func decodeHTTP(node *Node, message string, out *Entry) bool {
-	var in entry
+// decodeHTTP reads an HTTP entry into out, which is zero, as in is.
+func (in *entry) decodeHTTP(node *Node, message string, out *Entry) bool {
 	if !in.http(message) {
 		return false
 	}
 	e := &out.Evidence
-	out.Type = logTypes[int32(in.logType)]
-	e.Method = methods[int32(in.method)]
+	out.Type = logTypes.name(in.logType)
+	e.Method = methods.name(in.method)
 	e.Path = evidence.PathOnly(first(in.originalPath, in.path))
 	e.Host = evidence.Authority(in.authority)
 	e.RequestID = evidence.Text(first(in.requestID, in.headers.RequestID), evidence.MaxName)
-	e.Protocol = httpVersions[als.HTTPAccessLogEntry_HTTPVersion(in.protocol)]
+	e.Protocol = httpVersions.name(in.protocol)
 	e.Status = int(uint32(in.code))
 	e.StatusDetail = evidence.Text(in.details, evidence.MaxDetail)
 	if e.GRPCStatus = decimal(first(in.grpcTrailer, in.grpcHeader)); e.GRPCStatus != "" || in.headers.GRPC {
@@ -117,13 +189,12 @@ func decodeHTTP(node *Node, message string, out *Entry) bool {
 
 // decodeTCP: who spoke with whom, and whether that was allowed, without method
 // and path.
-func decodeTCP(node *Node, message string, out *Entry) bool {
-	var in entry
+func (in *entry) decodeTCP(node *Node, message string, out *Entry) bool {
 	if !in.tcp(message) {
 		return false
 	}
 	e := &out.Evidence
-	out.Type = logTypes[int32(in.logType)]
+	out.Type = logTypes.name(in.logType)
 	e.Event = evidence.EventConnection
 	e.Protocol = "tcp"
 	e.StatusDetail = evidence.Text(in.termination, evidence.MaxDetail)
@@ -162,7 +233,9 @@ func (in *entry) apply(node *Node, e *evidence.Evidence) {
 		in.callee(node, e)
 	}
 	peers(&in.peers, e)
-	in.tags.apply(e)
+	if in.tagged {
+		in.tags.apply(e)
+	}
 	setEvent(e)
 }
 
@@ -202,13 +275,13 @@ func (in *entry) callee(node *Node, e *evidence.Evidence) {
 		return
 	}
 	e.TLS.Established = e.TLS.FailureReason == ""
-	e.TLS.Version = tlsVersions[als.TLSProperties_TLSVersion(p.version)]
+	e.TLS.Version = tlsVersions.name(p.version)
 	if p.hasCipher {
-		e.TLS.Cipher = tls.CipherSuiteName(uint16(p.cipher))
+		e.TLS.Cipher = cipherName(uint16(p.cipher))
 	}
 	e.TLS.Mutual = p.peer.given
-	p.peer.identities(&e.From, fromPeerSAN)
-	p.own.identities(&e.To, fromLocalSAN)
+	p.peer.identities(&e.From, fromPeerSAN, in.ids)
+	p.own.identities(&e.To, fromLocalSAN, in.ids)
 }
 
 // caller reads the parties of a report from the calling side. The protocol
@@ -386,16 +459,16 @@ func shadowVerdict(s *structpb.Struct) *evidence.Verdict {
 }
 
 func shadow(result, policy string) *evidence.Verdict {
-	v := &evidence.Verdict{Engine: engineRBAC}
+	var decision evidence.Decision
 	switch result {
 	case "allowed":
-		v.Decision = evidence.Allow
+		decision = evidence.Allow
 	case "denied":
-		v.Decision = evidence.Deny
-		v.DefaultDeny = policy == ""
+		decision = evidence.Deny
 	default:
 		return nil
 	}
+	v := &evidence.Verdict{Engine: engineRBAC, Decision: decision, DefaultDeny: decision == evidence.Deny && policy == ""}
 	if policy != "" {
 		setPolicy(v, policy)
 	}
@@ -443,31 +516,59 @@ func peers(states *[len(peerStates)]string, e *evidence.Evidence) {
 	}
 }
 
-// methods and logTypes are Envoy's names; a number that it does not know has
-// none.
+// names are those of an enum's numbers; a number that is not known has none.
+type names []string
+
+// name reads the number as protobuf does: of a varint the low 32 bits.
+func (n names) name(number uint64) string {
+	if i := uint32(number); i < uint32(len(n)) {
+		return n[i]
+	}
+	return ""
+}
+
+// methods and logTypes are Envoy's names.
 var (
-	methods  = named(corev3.RequestMethod_name, int32(corev3.RequestMethod_METHOD_UNSPECIFIED))
-	logTypes = named(als.AccessLogType_name, -1)
+	methods      = named(corev3.RequestMethod_name, int32(corev3.RequestMethod_METHOD_UNSPECIFIED))
+	logTypes     = named(als.AccessLogType_name, -1)
+	httpVersions = names{
+		als.HTTPAccessLogEntry_HTTP10: "HTTP/1.0",
+		als.HTTPAccessLogEntry_HTTP11: "HTTP/1.1",
+		als.HTTPAccessLogEntry_HTTP2:  "HTTP/2",
+		als.HTTPAccessLogEntry_HTTP3:  "HTTP/3",
+	}
+	tlsVersions = names{
+		als.TLSProperties_TLSv1:   "1.0",
+		als.TLSProperties_TLSv1_1: "1.1",
+		als.TLSProperties_TLSv1_2: "1.2",
+		als.TLSProperties_TLSv1_3: "1.3",
+	}
 )
 
-func named(names map[int32]string, without int32) map[int32]string {
-	names = maps.Clone(names)
-	delete(names, without)
+// cipherNames are made once; crypto/tls makes its list anew for each question.
+var cipherNames = func() map[uint16]string {
+	names := make(map[uint16]string)
+	for _, c := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
+		names[c.ID] = c.Name
+	}
 	return names
+}()
+
+func cipherName(id uint16) string {
+	if name, ok := cipherNames[id]; ok {
+		return name
+	}
+	return tls.CipherSuiteName(id) // the number
 }
 
-var httpVersions = map[als.HTTPAccessLogEntry_HTTPVersion]string{
-	als.HTTPAccessLogEntry_HTTP10: "HTTP/1.0",
-	als.HTTPAccessLogEntry_HTTP11: "HTTP/1.1",
-	als.HTTPAccessLogEntry_HTTP2:  "HTTP/2",
-	als.HTTPAccessLogEntry_HTTP3:  "HTTP/3",
-}
-
-var tlsVersions = map[als.TLSProperties_TLSVersion]string{
-	als.TLSProperties_TLSv1:   "1.0",
-	als.TLSProperties_TLSv1_1: "1.1",
-	als.TLSProperties_TLSv1_2: "1.2",
-	als.TLSProperties_TLSv1_3: "1.3",
+func named(of map[int32]string, without int32) names {
+	n := make(names, slices.Max(slices.Collect(maps.Keys(of)))+1)
+	for number, name := range of {
+		if number != without {
+			n[number] = name
+		}
+	}
+	return n
 }
 
 // decimal returns s if it is a decimal number of at most three digits.

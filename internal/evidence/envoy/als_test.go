@@ -1,6 +1,10 @@
 package envoy
 
 import (
+	"fmt"
+	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -458,24 +462,37 @@ func TestNode(t *testing.T) {
 // HTTP and TCP decode one entry as it comes over the wire.
 func HTTP(node *Node, entry *als.HTTPAccessLogEntry) evidence.Evidence {
 	n := *node
-	http, _, err := Decode(&n, marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{
+	return decoded(&n, KindHTTP, &alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{
 		HttpLogs: &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{LogEntry: []*als.HTTPAccessLogEntry{entry}},
-	}}))
-	if err != nil {
-		panic(err)
-	}
-	return http[0].Evidence
+	}})
 }
 
 func TCP(node *Node, entry *als.TCPAccessLogEntry) evidence.Evidence {
 	n := *node
-	_, tcp, err := Decode(&n, marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_TcpLogs{
+	return decoded(&n, KindTCP, &alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_TcpLogs{
 		TcpLogs: &alsv3.StreamAccessLogsMessage_TCPAccessLogEntries{LogEntry: []*als.TCPAccessLogEntry{entry}},
-	}}))
-	if err != nil {
-		panic(err)
+	}})
+}
+
+func decoded(node *Node, kind string, m *alsv3.StreamAccessLogsMessage) evidence.Evidence {
+	all, kinds, err := decodeAll(node, marshal(m))
+	if err != nil || len(all) != 1 || kinds[0] != kind {
+		panic(fmt.Sprint(err, kinds))
 	}
-	return tcp[0].Evidence
+	return all[0]
+}
+
+// decodeAll copies what Decode gives.
+func decodeAll(node *Node, message []byte) (all []evidence.Evidence, kinds []string, err error) {
+	err = Decode(node, string(message), func(kind string, entries []Entry) {
+		for i := range entries {
+			e := entries[i].Evidence
+			e.From.Identities = slices.Clone(e.From.Identities)
+			e.To.Identities = slices.Clone(e.To.Identities)
+			all, kinds = append(all, e), append(kinds, kind)
+		}
+	})
+	return all, kinds, err
 }
 
 func marshal(m proto.Message) []byte {
@@ -499,27 +516,25 @@ func FuzzDecode(f *testing.F) {
 	}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var node Node
-		http, tcp, err := Decode(&node, b)
+		all, _, err := decodeAll(&node, b)
 		if err != nil {
 			return
 		}
-		all := append(http, tcp...)
 		var again Node
-		second, more, _ := Decode(&again, b)
-		second = append(second, more...)
+		second, _, _ := decodeAll(&again, b)
 		for i := range all {
-			e := &all[i].Evidence
+			e := &all[i]
 			if strings.ContainsAny(e.Path, "?#") {
 				t.Fatalf("path %q", e.Path)
 			}
 			evidencetest.RoundTrip(t, e)
 			// Maps have no order; what is read of them must not depend on one.
-			if evidencetest.Render(e) != evidencetest.Render(&second[i].Evidence) {
-				t.Fatalf("read twice:\n%s%s", evidencetest.Render(e), evidencetest.Render(&second[i].Evidence))
+			if evidencetest.Render(e) != evidencetest.Render(&second[i]) {
+				t.Fatalf("read twice:\n%s%s", evidencetest.Render(e), evidencetest.Render(&second[i]))
 			}
 		}
 		var m alsv3.StreamAccessLogsMessage
-		if proto.Unmarshal(b, &m) == nil && len(m.GetHttpLogs().GetLogEntry()) > len(http)+len(tcp) {
+		if proto.Unmarshal(b, &m) == nil && len(m.GetHttpLogs().GetLogEntry()) > len(all) {
 			t.Fatal("an entry that protobuf reads is missing")
 		}
 	})
@@ -531,7 +546,7 @@ func TestDecodeRefuses(t *testing.T) {
 	refused := 0
 	for n := range whole {
 		var node Node
-		if _, _, err := Decode(&node, whole[:n]); err != nil {
+		if all, _, err := decodeAll(&node, whole[:n]); err != nil && len(all) == 0 {
 			refused++
 		}
 	}
@@ -540,23 +555,136 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 	for _, bad := range []string{"\x00", "\x0b\x0c", "\x0a\x05x", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x12\x02\x0a\x05"} {
 		var node Node
-		if _, _, err := Decode(&node, []byte(bad)); err == nil {
+		if _, _, err := decodeAll(&node, []byte(bad)); err == nil {
 			t.Errorf("%q was taken", bad)
 		}
 	}
 }
 
+// TestNothingIsLeftOver: an entry has nothing of the one whose memory it is read
+// into.
+func TestNothingIsLeftOver(t *testing.T) {
+	node := sidecar()
+	http := func(entries ...*als.HTTPAccessLogEntry) []byte {
+		return marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{
+			HttpLogs: &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{LogEntry: entries},
+		}})
+	}
+	want := evidence.Evidence{
+		Source: evidence.SourceEnvoyALS, Role: evidence.RoleCallee, Final: true,
+		Reporter: evidence.Reporter{Node: node.ID}, To: evidence.Party{Workload: node.Workload},
+	}
+	for range 3 {
+		all, _, err := decodeAll(node, http(deniedEntry(t), &als.HTTPAccessLogEntry{}, mutualEntry(), &als.HTTPAccessLogEntry{}))
+		if err != nil || len(all) != 4 {
+			t.Fatal(len(all), err)
+		}
+		more, _, err := decodeAll(node, http(&als.HTTPAccessLogEntry{}, &als.HTTPAccessLogEntry{}, &als.HTTPAccessLogEntry{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range append(more, all[1], all[3]) {
+			if len(e.From.Identities)+len(e.To.Identities) != 0 {
+				t.Errorf("identities %v, %v", e.From.Identities, e.To.Identities)
+			}
+			e.From.Identities, e.To.Identities = nil, nil
+			if !reflect.DeepEqual(e, want) {
+				t.Fatalf("an empty entry is\n%+v\nwant\n%+v", e, want)
+			}
+		}
+	}
+}
+
+// TestBatches: a long message's entries come a batch at a time, each once and in
+// their order, up to one that cannot be read.
+func TestBatches(t *testing.T) {
+	m := &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{}
+	for i := range 2*maxBatch + 1 {
+		m.LogEntry = append(m.LogEntry, &als.HTTPAccessLogEntry{Request: &als.HTTPRequestProperties{Path: "/" + strconv.Itoa(i)}})
+	}
+	whole := string(marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{HttpLogs: m}}))
+	tcp := string(marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_TcpLogs{
+		TcpLogs: &alsv3.StreamAccessLogsMessage_TCPAccessLogEntries{LogEntry: make([]*als.TCPAccessLogEntry, 2)},
+	}}))
+	for name, tc := range map[string]struct {
+		message string
+		batches []string
+		bad     bool
+	}{
+		"whole":              {whole, []string{"http 1000", "http 1000", "http 1"}, false},
+		"cut":                {whole[:len(whole)-1], nil, true}, // known before an entry is read
+		"the last is broken": {strings.Replace(whole, "\x05/2000", "\x06/2000", 1), []string{"http 1000", "http 1000"}, true},
+		"of both kinds":      {tcp + whole + tcp, []string{"tcp 2", "http 1000", "http 1000", "http 1", "tcp 2"}, false},
+		"and then no field":  {tcp + "\x00", nil, true},
+	} {
+		var got []string
+		n := 0
+		err := Decode(sidecar(), tc.message, func(kind string, entries []Entry) {
+			got = append(got, fmt.Sprint(kind, " ", len(entries)))
+			for i := range entries {
+				if kind == KindHTTP && entries[i].Path != "/"+strconv.Itoa(n+i) {
+					t.Errorf("%s: entry %d is %s", name, n+i, entries[i].Path)
+				}
+			}
+			if kind == KindHTTP {
+				n += len(entries)
+			}
+		})
+		if !slices.Equal(got, tc.batches) || (err != nil) != tc.bad {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+	}
+}
+
+// mutualEntry is an ordinary request over mTLS, with a trace.
+func mutualEntry() *als.HTTPAccessLogEntry {
+	return &als.HTTPAccessLogEntry{
+		CommonProperties: &als.AccessLogCommon{
+			DownstreamRemoteAddress: socketAddress("10.44.2.56", 43842), DownstreamDirectRemoteAddress: socketAddress("10.44.2.56", 43842),
+			DownstreamLocalAddress: socketAddress("10.44.6.66", 9080),
+			UpstreamRemoteAddress:  socketAddress("10.44.6.66", 9080), UpstreamLocalAddress: socketAddress("127.0.0.6", 44567),
+			TlsProperties: &als.TLSProperties{
+				TlsVersion: als.TLSProperties_TLSv1_3, TlsCipherSuite: wrapperspb.UInt32(4866), TlsSniHostname: "outbound_.9080_._.reviews.default.svc.cluster.local",
+				PeerCertificateProperties:  certificateOf("spiffe://cluster.local/ns/default/sa/bookinfo-productpage"),
+				LocalCertificateProperties: certificateOf("spiffe://cluster.local/ns/default/sa/bookinfo-reviews"),
+			},
+			StartTime:                   timestamppb.New(time.Unix(1763892000, 123456789)),
+			TimeToLastRxByte:            durationpb.New(70 * time.Microsecond),
+			TimeToFirstUpstreamTxByte:   durationpb.New(841 * time.Microsecond),
+			TimeToLastUpstreamTxByte:    durationpb.New(854 * time.Microsecond),
+			TimeToFirstUpstreamRxByte:   durationpb.New(977 * time.Microsecond),
+			TimeToLastUpstreamRxByte:    durationpb.New(978 * time.Microsecond),
+			TimeToFirstDownstreamTxByte: durationpb.New(979 * time.Microsecond),
+			TimeToLastDownstreamTxByte:  durationpb.New(1500 * time.Microsecond),
+			Duration:                    durationpb.New(1500 * time.Microsecond),
+			UpstreamCluster:             "inbound|9080||", RouteName: "default", StreamId: "0c3e-77a1",
+			AccessLogType: als.AccessLogType_DownstreamEnd,
+		},
+		ProtocolVersion: als.HTTPAccessLogEntry_HTTP11,
+		Request: &als.HTTPRequestProperties{
+			RequestMethod: corev3.RequestMethod_GET, Scheme: "http", Authority: "reviews:9080", Path: "/reviews/0", UserAgent: "curl/8.7.1",
+			RequestId: "d0df1a44-8ba2-9d55-9ac9-4d2b5d3cd3b2", RequestHeadersBytes: 423,
+			RequestHeaders: map[string]string{"traceparent": traceparent},
+		},
+		Response: &als.HTTPResponseProperties{
+			ResponseCode: wrapperspb.UInt32(200), ResponseHeadersBytes: 181, ResponseBodyBytes: 295, ResponseCodeDetails: "via_upstream",
+		},
+	}
+}
+
 // BenchmarkDecode decodes messages of 100 entries: of a sidecar's ordinary
-// requests (the corpus), and of one with everything on it.
+// requests (the corpus), of one over mTLS with a trace, and of one with
+// everything on it.
 func BenchmarkDecode(b *testing.B) {
 	ordinary := message(b, "testdata/skywalking_envoy-mesh-server-sidecar.msg.json").GetHttpLogs().GetLogEntry()[0]
-	for name, entry := range map[string]*als.HTTPAccessLogEntry{"ordinary": ordinary, "full": deniedEntry(b)} {
+	for name, entry := range map[string]*als.HTTPAccessLogEntry{"ordinary": ordinary, "mutual": mutualEntry(), "full": deniedEntry(b)} {
 		entries := &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{}
 		for range 100 {
 			entries.LogEntry = append(entries.LogEntry, entry)
 		}
 		wire := marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{HttpLogs: entries}})
 		node := sidecar()
+		take := func(string, []Entry) {}
 		report := func(b *testing.B) {
 			b.ReportMetric(float64(b.N*100)/b.Elapsed().Seconds(), "entries/s")
 		}
@@ -564,13 +692,13 @@ func BenchmarkDecode(b *testing.B) {
 			b.ReportAllocs()
 			defer evidencetest.Rate(b, len(wire))()
 			for b.Loop() {
-				if _, _, err := Decode(node, wire); err != nil {
+				if err := Decode(node, string(wire), take); err != nil {
 					b.Fatal(err)
 				}
 			}
 			report(b)
 		})
-		b.Run(name+"/protobuf alone", func(b *testing.B) {
+		b.Run("protobuf alone, "+name, func(b *testing.B) {
 			b.ReportAllocs()
 			b.SetBytes(int64(len(wire)))
 			for b.Loop() {

@@ -5,6 +5,8 @@ import "github.com/meshaudit/meshaudit/internal/evidence"
 // An entry is what is read of one access log entry, HTTP or TCP: the fields of
 // envoy.data.accesslog.v3 that README.md names.
 type entry struct {
+	ids *evidence.KnownIDs
+
 	// Of an HTTP entry.
 	method, protocol                         uint64
 	path, originalPath, authority, requestID string
@@ -26,9 +28,20 @@ type entry struct {
 	flags                                              uint64                  // bit n: field n of ResponseFlags
 	metadata                                           [len(filters)]string    // serialized Struct, by filter
 	peers                                              [len(peerStates)]string // serialized Any, by filter state
-	tags                                               labels
+	tags                                               *labels                 // never nil
+	tagged                                             bool                    // tags is not zero
 	attempts, logType                                  uint64
 	intermediate                                       bool
+}
+
+// reset makes e zero but for its memory.
+func (e *entry) reset() {
+	tags, ids := e.tags, e.ids
+	if e.tagged {
+		*tags = labels{}
+	}
+	*e = entry{}
+	e.tags, e.ids = tags, ids
 }
 
 type address struct {
@@ -169,6 +182,7 @@ func (e *entry) properties(message string) bool {
 				}
 			}
 		case 22<<3 | bytesType:
+			e.tagged = true
 			e.tags.set(w.pair(f.s))
 		case 23<<3 | bytesType:
 			e.duration = w.length(f.s)
@@ -267,9 +281,9 @@ func (c *certificate) read(message string) bool {
 	return !w.bad
 }
 
-func (c *certificate) identities(p *evidence.Party, from string) {
+func (c *certificate) identities(p *evidence.Party, from string, ids *evidence.KnownIDs) {
 	for _, uri := range c.uris[:c.count] {
-		p.AddIdentity(evidence.ParseIdentity(uri, evidence.ProofMTLSSAN, from))
+		p.AddIdentity(ids.ParseIdentity(uri, evidence.ProofMTLSSAN, from))
 	}
 }
 

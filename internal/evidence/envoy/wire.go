@@ -8,7 +8,7 @@ import (
 
 // The wire form of an access log message, read without building it: a proxy
 // sends thousands of entries a second, of which most fields are not kept. All
-// strings are parts of the message, which is copied once.
+// strings are parts of the message.
 
 var errWire = errors.New("no access log message: malformed protobuf")
 
@@ -39,6 +39,31 @@ const (
 // next reads a field; ok is false at the end and at the first error. Groups are
 // an error: nothing here has ever had one.
 func (w *wire) next() (f field, ok bool) {
+	s, i := w.s, w.i
+	if len(s)-i < 2 || w.bad || s[i] >= 0x80 || s[i+1] >= 0x80 || s[i] < 1<<3 {
+		return w.anyNext()
+	}
+	// As most are: tag and value, or tag and length, in a byte each.
+	f.tag = uint64(s[i])
+	n := int(s[i+1])
+	i += 2
+	switch f.tag & 7 {
+	case varintType:
+		f.v = uint64(n)
+	case bytesType:
+		if n > len(s)-i {
+			return w.anyNext()
+		}
+		f.s = s[i : i+n]
+		i += n
+	default:
+		return w.anyNext()
+	}
+	w.i = i
+	return f, true
+}
+
+func (w *wire) anyNext() (f field, ok bool) {
 	if w.i == len(w.s) || w.bad {
 		return f, false
 	}
