@@ -17,6 +17,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -190,7 +191,7 @@ func (d *Detector) Gap(g *evidence.Gap, now time.Time, accept func(Kind) bool, r
 	}
 	d.count(Finding{
 		Kind: EvidenceGap, Subject: string(g.Source) + " " + g.Reporter.Node + " " + g.Reason, First: now, Last: now, Count: 1,
-		What:    fmt.Sprintf("%s of %s lost %d entries: %s", g.Source, first(g.Reporter.Node, "a reporter that is not known"), g.Count, g.Reason),
+		What:    fmt.Sprintf("%s of %s lost %s entries: %s", g.Source, first(g.Reporter.Node, "a reporter that is not known"), count(g.Count), g.Reason),
 		Records: []correlate.RecordID{sha256.Sum256([]byte(g.Position))},
 	}, now, report)
 }
@@ -295,6 +296,14 @@ func name(p *correlate.Party) string {
 		return p.Workload.Namespace + "/" + p.Workload.Name
 	}
 	return first(p.Workload.Name, p.Address, "somebody")
+}
+
+// count is of a gap, which may not know it.
+func count(n int64) string {
+	if n == 0 {
+		return "an unknown number of"
+	}
+	return strconv.FormatInt(n, 10)
 }
 
 func first(s ...string) string {

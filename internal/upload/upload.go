@@ -49,9 +49,15 @@ type Format struct {
 	// List names the member that holds the events where an upload is an object;
 	// "": an object is one event.
 	List   string
-	Decode func(event []byte) ([]evidence.Evidence, error)
+	Decode func(event []byte) (Decoded, error)
 	// Kept says which keys' values may stay of an event that cannot be decoded.
 	Kept func(key string) bool
+}
+
+// Decoded is what one event says: what happened, and what its sender lost.
+type Decoded struct {
+	Evidence []evidence.Evidence
+	Gaps     []evidence.Gap // Source, Node, Position, Reason, Count and Since are theirs
 }
 
 // Limits bound what is read; NewBody bounds the whole. All must be positive.
@@ -88,7 +94,7 @@ type Upload struct {
 
 // An item is one event: decoded, or raw if that is set.
 type item struct {
-	decoded []evidence.Evidence
+	decoded Decoded
 	raw     *evidence.Raw
 }
 
@@ -98,7 +104,10 @@ func (i *item) name() string {
 	if i.raw != nil {
 		return i.raw.SHA256
 	}
-	return i.decoded[0].Position
+	if len(i.decoded.Evidence) == 0 {
+		return i.decoded.Gaps[0].Position
+	}
+	return i.decoded.Evidence[0].Position
 }
 
 // New starts on a body.
@@ -155,19 +164,25 @@ func (u *Upload) read(ctx context.Context) error {
 }
 
 func (u *Upload) add(event []byte) {
-	all, err := u.format.Decode(event)
+	d, err := u.format.Decode(event)
 	if err != nil {
 		u.addRaw(event, err)
 		return
 	}
-	for i := range all {
-		e := &all[i]
-		node := e.Reporter.Node
-		e.Reporter = u.reporter
-		e.Reporter.Node = node
+	from := func(r *evidence.Reporter) {
+		node := r.Node
+		*r = u.reporter
+		r.Node = node
 	}
-	if len(all) > 0 {
-		u.items = append(u.items, item{decoded: all})
+	for i := range d.Evidence {
+		from(&d.Evidence[i].Reporter)
+	}
+	for i := range d.Gaps {
+		from(&d.Gaps[i].Reporter)
+		d.Gaps[i].Until = u.observed.UnixNano()
+	}
+	if len(d.Evidence)+len(d.Gaps) > 0 {
+		u.items = append(u.items, item{decoded: d})
 	}
 }
 
@@ -254,8 +269,11 @@ func (u *Upload) encode(items []item) plog.Logs {
 		if items[i].raw != nil {
 			otlp.EncodeRaw(items[i].raw, add())
 		}
-		for j := range items[i].decoded {
-			otlp.Encode(&items[i].decoded[j], add())
+		for j := range items[i].decoded.Evidence {
+			otlp.Encode(&items[i].decoded.Evidence[j], add())
+		}
+		for j := range items[i].decoded.Gaps {
+			otlp.EncodeGap(&items[i].decoded.Gaps[j], add())
 		}
 	}
 	return logs

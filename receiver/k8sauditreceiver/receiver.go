@@ -56,13 +56,13 @@ func (c *Config) format() upload.Format {
 	return upload.Format{
 		Source: evidence.SourceK8sAudit,
 		List:   "items",
-		Decode: func(event []byte) ([]evidence.Evidence, error) {
+		Decode: func(event []byte) (upload.Decoded, error) {
 			e, err := decoder.Decode(event)
 			if err != nil {
-				return nil, err
+				return upload.Decoded{}, err
 			}
 			e.Cluster = c.Cluster
-			return []evidence.Evidence{e}, nil
+			return upload.Decoded{Evidence: []evidence.Evidence{e}}, nil
 		},
 		Kept: k8saudit.Kept,
 	}

@@ -18,6 +18,7 @@ type opaReceiver struct {
 	*endpoint.Server
 	telemetry *metadata.TelemetryBuilder
 	known     known
+	dropped   dropped
 }
 
 func newReceiver(cfg *Config, set receiver.Settings, next consumer.Logs) (*opaReceiver, error) {
@@ -55,12 +56,12 @@ func (r *opaReceiver) Shutdown(ctx context.Context) error {
 // decisions are what OPA's decision_logs plugin uploads.
 var decisions = upload.Format{
 	Source: evidence.SourceOPA,
-	Decode: func(event []byte) ([]evidence.Evidence, error) {
+	Decode: func(event []byte) (upload.Decoded, error) {
 		e, err := opa.Decode(event)
 		if err != nil {
-			return nil, err
+			return upload.Decoded{}, err
 		}
-		return []evidence.Evidence{e}, nil
+		return upload.Decoded{Evidence: []evidence.Evidence{e}}, nil
 	},
 	Kept: opa.Kept,
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+	"github.com/meshaudit/meshaudit/internal/evidence/opa"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/internal/upload"
@@ -352,4 +353,45 @@ func TestStatus(t *testing.T) {
 	require.Len(t, next.Raw, 1)
 	require.Equal(t, "opa_status", endpointtest.Attr(next.Raw[0], semconv.EvidenceSource))
 	require.NotContains(t, next.Raw[0].Body().AsString(), "SECRET")
+}
+
+// TestDropped: what OPA counts as dropped is a gap, once, also if the report of
+// it was refused, and what was dropped before anybody listened.
+func TestDropped(t *testing.T) {
+	next := &endpointtest.Sink{}
+	refuse := false
+	next.Answer = func([]plog.LogRecord) error {
+		if refuse {
+			return errBusy
+		}
+		return nil
+	}
+	url := serve(t, next, nil) + "/status"
+	for _, n := range []struct{ total, code, gaps int }{
+		{0, http.StatusOK, 0}, {3, http.StatusServiceUnavailable, 0}, {3, http.StatusOK, 1}, {3, http.StatusOK, 1},
+		{5, http.StatusOK, 2}, {1, http.StatusOK, 3}, {1, http.StatusOK, 3},
+	} {
+		refuse = n.code != http.StatusOK
+		code, _ := endpointtest.Post(t, url, fmt.Sprintf(
+			`{"labels":{"id":"opa-1"},"metrics":{"prometheus":{"counter_decision_logs_dropped_rate_limit_exceeded":%d}}}`, n.total))
+		require.Equal(t, n.code, code)
+		require.Len(t, next.Gaps, n.gaps)
+	}
+	var got []string
+	for _, g := range next.Gaps {
+		require.Equal(t, string(evidence.SourceOPA), endpointtest.Attr(g, semconv.EvidenceSource))
+		require.Equal(t, "opa-1", endpointtest.Attr(g, semconv.EvidenceReporterNode))
+		require.Equal(t, "127.0.0.1", endpointtest.Attr(g, semconv.EvidenceReporterAddress))
+		since, until := endpointtest.Attr(g, semconv.GapSince), endpointtest.Attr(g, semconv.GapUntil)
+		require.LessOrEqual(t, since, until)
+		got = append(got, endpointtest.Attr(g, semconv.EvidencePosition)+" "+endpointtest.Attr(g, semconv.GapCount))
+	}
+	require.Equal(t, []string{
+		"gap/opa-1/dropped_rate_limit/0/0-3 3", "gap/opa-1/dropped_rate_limit/0/3-5 2", "gap/opa-1/dropped_rate_limit/1/0-1 1",
+	}, got)
+	code, _ := endpointtest.Post(t, url, `{"labels":{"id":"opa-2"},"metrics":{"<built-in>":{"counter_decision_logs_dropped_buffer_size_limit_exceeded":2,"counter_decision_logs_dropped_buffer_size_limit_bytes_exceeded":2}}}`)
+	require.Equal(t, http.StatusOK, code)
+	require.Len(t, next.Gaps, 4)
+	require.Equal(t, opa.DroppedBuffer, endpointtest.Attr(next.Gaps[3], semconv.GapReason))
+	require.Empty(t, endpointtest.Attr(next.Gaps[3], semconv.GapCount), "chunks of decisions")
 }

@@ -41,12 +41,13 @@ type sink struct {
 	refusals int
 	got      map[string]evidence.Evidence // by decision id
 	changes  []evidence.Evidence          // of bundles
+	dropped  map[string]int64             // by reason
 	raw      int
 	changed  chan struct{}
 }
 
 func newSink() *sink {
-	return &sink{got: map[string]evidence.Evidence{}, changed: make(chan struct{}, 1000)}
+	return &sink{got: map[string]evidence.Evidence{}, dropped: map[string]int64{}, changed: make(chan struct{}, 1000)}
 }
 
 func (*sink) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
@@ -65,6 +66,10 @@ func (s *sink) ConsumeLogs(_ context.Context, logs plog.Logs) error {
 		return errors.New("busy")
 	}
 	for _, lr := range logs.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().All() {
+		if g, ok := otlp.DecodeGap(lr); ok {
+			s.dropped[g.Reason] += g.Count
+			continue
+		}
 		e, ok := otlp.Decode(lr)
 		if !ok {
 			s.raw++
@@ -146,10 +151,10 @@ type agent struct {
 	out *bufio.Scanner
 }
 
-func newAgent(t *testing.T, endpoint string) *agent {
+func newAgent(t *testing.T, endpoint string, limit ...string) *agent {
 	t.Helper()
 	program := build(t)
-	cmd := exec.Command(program, "http://"+endpoint, "s3cret")
+	cmd := exec.Command(program, append([]string{"http://" + endpoint, "s3cret"}, limit...)...)
 	cmd.Stderr = t.Output()
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -333,5 +338,27 @@ func TestOPAReportsBundles(t *testing.T) {
 		case outcome != "success" && (outcome != "failure" || e.StatusDetail == ""):
 			t.Errorf("%+v %s %s", c, outcome, e.StatusDetail)
 		}
+	}
+}
+
+// TestOPADrops: what OPA drops by its limit of decisions per second it counts,
+// and nothing is unaccounted for.
+func TestOPADrops(t *testing.T) {
+	next := newSink()
+	endpoint := freePort(t)
+	r := start(t, endpoint, next)
+	defer stop(t, r)
+	opa := newAgent(t, endpoint, "1")
+	made := map[string]bool{}
+	for range 40 {
+		made[opa.decide(t, "/mesh/authz", "GET")] = true
+	}
+	next.wait(t, "each decision or its loss", func() bool {
+		return len(next.got)+int(next.dropped["dropped_rate_limit"]) == len(made)
+	})
+	next.mu.Lock()
+	defer next.mu.Unlock()
+	if len(next.dropped) != 1 || next.dropped["dropped_rate_limit"] == 0 || len(next.got) == 0 {
+		t.Errorf("%d decisions, dropped %v", len(next.got), next.dropped)
 	}
 }

@@ -2,6 +2,7 @@ package opa
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -29,37 +30,41 @@ func StatusKept(key string) bool {
 // activation, or of the same failure, give evidence that is the same but for
 // nothing: OPA reports every few seconds to minutes what has not changed.
 //
+// And what the OPA counts of decisions that it dropped.
+//
 // It refuses what is not one object of valid JSON, and one without labels.id or
 // with a member twice that it reads.
-func DecodeStatus(report []byte) ([]evidence.Evidence, error) {
+func DecodeStatus(report []byte) ([]evidence.Evidence, Dropped, error) {
 	s := status{c: jsonscan.New(report)}
 	if s.c.Peek() != '{' {
 		if s.c.Skip(); s.c.End() != nil {
-			return nil, fmt.Errorf("opa status: byte %d: %w", s.c.Offset(), s.c.Err())
+			return nil, Dropped{}, fmt.Errorf("opa status: byte %d: %w", s.c.Offset(), s.c.Err())
 		}
-		return nil, fmt.Errorf("opa status: %w", errNoObject)
+		return nil, Dropped{}, fmt.Errorf("opa status: %w", errNoObject)
 	}
 	s.report()
 	if err := s.c.End(); err != nil {
-		return nil, fmt.Errorf("opa status: byte %d: %w", s.c.Offset(), err)
+		return nil, Dropped{}, fmt.Errorf("opa status: byte %d: %w", s.c.Offset(), err)
 	}
 	if s.twice != "" {
-		return nil, fmt.Errorf("opa status: %w %q", errDuplicate, s.twice)
+		return nil, Dropped{}, fmt.Errorf("opa status: %w %q", errDuplicate, s.twice)
 	}
 	if s.node == "" {
-		return nil, fmt.Errorf("opa status: no labels.id")
+		return nil, Dropped{}, fmt.Errorf("opa status: no labels.id")
 	}
 	var out []evidence.Evidence
 	for i := range s.bundles {
 		out = s.evidence(out, &s.bundles[i])
 	}
-	return out, nil
+	s.dropped.Node = s.node
+	return out, s.dropped, nil
 }
 
 type status struct {
 	c             jsonscan.Cursor
 	node, cluster string
 	bundles       []bundle
+	dropped       Dropped
 	twice         string
 }
 
@@ -70,7 +75,7 @@ type bundle struct {
 
 func (s *status) report() {
 	c := &s.c
-	seen := [4]bool{}
+	seen := [5]bool{}
 	once := func(i int, name string) {
 		if seen[i] {
 			s.twice = name
@@ -99,9 +104,32 @@ func (s *status) report() {
 		case "discovery":
 			once(3, "discovery")
 			s.bundle("discovery", "discovery")
+		case "metrics":
+			once(4, "metrics")
+			if !c.Object() {
+				continue
+			}
+			for c.Next() { // by what keeps them: prometheus, <built-in>
+				s.metrics()
+			}
 		default:
 			c.Skip()
 		}
+	}
+}
+
+func (s *status) metrics() {
+	c := &s.c
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		if n := s.dropped.counter(c.Key); n != nil {
+			v, _ := strconv.ParseUint(c.Scalar(), 10, 63)
+			*n = max(*n, v)
+			continue
+		}
+		c.Skip()
 	}
 }
 

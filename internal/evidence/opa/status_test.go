@@ -3,6 +3,7 @@ package opa
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,7 @@ func report(request, rest string) string {
 }
 
 func TestStatus(t *testing.T) {
-	all, err := DecodeStatus([]byte(report("2026-11-24T10:00:00Z", "")))
+	all, _, err := DecodeStatus([]byte(report("2026-11-24T10:00:00Z", "")))
 	if err != nil || len(all) != 1 {
 		t.Fatalf("%+v, %v", all, err)
 	}
@@ -29,11 +30,11 @@ func TestStatus(t *testing.T) {
 		t.Errorf("%+v %+v", e, e.Act)
 	}
 	// What has not changed is the same evidence.
-	again, _ := DecodeStatus([]byte(report("2026-11-24T11:00:00Z", `,"metrics":{"timer":1}`)))
+	again, _, _ := DecodeStatus([]byte(report("2026-11-24T11:00:00Z", `,"metrics":{"timer":1}`)))
 	if evidencetest.Render(&again[0]) != evidencetest.Render(&e) {
 		t.Error("a repeated report is other evidence")
 	}
-	failed, err := DecodeStatus([]byte(report("2026-11-24T11:00:00Z", `,"code":"bundle_error","http_code":"500","message":"server replied with SECRET","errors":[{"message":"SECRET"}]`)))
+	failed, _, err := DecodeStatus([]byte(report("2026-11-24T11:00:00Z", `,"code":"bundle_error","http_code":"500","message":"server replied with SECRET","errors":[{"message":"SECRET"}]`)))
 	if err != nil || len(failed) != 2 || evidencetest.Render(&failed[0]) != evidencetest.Render(&e) {
 		t.Fatalf("%+v, %v", failed, err)
 	}
@@ -51,7 +52,7 @@ func TestStatus(t *testing.T) {
 		`{"labels":{"id":"a"},"bundles":{"b":{"last_successful_activation":"0001-01-01T00:00:00Z"}}}`:                                                      0,
 		`{"labels":{"id":"a"},"bundle":{"name":"b","last_successful_activation":"2026-11-24T10:00:00Z"},"discovery":{"code":"x"},"decision_logs":{"a":1}}`: 2,
 	} {
-		if all, err := DecodeStatus([]byte(in)); err != nil || len(all) != n {
+		if all, _, err := DecodeStatus([]byte(in)); err != nil || len(all) != n {
 			t.Errorf("%s: %d, %v; want %d", in, len(all), err, n)
 		}
 	}
@@ -59,8 +60,33 @@ func TestStatus(t *testing.T) {
 	for i := range 1000 {
 		many += fmt.Sprintf(`,"b%d":{"code":"c"}`, i)
 	}
-	if all, err := DecodeStatus([]byte(many + "}}")); err != nil || len(all) != maxBundles {
+	if all, _, err := DecodeStatus([]byte(many + "}}")); err != nil || len(all) != maxBundles {
 		t.Errorf("%d, %v", len(all), err)
+	}
+}
+
+func TestDropped(t *testing.T) {
+	const in = `{"labels":{"id":"a"},"metrics":{"prometheus":{"counter_decision_logs_dropped_rate_limit_exceeded":3,"counter_decision_logs_nd_builtin_cache_dropped":9,
+		"counter_decision_logs_dropped_buffer_size_limit_exceeded":2,"counter_decision_logs_encoding_failure":1,"decision_logs_dropped_rate_limit_exceeded_total":{"metric":[{"counter":{"value":3}}]}}}}`
+	all, drops, err := DecodeStatus([]byte(in))
+	if want := (Dropped{Node: "a", RateLimit: 3, Buffer: 2, Encoding: 1}); err != nil || len(all) != 0 || drops != want {
+		t.Fatalf("%+v, %v", drops, err)
+	}
+	for name, tt := range map[string]struct {
+		before, now Dropped
+		want        []Loss
+	}{
+		"nothing new":          {drops, drops, nil},
+		"since it was started": {Dropped{}, drops, []Loss{{DroppedRateLimit, 0, 3, 3}, {DroppedBuffer, 0, 2, 2}, {DroppedEncoding, 0, 1, 1}}},
+		"by rate":              {Dropped{RateLimit: 3}, Dropped{RateLimit: 1 << 60}, []Loss{{DroppedRateLimit, 3, 1 << 60, 1<<60 - 3}}},
+		"chunks":               {Dropped{Buffer: 1, Chunks: 1}, Dropped{Buffer: 4, Chunks: 4}, []Loss{{DroppedBuffer, 1, 4, 0}}},
+	} {
+		if got := tt.before.Losses(tt.now); !slices.Equal(got, tt.want) || tt.before.Restarted(tt.now) {
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+	if !drops.Restarted(Dropped{RateLimit: 9, Buffer: 2}) {
+		t.Error("a counter that falls is a restart")
 	}
 }
 
@@ -69,11 +95,11 @@ func TestStatusRefuses(t *testing.T) {
 		``: jsonscan.ErrSyntax, `[]`: errNoObject, `{"labels":{"id":"a"},"labels":{}}`: errDuplicate,
 		`{"labels":{"id":"a"},"x":` + strings.Repeat("[", 10000) + strings.Repeat("]", 10000) + `}`: jsonscan.ErrDepth,
 	} {
-		if all, err := DecodeStatus([]byte(in)); !errors.Is(err, want) {
+		if all, _, err := DecodeStatus([]byte(in)); !errors.Is(err, want) {
 			t.Errorf("%.60s: %+v, %v; want %v", in, all, err, want)
 		}
 	}
-	if _, err := DecodeStatus([]byte(`{"bundles":{}}`)); err == nil {
+	if _, _, err := DecodeStatus([]byte(`{"bundles":{}}`)); err == nil {
 		t.Error("a report of nobody was accepted")
 	}
 }
@@ -82,7 +108,7 @@ func FuzzDecodeStatus(f *testing.F) {
 	f.Add([]byte(report("2026-11-24T10:00:00Z", `,"code":"x","http_code":7`)))
 	f.Add([]byte(`{"labels":{"id":1},"discovery":{"last_successful_activation":"2026-11-24T10:00:00Z"},"bundle":[]}`))
 	f.Fuzz(func(t *testing.T, in []byte) {
-		all, err := DecodeStatus(in)
+		all, _, err := DecodeStatus(in)
 		if err != nil {
 			return
 		}

@@ -3,7 +3,7 @@
 // and a module of its own because OPA and the Collector need two versions of
 // one library that cannot be in one binary.
 //
-//	agent URL TOKEN
+//	agent URL TOKEN [DECISIONS-PER-SECOND]
 //	agent config
 //
 // Each line on standard input, PATH SP METHOD, asks for a decision; its id is
@@ -23,6 +23,7 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/config"
+	"github.com/open-policy-agent/opa/v1/metrics"
 	"github.com/open-policy-agent/opa/v1/plugins"
 	"github.com/open-policy-agent/opa/v1/plugins/logs"
 	"github.com/open-policy-agent/opa/v1/plugins/status"
@@ -58,15 +59,19 @@ func main() {
 		}
 		return
 	}
-	if len(os.Args) != 3 {
-		log.Fatal("usage: agent URL TOKEN")
+	if len(os.Args) < 3 || len(os.Args) > 4 {
+		log.Fatal("usage: agent URL TOKEN [DECISIONS-PER-SECOND]")
 	}
-	if err := run(os.Args[1], os.Args[2]); err != nil {
+	limit := ""
+	if len(os.Args) == 4 {
+		limit = ", max_decisions_per_second: " + os.Args[3]
+	}
+	if err := run(os.Args[1], os.Args[2], limit); err != nil {
 		log.Fatalf("agent: %v", err)
 	}
 }
 
-func run(url, token string) error {
+func run(url, token, limit string) error {
 	ctx := context.Background()
 	bundles := sdktest.MustNewServer(sdktest.MockBundle("/bundles/authz.tar.gz", map[string]string{
 		"authz.rego": policy, "mask.rego": mask, ".manifest": `{"revision":"git-abc123"}`,
@@ -78,15 +83,20 @@ services:
   audit: {url: %q, credentials: {bearer: {token: %q}}}
 bundles:
   authz: {service: bundles, resource: /bundles/authz.tar.gz, polling: {min_delay_seconds: 1, max_delay_seconds: 1}}
-decision_logs: {service: audit, reporting: {min_delay_seconds: 1, max_delay_seconds: 1}}
+decision_logs: {service: audit, reporting: {min_delay_seconds: 1, max_delay_seconds: 1%s}}
 status: {service: audit}
 labels: {cluster: east}
-`, bundles.URL(), url, token)
+`, bundles.URL(), url, token, limit)
 	opa, err := sdk.New(ctx, sdk.Options{ID: "opa-test", Config: strings.NewReader(configuration)})
 	if err != nil {
 		return fmt.Errorf("start: %w", err)
 	}
 	defer opa.Stop(ctx)
+
+	// OPA as a server counts; its SDK only if it is told to.
+	counters := metrics.New()
+	opa.Plugin(logs.Name).(*logs.Plugin).WithMetrics(counters)
+	opa.Plugin(status.Name).(*status.Plugin).WithMetrics(counters)
 
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
