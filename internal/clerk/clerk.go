@@ -433,6 +433,7 @@ func capProof(v pcommon.Value) int {
 
 // take names the evidence and remembers it for the correlator.
 func (in *intake) take(e *evidence.Evidence, known bool, m pcommon.Map, redacted int) {
+	e.Shown = nil
 	if !known {
 		e.Role = evidence.RoleNone
 	}

@@ -6,13 +6,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
-	"github.com/meshaudit/meshaudit/internal/evidence/xfcc"
 	"github.com/meshaudit/meshaudit/internal/query"
-)
-
-const (
-	fromReporter = "reporter.svid"
-	fromXFCC     = "header." + xfcc.Header
 )
 
 // prover raises what a reporter says of identities to what its own verified
@@ -38,7 +32,9 @@ func newProver(patterns []string) (p prover, err error) {
 // certificate was verified on the connection that brought the evidence. One that
 // names another may be a proxy that stands for many, which proves nothing. What
 // a trusted proxy forwards of its client's certificate is better than a claim,
-// for only it could have written the header that it reports.
+// for only it could have written the header that it reports: its word that the
+// client proved itself by that certificate. The name of one that was verified
+// too it cannot have made up.
 func (p prover) raise(e *evidence.Evidence, by spiffeid.ID) (changed bool) {
 	if by.IsZero() {
 		return false
@@ -50,19 +46,26 @@ func (p prover) raise(e *evidence.Evidence, by spiffeid.ID) (changed bool) {
 	if e.Role == evidence.RoleCallee || e.Role == evidence.RoleCaller {
 		states := slices.ContainsFunc(own.Identities, func(i evidence.Identity) bool { return i.ID == by && i.Proof < evidence.ProofSVID })
 		if states {
-			own.AddIdentity(evidence.Identity{ID: by, Proof: evidence.ProofSVID, From: fromReporter})
+			own.AddIdentity(evidence.Identity{ID: by, Proof: evidence.ProofSVID, From: evidence.FromReporter})
 			changed = true
 		}
 	}
 	if e.Role == evidence.RoleCallee && slices.ContainsFunc(p.xfcc, func(g query.Glob) bool { return g.Match(by.String()) }) {
 		// Taken out and added again: the strongest stands first.
 		for _, i := range slices.Clone(e.From.Identities) {
-			if i.From != fromXFCC || i.Proof != evidence.ProofClaimed || i.ID.IsZero() {
+			raised := i
+			switch {
+			case i.Proof != evidence.ProofClaimed || i.ID.IsZero():
+				continue
+			case i.From == evidence.FromXFCC:
+				raised.Proof = evidence.ProofXFCC
+			case i.From == evidence.FromXFCCCertificate:
+				raised.Proof = evidence.ProofSVID
+			default:
 				continue
 			}
 			e.From.Identities = slices.DeleteFunc(e.From.Identities, func(j evidence.Identity) bool { return i == j })
-			i.Proof = evidence.ProofXFCC
-			e.From.AddIdentity(i)
+			e.From.AddIdentity(raised)
 			changed = true
 		}
 	}

@@ -248,7 +248,41 @@ type Evidence struct {
 	Verdict *Verdict
 	Actor   *Actor // nil: nothing beyond User is stated
 	Act     *Act   // nil for calls
+
+	// Shown is what the source carries of the caller's credentials themselves,
+	// nil for nothing. Whoever decoded verifies it, and takes it away before the
+	// evidence goes on: nothing writes it.
+	Shown *Credentials
 }
+
+// Credentials are what a caller proves itself by. They belong to the process
+// that decoded them.
+type Credentials struct {
+	Peer Certificate // by which the downstream connection's peer authenticated itself to the reporter
+	XFCC Certificate // of the nearest element of x-forwarded-client-cert
+	JWT  string      // a token that calls itself a JWT-SVID
+}
+
+// A Certificate is one in PEM, URL-encoded or not, as proxies write it.
+type Certificate struct {
+	Leaf, Chain string // Chain: leaf first, or what lies above it
+	Hash        string // hex SHA-256 that was stated with it; "": none
+}
+
+// Given reports whether there is one.
+func (c *Certificate) Given() bool { return c.Leaf != "" || c.Chain != "" }
+
+// String keeps credentials out of whatever prints evidence.
+func (*Credentials) String() string { return "credentials" }
+
+// Where an identity was stated, where what is behind it is more than its name.
+const (
+	FromXFCC            = "header.x-forwarded-client-cert"
+	FromXFCCCertificate = "header.x-forwarded-client-cert.certificate" // a verified certificate in it
+	FromPeerCertificate = "tls.peer.certificate"
+	FromJWTSVID         = "jwt_svid"
+	FromReporter        = "reporter.svid"
+)
 
 // Bounds of lists in a piece of evidence.
 const (

@@ -6,13 +6,14 @@ import "github.com/meshaudit/meshaudit/internal/semconv"
 type rule uint8
 
 const (
-	drop     rule = iota
-	plain         // scalars and lists of them, tokens cut out
-	url           // without user information, query and fragment
-	target        // a path or request target, without query and fragment
-	identity      // SPIFFE IDs and XFCC, as they are but for tokens
-	ownMaps       // our own lists of maps
-	user          // what the configuration allows: any shape, tokens cut out
+	drop       rule = iota
+	plain           // scalars and lists of them, tokens cut out
+	url             // without user information, query and fragment
+	target          // a path or request target, without query and fragment
+	identity        // SPIFFE IDs, as they are but for tokens
+	clientCert      // XFCC, without certificates and tokens
+	ownMaps         // our own lists of maps
+	user            // what the configuration allows: any shape, tokens cut out
 )
 
 // allowed is what is kept, by exact name.
@@ -27,10 +28,11 @@ var allowed = func() map[string]rule {
 	add(target, "http.target", "url.path", "path", "request_path", "http.route", "url.template", "http.path",
 		"authority", "http.host", "host.name.requested", semconv.EvidenceHost,
 		"messaging.destination.name", "messaging.destination.template")
-	add(identity,
+	add(clientCert,
 		"http.request.header.x-forwarded-client-cert", "http.request.header.x_forwarded_client_cert",
-		"http.request.header.x-spiffe-id", "http.request.header.x_spiffe_id",
-		"x-forwarded-client-cert", "x_forwarded_client_cert", "x-spiffe-id", "x_spiffe_id",
+		"x-forwarded-client-cert", "x_forwarded_client_cert")
+	add(identity,
+		"http.request.header.x-spiffe-id", "http.request.header.x_spiffe_id", "x-spiffe-id", "x_spiffe_id",
 		"spiffe.id", "spiffe_id", "service.spiffe.id", "workload.spiffe.id",
 		"peer.spiffe.id", "peer.spiffe_id", "peer_spiffe_id", "local_spiffe_id",
 		"upstream_peer_spiffe_id", "upstream_local_spiffe_id",

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/ptrace"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/xfcc"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
@@ -351,6 +352,12 @@ func once(how rule, s string) string {
 		}
 	case user:
 		return scrub(s)
+	case clientCert:
+		if s != "" {
+			if s = xfcc.WithoutCertificates(s); s == "" {
+				return cut
+			}
+		}
 	}
 	return clip(scrub(s), maxValue)
 }

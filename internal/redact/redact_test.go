@@ -36,7 +36,11 @@ func TestText(t *testing.T) {
 		{plain, "see amqp://u:p@h:5672/v and redis://:pw@r", "see amqp://h:5672/v and redis://r"},
 		{plain, "eyJust text", "eyJust text"},
 		{plain, "spiffe://example.org/ns/a/sa/b", "spiffe://example.org/ns/a/sa/b"},
-		{identity, `By=spiffe://x/a;Hash=00;URI=spiffe://x/b`, `By=spiffe://x/a;Hash=00;URI=spiffe://x/b`},
+		{identity, `spiffe://x/cert/BEGIN`, `spiffe://x/cert/BEGIN`},
+		{clientCert, `By=spiffe://x/a;Hash=00;URI=spiffe://x/b`, `By=spiffe://x/a;Hash=00;URI=spiffe://x/b`},
+		{clientCert, `Hash=00;Cert="-----BEGIN%20CERT";URI=spiffe://x/b,cHain ="x,y"`, `Hash=00;Cert=;URI=spiffe://x/b,cHain =`},
+		{clientCert, `Other="-----BEGIN CERT"`, `Other=`},
+		{clientCert, `Cert="-----BEGIN`, cut},
 		{plain, strings.Repeat("x", 5000), strings.Repeat("x", maxValue)},
 		{plain, "", ""},
 	} {

@@ -10,7 +10,6 @@ import (
 	"go.opentelemetry.io/collector/client"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
-	"github.com/meshaudit/meshaudit/internal/evidence/xfcc"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
@@ -26,12 +25,17 @@ func TestReporterProves(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		reporter            string // "": not authenticated
+		from                string // where the source was stated
 		source, destination evidence.Proof
 	}{
-		"the workload's own sidecar":    {orders, evidence.ProofClaimed, evidence.ProofSVID},
-		"a proxy that stands for many":  {"spiffe://example.org/ns/istio-system/sa/ztunnel", evidence.ProofClaimed, evidence.ProofMTLSSAN},
-		"a gateway whose XFCC is taken": {"spiffe://example.org/ns/ingress/sa/gateway", evidence.ProofXFCC, evidence.ProofMTLSSAN},
-		"nobody knows who":              {"", evidence.ProofClaimed, evidence.ProofMTLSSAN},
+		"the workload's own sidecar":             {orders, evidence.FromXFCC, evidence.ProofClaimed, evidence.ProofSVID},
+		"a proxy that stands for many":           {"spiffe://example.org/ns/istio-system/sa/ztunnel", evidence.FromXFCC, evidence.ProofClaimed, evidence.ProofMTLSSAN},
+		"a gateway whose XFCC is taken":          {"spiffe://example.org/ns/ingress/sa/gateway", evidence.FromXFCC, evidence.ProofXFCC, evidence.ProofMTLSSAN},
+		"and held a certificate":                 {"spiffe://example.org/ns/ingress/sa/gateway", evidence.FromXFCCCertificate, evidence.ProofSVID, evidence.ProofMTLSSAN},
+		"and held one that proves nothing":       {"spiffe://example.org/ns/ingress/sa/gateway", evidence.FromXFCCCertificate + ": expired", evidence.ProofClaimed, evidence.ProofMTLSSAN},
+		"a certificate in anybody's XFCC":        {orders, evidence.FromXFCCCertificate, evidence.ProofClaimed, evidence.ProofSVID},
+		"another header, from a trusted gateway": {"spiffe://example.org/ns/ingress/sa/gateway", "header.x-spiffe-id", evidence.ProofClaimed, evidence.ProofMTLSSAN},
+		"nobody knows who":                       {"", evidence.FromXFCCCertificate, evidence.ProofClaimed, evidence.ProofMTLSSAN},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -47,7 +51,7 @@ func TestReporterProves(t *testing.T) {
 				ctx := client.NewContext(t.Context(), client.Info{Auth: reporter})
 				require.NoError(t, p.logs.ConsumeLogs(ctx, logOf(evidence.Evidence{
 					Source: evidence.SourceEnvoyALS, Role: evidence.RoleCallee, Final: true, Start: time.Now().UnixNano(), Method: "GET", Path: "/x",
-					From: claim(client1, evidence.ProofClaimed, "header."+xfcc.Header), To: claim(orders, evidence.ProofMTLSSAN, "tls.local.san"),
+					From: claim(client1, evidence.ProofClaimed, tc.from), To: claim(orders, evidence.ProofMTLSSAN, "tls.local.san"),
 				})))
 				time.Sleep(5 * time.Second)
 				synctest.Wait()

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
+	"github.com/meshaudit/meshaudit/internal/svid"
 )
 
 // Config of the receiver. README.md describes every field.
@@ -26,6 +27,10 @@ type Config struct {
 	// SPIFFE takes mTLS with an identity from a Workload API, in place of
 	// `tls`. Default: none.
 	SPIFFE *spiffemtls.Config `mapstructure:"spiffe"`
+
+	// Identity says by what certificates and JWT-SVIDs in the entries are
+	// verified. Default: they are not.
+	Identity svid.Config `mapstructure:"identity"`
 }
 
 var _ confmap.Validator = (*Config)(nil)

@@ -39,14 +39,25 @@ func TestConfig(t *testing.T) {
 	require.Equal(t, "/etc/meshaudit/bundle.crt", all.TLS.Get().ClientCAFile)
 	require.Zero(t, all.RetryOnFailure.MaxElapsedTime)
 
-	err := confmap.Validate(load(t, "bad"))
-	require.Error(t, err)
+	bad := load(t, "bad")
+	bad.Identity.JWTAudiences = []string{"orders"}
+	bad.Identity.TrustBundles.Files = nil
+	err := confmap.Validate(bad)
+	require.ErrorContains(t, err, "identity: `jwt_audiences` needs `trust_bundles`")
+	bad.Identity.TrustBundles.WorkloadAPI = "agent.sock"
+	require.ErrorContains(t, confmap.Validate(bad), "identity::trust_bundles: `workload_api`")
 	require.True(t, strings.Contains(err.Error(), "initial_interval"), err)
 }
 
-// TestREADME: the example is a valid configuration.
+// The examples are valid configurations.
 func TestREADME(t *testing.T) {
-	text, err := os.ReadFile("README.md")
+	for _, page := range []string{"README.md", "../../docs/identity.md"} {
+		t.Run(page, func(t *testing.T) { testREADME(t, page) })
+	}
+}
+
+func testREADME(t *testing.T, page string) {
+	text, err := os.ReadFile(page)
 	require.NoError(t, err)
 	_, rest, ok := strings.Cut(string(text), "```yaml\n")
 	require.True(t, ok)

@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
+	"github.com/meshaudit/meshaudit/internal/svid"
 	"github.com/meshaudit/meshaudit/receiver/envoyaccesslogreceiver/internal/metadata"
 	"github.com/meshaudit/meshaudit/receiver/internal/endpoint"
 )
@@ -47,6 +48,7 @@ type alsReceiver struct {
 
 	status   endpoint.Status
 	identity *spiffemtls.Source // nil without `spiffe`
+	prover   *svid.Prover       // nil without `identity`
 	server   *grpc.Server
 	serving  sync.WaitGroup
 	stopping chan struct{}      // closed when Shutdown begins
@@ -95,6 +97,11 @@ func (r *alsReceiver) Start(ctx context.Context, host component.Host) error {
 		r.identity = source
 		options = append(options, configgrpc.WithGrpcServerOption(grpc.Creds(credentials.NewTLS(source.ServerConfig()))))
 	}
+	prover, err := svid.Open(ctx, r.cfg.Identity, svid.NewObserver(r.telemetry.ReceiverEnvoyAccessLogCredentials, r.set.Logger))
+	if err != nil {
+		return fmt.Errorf("`identity`: %w", err)
+	}
+	r.prover = prover
 	server, err := r.cfg.ToServer(ctx, host.GetExtensions(), r.set.TelemetrySettings, options...)
 	if err != nil {
 		return err
@@ -129,6 +136,7 @@ func (r *alsReceiver) Shutdown(ctx context.Context) error {
 	if r.identity != nil {
 		defer r.identity.Close() // its error is the connection's to a local agent
 	}
+	defer r.prover.Close()
 	if r.server == nil {
 		return nil
 	}

@@ -129,7 +129,8 @@ func (s *stream) take(message string) error {
 	return err
 }
 
-// name gives each entry its reporter and its position: STREAM-ID/TYPE/MESSAGE.ENTRY,
+// name gives each entry its reporter, has its credentials verified, and gives it
+// its position: STREAM-ID/TYPE/MESSAGE.ENTRY,
 // or without a stream id that is unique THIS-STREAM/MESSAGE.ENTRY. Envoy never
 // sends an entry again, so it needs to be the same only for our own retries.
 func (s *stream) name(batch []envoy.Entry, before int) {
@@ -138,6 +139,7 @@ func (s *stream) name(batch []envoy.Entry, before int) {
 	for i := range batch {
 		e := &batch[i]
 		e.Reporter = s.reporter
+		s.r.prover.Prove(&e.Evidence, s.reporter.Authenticated)
 		if e.StreamID != "" {
 			text = append(append(append(text, e.StreamID...), '/'), e.Type...)
 		} else {

@@ -8,6 +8,7 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
 
+	"github.com/meshaudit/meshaudit/internal/svid"
 	"github.com/meshaudit/meshaudit/internal/upload"
 	"github.com/meshaudit/meshaudit/receiver/internal/endpoint"
 )
@@ -21,6 +22,10 @@ type Config struct {
 	// StatusPath is what OPA's status plugin posts to; paths below it are taken
 	// too. "": none is.
 	StatusPath string `mapstructure:"status_path"`
+
+	// Identity says by what JWT-SVIDs and certificates in the events' input are
+	// verified. Default: they are not.
+	Identity svid.Config `mapstructure:"identity"`
 }
 
 var _ confmap.Validator = (*Config)(nil)

@@ -178,7 +178,7 @@ func (in *entry) decodeHTTP(node *Node, message string, out *Entry) bool {
 		RPC(e)
 	}
 	in.apply(node, e)
-	in.headers.Claims(&e.From)
+	in.headers.Claims(e)
 	applyTrace(e, in.headers.Trace())
 	if e.Role == evidence.RoleCallee && in.headers.AttemptCount > 1 {
 		e.ResendCount = in.headers.AttemptCount - 1

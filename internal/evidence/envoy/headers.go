@@ -90,21 +90,38 @@ func (h *Headers) Trace() Trace {
 
 // Claims adds what the headers say about the caller. A header is a claim,
 // never a proof. Of x-forwarded-client-cert only the last element speaks of the
-// request's own caller; one that does not parse is itself such a statement.
-func (h *Headers) Claims(from *evidence.Party) {
+// request's own caller; one that does not parse is itself such a statement. A
+// certificate and a JWT-SVID among them are shown to whoever verifies them.
+func (h *Headers) Claims(e *evidence.Evidence) {
+	from := &e.From
 	from.AddIdentity(evidence.ParseIdentity(h.spiffeID, evidence.ProofClaimed, "header."+HeaderSPIFFEID))
+	if jwt, ok := token.JWTSVID(h.authorization); ok {
+		shown(e).JWT = jwt
+	}
 	if h.xfcc == "" {
 		return
 	}
-	const where = "header." + xfcc.Header
+	const where = evidence.FromXFCC
 	elements, err := xfcc.Parse(h.xfcc)
 	if err != nil {
 		from.AddIdentity(evidence.Identity{Invalid: "unreadable " + xfcc.Header, Proof: evidence.ProofClaimed, From: where})
 		return
 	}
-	for _, uri := range elements[len(elements)-1].URI {
+	nearest := &elements[len(elements)-1]
+	for _, uri := range nearest.URI {
 		from.AddIdentity(evidence.ParseIdentity(uri, evidence.ProofClaimed, where))
 	}
+	if c := (evidence.Certificate{Leaf: nearest.Cert, Chain: nearest.Chain, Hash: nearest.Hash}); c.Given() {
+		shown(e).XFCC = c
+	}
+}
+
+// shown is where e keeps credentials.
+func shown(e *evidence.Evidence) *evidence.Credentials {
+	if e.Shown == nil {
+		e.Shown = new(evidence.Credentials)
+	}
+	return e.Shown
 }
 
 // applyTrace sets the trace context that the headers carry, after the role is

@@ -32,6 +32,7 @@ type labels struct {
 	peerURI, localURI                   string
 	upstreamPeerURI, upstreamLocalURI   string
 	peerSHA256, peerNotAfter            string
+	peerCert                            string
 	tlsVersion, tlsCipher               string
 	downstreamFailure, upstreamFailure  string
 	shadowResult, shadowPolicy          string
@@ -50,7 +51,7 @@ func (l *labels) set(name, value string) bool {
 	if dst == nil {
 		return l.header(name, value)
 	}
-	if dst == &l.tlsVersion || dst == &l.peerURI || dst == &l.peerSHA256 {
+	if dst == &l.tlsVersion || dst == &l.peerURI || dst == &l.peerSHA256 || dst == &l.peerCert {
 		l.tlsStated = true
 	}
 	if value != "-" {
@@ -137,6 +138,8 @@ func (l *labels) field(name string) *string {
 		return &l.upstreamLocalURI
 	case "peer_cert_sha256", "downstream_peer_fingerprint_256":
 		return &l.peerSHA256
+	case "peer_cert", "downstream_peer_cert":
+		return &l.peerCert
 	case "peer_cert_not_after", "downstream_peer_cert_v_end":
 		return &l.peerNotAfter
 	case "tls_version", "downstream_tls_version":
@@ -208,6 +211,10 @@ func (l *labels) apply(e *evidence.Evidence) {
 		set(&e.TLS.ClientSHA256, fingerprint(l.peerSHA256))
 		set(&e.TLS.Version, tlsVersion(l.tlsVersion))
 		set(&e.TLS.Cipher, evidence.Text(l.tlsCipher, evidence.MaxName))
+		if l.peerCert != "" {
+			e.TLS.Mutual = true
+			shown(e).Peer = evidence.Certificate{Leaf: l.peerCert, Hash: e.TLS.ClientSHA256}
+		}
 		if l.peerNotAfter != "" {
 			if t, err := time.Parse(time.RFC3339Nano, l.peerNotAfter); err == nil {
 				e.TLS.ClientNotAfter = t.Unix()
@@ -442,12 +449,12 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 	localAddress, _ := SplitAddress(l.downstreamLocal)
 	s := stand{
 		node: node, cluster: l.cluster, details: e.StatusDetail, hasUpstream: l.upstreamHost != "",
-		peerCertificate: l.peerURI != "" || l.peerSHA256 != "", localAddress: localAddress, listener: l.direction(),
+		peerCertificate: l.presented(), localAddress: localAddress, listener: l.direction(),
 	}
 	e.Role = s.role()
 	l.parties(node, e)
 	l.apply(e)
-	l.headers.Claims(&e.From)
+	l.headers.Claims(e)
 	if e.Method == "" && e.Path == "" && e.Status == 0 {
 		e.Event = evidence.EventConnection
 		if e.Protocol == "" {
@@ -456,6 +463,9 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 	}
 	setEvent(e)
 }
+
+// presented: the peer authenticated itself by a certificate.
+func (l *labels) presented() bool { return l.peerURI != "" || l.peerSHA256 != "" || l.peerCert != "" }
 
 func (l *labels) parties(node *Node, e *evidence.Evidence) {
 	if e.Role == evidence.RoleCaller {
@@ -484,7 +494,7 @@ func (l *labels) parties(node *Node, e *evidence.Evidence) {
 	// A format that has TLS labels and leaves them empty says plaintext; one
 	// without them says nothing.
 	e.TLS.Known = l.tlsStated
-	e.TLS.Mutual = l.peerURI != "" || l.peerSHA256 != ""
+	e.TLS.Mutual = l.presented()
 	e.TLS.Established = (e.TLS.Mutual || l.tlsVersion != "") && e.TLS.FailureReason == ""
 	if n := l.headers.AttemptCount; n > 1 {
 		e.ResendCount = n - 1

@@ -38,6 +38,7 @@ var operators = map[string]struct {
 	"DOWNSTREAM_PEER_URI_SAN":                       {"downstream_peer_uri_san", word},
 	"DOWNSTREAM_LOCAL_URI_SAN":                      {"downstream_local_uri_san", word},
 	"DOWNSTREAM_PEER_FINGERPRINT_256":               {"downstream_peer_fingerprint_256", word},
+	"DOWNSTREAM_PEER_CERT":                          {"downstream_peer_cert", word},
 	"DOWNSTREAM_PEER_CERT_V_END":                    {"downstream_peer_cert_v_end", word},
 	"DOWNSTREAM_TLS_VERSION":                        {"downstream_tls_version", word},
 	"DOWNSTREAM_TLS_CIPHER":                         {"downstream_tls_cipher", word},

@@ -567,7 +567,7 @@ func (f *flow) request(e *evidence.Evidence) error {
 			e.ParentSpanID = t.Span
 		}
 	}
-	f.headers.Claims(&e.From)
+	f.headers.Claims(e)
 	if f.headers.GRPC {
 		envoy.RPC(e)
 	}

@@ -421,7 +421,7 @@ func (d *decoder) finish() {
 	if d.headers.GRPC {
 		envoy.RPC(e)
 	}
-	d.headers.Claims(&e.From)
+	d.headers.Claims(e)
 	if t := d.headers.Trace(); t != (envoy.Trace{}) {
 		if e.TraceID == (evidence.TraceID{}) {
 			e.TraceID = t.ID

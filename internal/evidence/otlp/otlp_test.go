@@ -141,6 +141,7 @@ func TestEveryFieldIsWritten(t *testing.T) {
 		unset[typ.Field(i).Name] = true
 	}
 	delete(unset, "Digest") // of the record itself
+	delete(unset, "Shown")  // credentials, which nothing writes
 	for seed := range 50 {
 		v := reflect.ValueOf(pieces.Example(seed))
 		for i := range v.NumField() {

@@ -440,7 +440,7 @@ func (r *reader) parties() {
 	switch e.Role {
 	case evidence.RoleCallee:
 		r.calleeAddresses()
-		r.headers.Claims(&e.From)
+		r.headers.Claims(e)
 	case evidence.RoleCaller:
 		r.callerAddresses()
 	}

@@ -11,10 +11,12 @@ package token
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
@@ -128,6 +130,27 @@ func Parse(payload []byte) (Claims, error) {
 		}
 	}
 	return c, nil
+}
+
+// JWTSVID is the bearer token of an Authorization header if it calls itself a
+// JWT-SVID: its subject is a SPIFFE ID. Nothing of it is verified.
+func JWTSVID(authorization string) (token string, ok bool) {
+	scheme, token, _ := strings.Cut(strings.TrimSpace(authorization), " ")
+	token = strings.TrimSpace(token)
+	if !strings.EqualFold(scheme, "bearer") || len(token) > MaxPayload {
+		return "", false
+	}
+	_, rest, _ := strings.Cut(token, ".")
+	payload, _, ok := strings.Cut(rest, ".")
+	if !ok {
+		return "", false
+	}
+	b, err := base64.RawURLEncoding.DecodeString(payload)
+	if err != nil || !bytes.Contains(b, []byte("spiffe:")) {
+		return "", false
+	}
+	claims, err := Parse(b)
+	return token, err == nil && strings.HasPrefix(claims.Subject, "spiffe://")
 }
 
 // Apply states the claims on e: its user, unless it names one, and its actor.

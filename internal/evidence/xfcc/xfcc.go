@@ -5,8 +5,8 @@
 //	pair    = key "=" value
 //	value   = token / DQUOTE *( %x00-21 / %x23-5B / %x5D-10FFFF / "\" any ) DQUOTE
 //
-// Keys are compared without regard to case; By, URI and DNS may repeat. Cert
-// and Chain are skipped, as are keys that are not known. Each element is one
+// Keys are compared without regard to case; By, URI and DNS may repeat. Keys
+// that are not known are skipped. Each element is one
 // hop, appended by the proxy that terminated its TLS, so the last is the
 // nearest. The header is a claim: whoever could reach the proxy could have sent
 // it, unless the proxy is known to remove it.
@@ -19,7 +19,8 @@ import (
 )
 
 // Bounds. Envoy's own default for all request headers together is 60 KiB; the
-// header of a long chain of hops without certificates stays below 4 KiB.
+// header of a long chain of hops without certificates stays below 4 KiB; a
+// certificate adds 2 KiB.
 const (
 	maxBytes    = 64 << 10
 	maxElements = 32
@@ -36,6 +37,8 @@ type Element struct {
 	Subject string
 	URI     []string // URI SANs of the client's certificate
 	DNS     []string
+	Cert    string // the client's certificate in PEM, URL-encoded
+	Chain   string // its whole chain, the same way
 }
 
 // Parse reads the header's value: the elements in their order, at least one.
@@ -69,6 +72,54 @@ var (
 	errAfterQuote   = errors.New("a quoted value is followed by something else than \",\" or \";\"")
 	errTooMany      = fmt.Errorf("more than %d values of one key", maxValues)
 )
+
+// WithoutCertificates is the header without the values of Cert and Chain, and of
+// other keys that hold PEM. It is the header itself if there are none, and "" if
+// it cannot be read.
+func WithoutCertificates(header string) string {
+	if !carries(header, "cert") && !carries(header, "chain") && !strings.Contains(header, pem) {
+		return header
+	}
+	if len(header) > maxBytes {
+		return ""
+	}
+	p := parser{s: header}
+	var kept strings.Builder
+	for from := 0; ; from = p.i {
+		key, err := p.key()
+		if err != nil {
+			return ""
+		}
+		at := p.i
+		value, err := p.value()
+		if err != nil {
+			return ""
+		}
+		if strings.EqualFold(key, "cert") || strings.EqualFold(key, "chain") || strings.Contains(value, pem) {
+			kept.WriteString(header[from:at])
+		} else {
+			kept.WriteString(header[from:p.i])
+		}
+		if p.i == len(header) {
+			return kept.String()
+		}
+		kept.WriteByte(header[p.i])
+		p.i++
+	}
+}
+
+// pem is of every certificate, whatever key it stands under.
+const pem = "BEGIN"
+
+// carries finds a key, in whichever case.
+func carries(header, key string) bool {
+	for i := 0; i+len(key) <= len(header); i++ {
+		if strings.EqualFold(header[i:i+len(key)], key) {
+			return true
+		}
+	}
+	return false
+}
 
 type parser struct {
 	s string
@@ -165,6 +216,10 @@ func (e *Element) set(key, value string) error {
 		e.Hash = value
 	case "subject":
 		e.Subject = value
+	case "cert":
+		e.Cert = value
+	case "chain":
+		e.Chain = value
 	case "by":
 		list = &e.By
 	case "uri":

@@ -19,7 +19,7 @@ func TestParse(t *testing.T) {
 			`By=http://frontend.lyft.com;Hash=46;Subject="/C=US/ST=CA, \"x\";/CN=Test;Client";URI=u1;URI=u2;DNS=a;dns=b,Hash=47;Cert="-----BEGIN%20CERT";URI="spiffe://td/c"`,
 			[]Element{
 				{By: []string{"http://frontend.lyft.com"}, Hash: "46", Subject: `/C=US/ST=CA, "x";/CN=Test;Client`, URI: []string{"u1", "u2"}, DNS: []string{"a", "b"}},
-				{Hash: "47", URI: []string{"spiffe://td/c"}},
+				{Hash: "47", URI: []string{"spiffe://td/c"}, Cert: "-----BEGIN%20CERT"},
 			},
 		},
 		{`URI=`, []Element{{}}},
@@ -64,6 +64,17 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, header string) {
 		elements, err := Parse(header)
+		if bare := WithoutCertificates(header); err == nil {
+			without, err := Parse(bare)
+			if err != nil || len(without) != len(elements) {
+				t.Fatalf("%q became %q: %v", header, bare, err)
+			}
+			for _, e := range without {
+				if e.Cert+e.Chain != "" || strings.Contains(e.Hash+e.Subject+strings.Join(e.URI, ""), pem) {
+					t.Fatalf("%q: %q keeps a certificate", header, bare)
+				}
+			}
+		}
 		if err != nil {
 			if elements != nil {
 				t.Fatalf("%q: elements with error %v", header, err)
@@ -83,7 +94,7 @@ func FuzzParse(f *testing.F) {
 func write(elements []Element) string {
 	var parts []string
 	for _, e := range elements {
-		pairs := []string{quote("hash", e.Hash), quote("subject", e.Subject)}
+		pairs := []string{quote("hash", e.Hash), quote("subject", e.Subject), quote("cert", e.Cert), quote("chain", e.Chain)}
 		for name, values := range map[string][]string{"by": e.By, "uri": e.URI, "dns": e.DNS} {
 			for _, v := range values {
 				pairs = append(pairs, quote(name, v))

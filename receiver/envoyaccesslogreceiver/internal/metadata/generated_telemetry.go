@@ -26,6 +26,7 @@ type TelemetryBuilder struct {
 	meter                             metric.Meter
 	mu                                sync.Mutex
 	registrations                     []metric.Registration
+	ReceiverEnvoyAccessLogCredentials metric.Int64Counter
 	ReceiverEnvoyAccessLogEntries     metric.Int64Counter
 	ReceiverEnvoyAccessLogGaps        metric.Int64Counter
 	ReceiverEnvoyAccessLogLostEntries metric.Int64Counter
@@ -62,6 +63,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 	}
 	builder.meter = Meter(settings)
 	var err, errs error
+	builder.ReceiverEnvoyAccessLogCredentials, err = builder.meter.Int64Counter(
+		"otelcol_receiver_envoy_access_log_credentials",
+		metric.WithDescription("Certificates and JWT-SVIDs in evidence that were verified. [Alpha]"),
+		metric.WithUnit("{credential}"),
+	)
+	errs = errors.Join(errs, err)
 	builder.ReceiverEnvoyAccessLogEntries, err = builder.meter.Int64Counter(
 		"otelcol_receiver_envoy_access_log_entries",
 		metric.WithDescription("Access log entries that the next consumer accepted. [Alpha]"),

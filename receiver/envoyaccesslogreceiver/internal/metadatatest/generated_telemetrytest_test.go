@@ -19,11 +19,15 @@ func TestSetupTelemetry(t *testing.T) {
 	tb, err := metadata.NewTelemetryBuilder(testTel.NewTelemetrySettings())
 	require.NoError(t, err)
 	defer tb.Shutdown()
+	tb.ReceiverEnvoyAccessLogCredentials.Add(context.Background(), 1)
 	tb.ReceiverEnvoyAccessLogEntries.Add(context.Background(), 1)
 	tb.ReceiverEnvoyAccessLogGaps.Add(context.Background(), 1)
 	tb.ReceiverEnvoyAccessLogLostEntries.Add(context.Background(), 1)
 	tb.ReceiverEnvoyAccessLogRetries.Add(context.Background(), 1)
 	tb.ReceiverEnvoyAccessLogStreams.Add(context.Background(), 1)
+	AssertEqualReceiverEnvoyAccessLogCredentials(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverEnvoyAccessLogEntries(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())

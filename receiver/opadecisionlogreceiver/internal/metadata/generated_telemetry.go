@@ -27,6 +27,7 @@ type TelemetryBuilder struct {
 	mu                                   sync.Mutex
 	registrations                        []metric.Registration
 	ReceiverOpaDecisionLogBytes          metric.Int64Counter
+	ReceiverOpaDecisionLogCredentials    metric.Int64Counter
 	ReceiverOpaDecisionLogEvents         metric.Int64Counter
 	ReceiverOpaDecisionLogLostEvents     metric.Int64Counter
 	ReceiverOpaDecisionLogRefusedUploads metric.Int64Counter
@@ -65,6 +66,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_receiver_opa_decision_log_bytes",
 		metric.WithDescription("Decompressed bytes read. [Alpha]"),
 		metric.WithUnit("By"),
+	)
+	errs = errors.Join(errs, err)
+	builder.ReceiverOpaDecisionLogCredentials, err = builder.meter.Int64Counter(
+		"otelcol_receiver_opa_decision_log_credentials",
+		metric.WithDescription("Certificates and JWT-SVIDs in evidence that were verified. [Alpha]"),
+		metric.WithUnit("{credential}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.ReceiverOpaDecisionLogEvents, err = builder.meter.Int64Counter(

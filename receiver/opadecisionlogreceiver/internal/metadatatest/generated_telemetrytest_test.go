@@ -20,10 +20,14 @@ func TestSetupTelemetry(t *testing.T) {
 	require.NoError(t, err)
 	defer tb.Shutdown()
 	tb.ReceiverOpaDecisionLogBytes.Add(context.Background(), 1)
+	tb.ReceiverOpaDecisionLogCredentials.Add(context.Background(), 1)
 	tb.ReceiverOpaDecisionLogEvents.Add(context.Background(), 1)
 	tb.ReceiverOpaDecisionLogLostEvents.Add(context.Background(), 1)
 	tb.ReceiverOpaDecisionLogRefusedUploads.Add(context.Background(), 1)
 	AssertEqualReceiverOpaDecisionLogBytes(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualReceiverOpaDecisionLogCredentials(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualReceiverOpaDecisionLogEvents(t, testTel,
