@@ -41,6 +41,8 @@ type SourceConfig struct {
 	JSONFormat map[string]any `mapstructure:"json_format"`
 	// Mapping are the cases of the decoder mapped, which needs it.
 	Mapping []mapped.Case `mapstructure:"mapping"`
+	// Kubernetes are settings of the decoder k8s_audit: those of the receiver.
+	Kubernetes k8saudit.Options `mapstructure:",squash"`
 }
 
 // MatchConfig are conditions that must all hold. Values are exact, or
@@ -84,7 +86,9 @@ var decoders = func() map[string]decoder {
 	line(evidence.SourceZtunnel, ztunnel.Decode)
 	line(evidence.SourceLinkerd, linkerd.Decode)
 	line(evidence.SourceHubble, hubble.Decode)
-	line(evidence.SourceK8sAudit, k8saudit.New(k8saudit.Options{}).Line)
+	m[string(evidence.SourceK8sAudit)] = decoder{evidence.SourceK8sAudit, func(c *SourceConfig) (decodeFunc, error) {
+		return ofBody(k8saudit.New(c.Kubernetes).Line), c.Kubernetes.Check()
+	}}
 	line(evidence.SourceSPIRE, spire.Line)
 	m[string(evidence.SourceEnvoyText)] = decoder{evidence.SourceEnvoyText, envoyDecoder}
 	m[string(evidence.SourceMapped)] = decoder{evidence.SourceMapped, func(c *SourceConfig) (decodeFunc, error) { return mappedDecoder(c.Mapping) }}
@@ -300,6 +304,9 @@ func (c *SourceConfig) rule() (rule, error) {
 	}
 	if c.Decoder != string(evidence.SourceMapped) && len(c.Mapping) > 0 {
 		errs = append(errs, errors.New("`mapping` is of the decoder mapped"))
+	}
+	if c.Decoder != string(evidence.SourceK8sAudit) && !c.Kubernetes.IsZero() {
+		errs = append(errs, errors.New("`cluster`, `trust_domain`, `config_maps`, `secrets` and `groups` are of the decoder k8s_audit"))
 	}
 	d, ok := decoders[c.Decoder]
 	if !ok {

@@ -11,12 +11,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+	"github.com/meshaudit/meshaudit/internal/evidence/k8saudit"
 	"github.com/meshaudit/meshaudit/internal/evidence/mapped"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadatatest"
@@ -209,6 +211,32 @@ var lineToRecord = []lineCase{
 	},
 }
 
+// The file of Kubernetes' audit log takes what the webhook's receiver does.
+func TestKubernetesSettings(t *testing.T) {
+	const event = `{"kind":"Event","apiVersion":"audit.k8s.io/v1","auditID":"a-1","stage":"ResponseComplete","verb":"update","user":{"username":"system:serviceaccount:ci:deployer"},` +
+		`"objectRef":{"resource":"configmaps","namespace":"shop","name":"opa-policy","apiVersion":"v1"},"responseStatus":{"code":200},"requestReceivedTimestamp":"2026-11-24T10:00:00.5Z"}`
+	const path = "/srv/audit.log"
+	settings := map[string]any{"sources": []any{map[string]any{
+		"match": map[string]any{"path": path}, "decoder": "k8s_audit",
+		"cluster": "east", "trust_domain": "cluster.local", "config_maps": []any{"shop/opa-*"}, "groups": []any{"*.acme.example"},
+	}}}
+	synctest.Test(t, func(t *testing.T) {
+		cfg := withSources()
+		require.NoError(t, confmap.NewFromStringMap(settings).Unmarshal(cfg))
+		require.NoError(t, cfg.Validate())
+		group := strings.NewReplacer("a-1", "a-2", `"resource":"configmaps"`, `"apiGroup":"mesh.acme.example","resource":"rules"`).Replace(event)
+		s := run(t, cfg, func() plog.Logs { return linesOf(path, nil, event, group) })
+		require.Len(t, s.records(), 2)
+		for _, lr := range s.records() {
+			assert.Equal(t, semconv.EventConfigChange, lr.EventName())
+			assert.Equal(t, "east", attr(t, lr, semconv.MeshCluster))
+			assert.Equal(t, "spiffe://cluster.local/ns/ci/sa/deployer", attr(t, lr, semconv.SourceSPIFFEID))
+		}
+		s = run(t, withSources(clerk.SourceConfig{Match: clerk.MatchConfig{Path: path}, Decoder: "k8s_audit"}), func() plog.Logs { return linesOf(path, nil, event, group) })
+		assert.Empty(t, s.records(), "without the settings it is no change")
+	})
+}
+
 func TestIdentityOfLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		line := corpusLine(t, ztunnelLog, 1)
@@ -292,11 +320,14 @@ func TestSourceFaults(t *testing.T) {
 			When: []string{"body =="}, Fields: map[string]string{"colour": "body", "user.id": "body[", "role": "Nope()"}, IdentityProof: "svid",
 		}}},
 		clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/x"}, Decoder: "mapped"},
+		clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/x"}, Decoder: "k8s_audit", Kubernetes: k8saudit.Options{ConfigMaps: []string{"opa"}, Groups: []string{"*"}}},
+		clerk.SourceConfig{Match: clerk.MatchConfig{Path: "/x"}, Decoder: "ztunnel", Kubernetes: k8saudit.Options{Cluster: "east"}},
 	)
 	err := cfg.Validate()
 	require.Error(t, err)
 	for _, want := range []string{"sources::0", "must have a condition", "sources::1", `"zebra"`, "hubble", "sources::2", "match::resource::a", "sources::3", "does not end", "sources::4", "are of the decoder envoy_text",
-		"sources::5", "`when`", "fields::colour", "verdict.decision", "fields::user.id", "fields::role", "identity_proof", "sources::6", "must have a case"} {
+		"sources::5", "`when`", "fields::colour", "verdict.decision", "fields::user.id", "fields::role", "identity_proof", "sources::6", "must have a case",
+		"sources::7", "`config_maps`", "`groups`", "sources::8", "of the decoder k8s_audit"} {
 		assert.ErrorContains(t, err, want)
 	}
 }

@@ -52,7 +52,7 @@ func (r *auditReceiver) Shutdown(ctx context.Context) error {
 
 // format is how an EventList, or a single event, is read.
 func (c *Config) format() upload.Format {
-	decoder := c.decoder()
+	decoder := k8saudit.New(c.Options)
 	return upload.Format{
 		Source: evidence.SourceK8sAudit,
 		List:   "items",
@@ -61,7 +61,6 @@ func (c *Config) format() upload.Format {
 			if err != nil {
 				return upload.Decoded{}, err
 			}
-			e.Cluster = c.Cluster
 			return upload.Decoded{Evidence: []evidence.Evidence{e}}, nil
 		},
 		Kept: k8saudit.Kept,

@@ -3,25 +3,10 @@ package k8saudit
 import (
 	"bytes"
 	"path"
-	"slices"
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
-
-// Options say what counts beside the defaults.
-type Options struct {
-	// TrustDomain, if set, is that of the cluster's service accounts: a SPIFFE ID
-	// is derived from a service account's name, and marked as claimed.
-	TrustDomain string
-	// ConfigMaps and Secrets are NAMESPACE/NAME in which * stands for any part
-	// of either: writes to them are configuration changes, and reads of these
-	// secrets are operator actions.
-	ConfigMaps, Secrets []string
-	// Groups are further API groups to which every write is a configuration
-	// change: exact, or with a *. before it.
-	Groups []string
-}
 
 // DefaultConfigMaps and DefaultSecrets hold the configuration and the roots of
 // trust of common meshes.
@@ -73,22 +58,6 @@ var actions = map[string]bool{
 var workloads = map[string]bool{
 	"/pods": true, "/replicationcontrollers": true, "apps/deployments": true, "apps/statefulsets": true, "apps/daemonsets": true,
 	"apps/replicasets": true, "batch/jobs": true, "batch/cronjobs": true, "extensions/deployments": true, "extensions/daemonsets": true,
-}
-
-// A Decoder reads events. It is safe for concurrent use.
-type Decoder struct {
-	trustDomain         string
-	configMaps, secrets []string
-	groups              []string
-}
-
-// New returns a decoder.
-func New(o Options) *Decoder {
-	return &Decoder{
-		trustDomain: o.TrustDomain,
-		configMaps:  slices.Concat(DefaultConfigMaps, o.ConfigMaps), secrets: slices.Concat(DefaultSecrets, o.Secrets),
-		groups: slices.Concat(groups, o.Groups),
-	}
 }
 
 // classify says what the event is about, and whether it makes a record.

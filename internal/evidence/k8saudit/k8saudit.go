@@ -60,7 +60,9 @@ func (d *Decoder) Line(dst []evidence.Evidence, from *evidence.Origin, line []by
 	case err != nil:
 		return dst, fmt.Errorf("%w: %w", evidence.ErrMalformed, err)
 	}
-	e.Cluster = from.Cluster
+	if d.cluster == "" {
+		e.Cluster = from.Cluster
+	}
 	return append(dst, e), nil
 }
 
@@ -85,7 +87,7 @@ func (d *Decoder) Decode(event []byte) (evidence.Evidence, error) {
 	case a.id == "":
 		return evidence.Evidence{}, fmt.Errorf("audit event: %w: no auditID", ErrNoEvent)
 	}
-	var e evidence.Evidence
+	e := evidence.Evidence{Cluster: d.cluster}
 	d.evidence(&a, &e)
 	return e, nil
 }
