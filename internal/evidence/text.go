@@ -61,14 +61,16 @@ func PathOnly(target string) string {
 // Authority returns the host and port of a URL or of a Host header, bounded,
 // without user information.
 func Authority(s string) string {
-	if i := strings.Index(s, "://"); i >= 0 {
-		s = s[i+len("://"):]
-	}
-	if i := strings.IndexAny(s, "/?#"); i >= 0 {
-		s = s[:i]
-	}
-	if i := strings.LastIndexByte(s, '@'); i >= 0 {
-		s = s[i+1:]
+	if strings.ContainsAny(s, "/?#@") { // as few do
+		if _, rest, ok := strings.Cut(s, "://"); ok {
+			s = rest
+		}
+		if i := strings.IndexAny(s, "/?#"); i >= 0 {
+			s = s[:i]
+		}
+		if i := strings.LastIndexByte(s, '@'); i >= 0 {
+			s = s[i+1:]
+		}
 	}
 	return Text(s, MaxName)
 }

@@ -40,22 +40,41 @@ const (
 // an error: nothing here has ever had one.
 func (w *wire) next() (f field, ok bool) {
 	s, i := w.s, w.i
-	if len(s)-i < 2 || w.bad || s[i] >= 0x80 || s[i+1] >= 0x80 || s[i] < 1<<3 {
-		return w.anyNext()
+	if i == len(s) || w.bad {
+		return f, false
 	}
-	// As most are: tag and value, or tag and length, in a byte each.
-	f.tag = uint64(s[i])
-	n := int(s[i+1])
-	i += 2
-	switch f.tag & 7 {
-	case varintType:
-		f.v = uint64(n)
-	case bytesType:
-		if n > len(s)-i {
+	// Most tags and lengths are of one byte, and nearly all of two.
+	tag := uint64(s[i])
+	i++
+	if tag >= 0x80 {
+		if i == len(s) || s[i] >= 0x80 {
 			return w.anyNext()
 		}
-		f.s = s[i : i+n]
-		i += n
+		tag = tag&0x7f | uint64(s[i])<<7
+		i++
+	}
+	if i == len(s) || tag < 1<<3 {
+		return w.anyNext()
+	}
+	v := uint64(s[i])
+	i++
+	if v >= 0x80 {
+		if i == len(s) || s[i] >= 0x80 {
+			return w.anyNext()
+		}
+		v = v&0x7f | uint64(s[i])<<7
+		i++
+	}
+	f.tag = tag
+	switch tag & 7 {
+	case varintType:
+		f.v = v
+	case bytesType:
+		if v > uint64(len(s)-i) {
+			return w.anyNext()
+		}
+		f.s = s[i : i+int(v)]
+		i += int(v)
 	default:
 		return w.anyNext()
 	}
@@ -63,10 +82,8 @@ func (w *wire) next() (f field, ok bool) {
 	return f, true
 }
 
+// anyNext is next for every field.
 func (w *wire) anyNext() (f field, ok bool) {
-	if w.i == len(w.s) || w.bad {
-		return f, false
-	}
 	f.tag = w.varint()
 	if number := f.tag >> 3; number == 0 || number > 1<<29-1 {
 		w.bad = true
@@ -148,15 +165,20 @@ func (w *wire) wrapped(message string) (v uint64) {
 	return v
 }
 
-// clock reads a Timestamp or a Duration.
+// clock reads a Timestamp or a Duration: an entry has nine, whose numbers are
+// long.
 func (w *wire) clock(message string) (seconds int64, nanos int32) {
 	in := wire{s: message}
-	for f, ok := in.next(); ok; f, ok = in.next() {
-		switch f.tag {
+	for in.i < len(in.s) && !in.bad {
+		switch in.s[in.i] {
 		case 1<<3 | varintType:
-			seconds = int64(f.v)
+			in.i++
+			seconds = int64(in.varint())
 		case 2<<3 | varintType:
-			nanos = int32(f.v)
+			in.i++
+			nanos = int32(in.varint())
+		default:
+			in.next()
 		}
 	}
 	w.require(!in.bad)
