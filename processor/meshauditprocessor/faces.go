@@ -33,17 +33,17 @@ func (*tracesFace) Capabilities() consumer.Capabilities {
 }
 
 func (f *tracesFace) Start(context.Context, component.Host) error {
-	_, err := f.start()
+	_, err := f.open()
 	return err
 }
 
 func (f *tracesFace) Shutdown(context.Context) error {
-	f.stop()
+	f.Close()
 	return nil
 }
 
 func (f *tracesFace) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
-	c, err := f.running()
+	c, err := f.Clerk()
 	if err != nil {
 		return err
 	}
@@ -63,7 +63,7 @@ func (*logsFace) Capabilities() consumer.Capabilities {
 }
 
 func (f *logsFace) Start(ctx context.Context, _ component.Host) error {
-	c, err := f.start()
+	c, err := f.open()
 	if err != nil {
 		return err
 	}
@@ -71,27 +71,27 @@ func (f *logsFace) Start(ctx context.Context, _ component.Host) error {
 		return nil // no records come of it
 	}
 	if !c.Record(ctx, f.next.ConsumeLogs, f.replay) {
-		f.stop()
-		return f.cfg.shared.errTwoLogs(f.set.ID)
+		f.Close()
+		return errTwoLogs(f.set.ID)
 	}
 	f.records = true
 	return nil
 }
 
 func (f *logsFace) Shutdown(ctx context.Context) error {
-	c, err := f.running()
+	c, err := f.Clerk()
 	if err != nil {
 		return nil // never started, or stopped already
 	}
 	if f.records {
 		err = c.Stop(ctx)
 	}
-	f.stop()
+	f.Close()
 	return err
 }
 
 func (f *logsFace) ConsumeLogs(ctx context.Context, ld plog.Logs) error {
-	c, err := f.running()
+	c, err := f.Clerk()
 	if err != nil {
 		return err
 	}
@@ -110,17 +110,17 @@ func (*metricsFace) Capabilities() consumer.Capabilities {
 }
 
 func (f *metricsFace) Start(context.Context, component.Host) error {
-	_, err := f.start()
+	_, err := f.open()
 	return err
 }
 
 func (f *metricsFace) Shutdown(context.Context) error {
-	f.stop()
+	f.Close()
 	return nil
 }
 
 func (f *metricsFace) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
-	c, err := f.running()
+	c, err := f.Clerk()
 	if err != nil {
 		return err
 	}

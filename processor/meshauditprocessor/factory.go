@@ -29,7 +29,7 @@ func createTraces(_ context.Context, set processor.Settings, cfg component.Confi
 
 func createLogs(_ context.Context, set processor.Settings, cfg component.Config, next consumer.Logs) (processor.Logs, error) {
 	c := cfg.(*Config)
-	c.shared.hasLogs()
+	c.shared.logs.Store(true)
 	return &logsFace{face: face{set: set, cfg: c}, next: next, replay: clerk.ReplayStore}, nil
 }
 

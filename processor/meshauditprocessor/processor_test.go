@@ -404,8 +404,8 @@ func TestShutdownFlushes(t *testing.T) {
 		assert.Equal(t, 8, p.sink.traces.SpanCount())
 		require.NoError(t, p.traces.Shutdown(t.Context()))
 		assert.Len(t, p.sink.records(), 1)
-		assert.ErrorIs(t, p.traces.ConsumeTraces(t.Context(), bookinfo(t)), errStopped)
-		assert.ErrorIs(t, p.logs.ConsumeLogs(t.Context(), plog.NewLogs()), errStopped)
+		assert.ErrorIs(t, p.traces.ConsumeTraces(t.Context(), bookinfo(t)), clerk.ErrStopped)
+		assert.ErrorIs(t, p.logs.ConsumeLogs(t.Context(), plog.NewLogs()), clerk.ErrStopped)
 	})
 }
 
@@ -432,7 +432,6 @@ func TestPipelines(t *testing.T) {
 		require.NoError(t, a.ConsumeLogs(t.Context(), plog.NewLogs()), "the first is not harmed")
 		require.NoError(t, a.Shutdown(t.Context()))
 		require.NoError(t, a.Shutdown(t.Context()), "twice")
-		assert.Nil(t, cfg.shared.clerk)
 	})
 	t.Run("several traces pipelines, one clerk", func(t *testing.T) {
 		cfg := createDefaultConfig()
@@ -441,14 +440,16 @@ func TestPipelines(t *testing.T) {
 		require.NoError(t, err)
 		p.start(t)
 		require.NoError(t, other.Start(t.Context(), host))
-		assert.Equal(t, 3, cfg.shared.refs)
-		assert.Same(t, p.traces.(*tracesFace).clerk, other.(*tracesFace).clerk)
-		assert.Same(t, p.logs.(*logsFace).clerk, other.(*tracesFace).clerk)
+		one, err := other.(*tracesFace).Clerk()
+		require.NoError(t, err)
+		for _, f := range []interface{ Clerk() (*clerk.Clerk, error) }{p.traces.(*tracesFace), p.logs.(*logsFace)} {
+			c, err := f.Clerk()
+			require.NoError(t, err)
+			assert.Same(t, one, c)
+		}
 		require.NoError(t, other.Shutdown(t.Context()))
 		require.NoError(t, other.Shutdown(t.Context()))
-		assert.Equal(t, 2, cfg.shared.refs)
 		p.stop(t)
-		assert.Nil(t, cfg.shared.clerk)
 
 		// And once more, as after a reload with the same configuration.
 		p.start(t)
@@ -639,8 +640,10 @@ func TestRecoveryFromADamagedLogDoesNotStopSealing(t *testing.T) {
 
 func TestCreatingHasNoSideEffects(t *testing.T) {
 	cfg := createDefaultConfig()
-	newPair(t, cfg)
-	assert.Nil(t, cfg.shared.clerk)
+	p := newPair(t, cfg)
+	_, err := p.logs.(*logsFace).Clerk()
+	assert.ErrorIs(t, err, clerk.ErrStopped)
+	p.stop(t)
 	var _ component.Config = cfg
 }
 
