@@ -40,6 +40,7 @@ Exit code:
 		Example: `  meshaudit query run/store --verdict deny --since 24h
   meshaudit query run/store --to '*/sa/payments' --path '/payments/*' -o json
   meshaudit query run/store --event mesh.finding,mesh.evidence.gap
+  meshaudit query run/store --policy-change 9c41ab02
   meshaudit query run/store --event '*' -o otlp > all.jsonl`,
 		Args: oneStore,
 	}
@@ -53,6 +54,7 @@ Exit code:
 	verdicts := f.StringSlice("verdict", nil, "`VERDICT`: "+strings.Join(query.Verdicts, ", "))
 	names := f.StringSlice("event", nil, "event `NAME`: mesh.request, 'mesh.*', '*' for all that was sealed\n(default every audit record, without the evidence)")
 	ids := f.StringSlice("id", nil, "record or evidence `ID`, or the beginning of one; also what amends that record")
+	changes := f.StringSlice("policy-change", nil, "record `ID` of a mesh.config.change: the decisions made under it")
 	users := f.StringSlice("user", nil, "`NAME` of a person or client, user.id, exactly")
 	origins := f.StringSlice("origin", nil, "only logs of this `ORIGIN`")
 	limit := f.Int("limit", 0, "stop after `N` records")
@@ -63,7 +65,7 @@ Exit code:
 	c.RunE = func(c *cobra.Command, args []string) error {
 		q := &query.Query{Verdicts: *verdicts, Users: *users, Limit: *limit}
 		now := time.Now()
-		var errs [7]error
+		var errs [8]error
 		q.Traces, errs[0] = parseAll("trace", *traces, parseTrace)
 		q.From, errs[1] = parseAll("from", *from, query.ParseIDGlob)
 		q.To, errs[2] = parseAll("to", *to, query.ParseIDGlob)
@@ -71,6 +73,7 @@ Exit code:
 		q.Events, errs[4] = parseAll("event", *names, query.ParseGlob)
 		q.IDs, errs[5] = parseAll("id", *ids, parseID)
 		q.Origins, errs[6] = parseAll("origin", *origins, query.ParseGlob)
+		q.Changes, errs[7] = parseAll("policy-change", *changes, parseID)
 		err := errors.Join(errs[:]...)
 		for _, bound := range []struct {
 			flag, text string

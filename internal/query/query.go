@@ -42,6 +42,10 @@ type Query struct {
 	// lower-case hexadecimal, or the beginning of it.
 	IDs []string
 
+	// Changes ask for the decisions that were made under a change of their
+	// policy: the ids of its mesh.config.change, as IDs.
+	Changes []string
+
 	Users []string // values of user.id, exactly
 
 	Limit int // stop after this many records; 0: never
@@ -137,6 +141,7 @@ func (q *Query) match(r *Record) bool {
 		(q.Until.IsZero() || r.Time.Before(q.Until)) &&
 		(len(q.Traces) == 0 || slices.Contains(q.Traces, r.TraceID)) &&
 		(len(q.IDs) == 0 || q.matchID(r)) &&
+		(len(q.Changes) == 0 || matchChange(q.Changes, r.Str(semconv.AuthzChangeRecord))) &&
 		(len(q.Users) == 0 || slices.Contains(q.Users, r.Str(semconv.UserID))) &&
 		matchText(q.From, func() string { return r.Str(semconv.SourceSPIFFEID) }) &&
 		matchText(q.To, func() string { return r.Str(semconv.DestinationSPIFFEID) }) &&
@@ -179,6 +184,10 @@ func (q *Query) matchID(r *Record) bool {
 		}
 	}
 	return false
+}
+
+func matchChange(ids []string, change string) bool {
+	return slices.ContainsFunc(ids, func(id string) bool { return strings.HasPrefix(change, id) })
 }
 
 func (q *Query) matchVerdict(decision string) bool {
