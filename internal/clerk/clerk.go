@@ -246,9 +246,9 @@ func (in *intake) done() { in.scratch.Put(in.buf) }
 
 func (in *intake) traces(td ptrace.Traces) {
 	for _, rs := range td.ResourceSpans().All() {
-		n := in.redactor.Resource(rs.Resource())
+		n := in.redactor.Resource(rs.Resource()) + in.unroute(rs.Resource().Attributes())
 		for _, ss := range rs.ScopeSpans().All() {
-			n += in.redactor.Scope(ss.Scope())
+			n += in.redactor.Scope(ss.Scope()) + in.unroute(ss.Scope().Attributes())
 			under := in.under(rs.Resource(), ss.Scope())
 			for _, s := range ss.Spans().All() {
 				stripReporter(s.Attributes())
@@ -266,9 +266,9 @@ func (in *intake) traces(td ptrace.Traces) {
 func (in *intake) logs(ld plog.Logs) {
 	for _, rl := range ld.ResourceLogs().All() {
 		decoded := in.lines(rl)
-		n := in.redactor.Resource(rl.Resource())
+		n := in.redactor.Resource(rl.Resource()) + in.unroute(rl.Resource().Attributes())
 		for s, sl := range rl.ScopeLogs().All() {
-			n += in.redactor.Scope(sl.Scope())
+			n += in.redactor.Scope(sl.Scope()) + in.unroute(sl.Scope().Attributes())
 			under := in.under(rl.Resource(), sl.Scope())
 			for i, lr := range sl.LogRecords().All() {
 				if decoded != nil && decoded[s] != nil && decoded[s][i] != nil {

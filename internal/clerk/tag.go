@@ -17,6 +17,15 @@ func (in *intake) route(e *evidence.Evidence, trace pcommon.TraceID, m pcommon.M
 	}
 }
 
+// unroute removes a sender's own route from a resource or scope, where the
+// exporter would look first.
+func (in *intake) unroute(m pcommon.Map) int {
+	if in.tag && m.Remove(semconv.EvidenceRoute) {
+		return 1
+	}
+	return 0
+}
+
 // routeOf is the trace id, else the request id, else who calls whom where, in
 // that order as far as it is stated; else the evidence's own id.
 func routeOf(e *evidence.Evidence, trace pcommon.TraceID) string {
