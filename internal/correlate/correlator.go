@@ -269,6 +269,9 @@ func (c *Correlator) due(reason string) {
 	}
 	c.undue = p.next
 	waited := !p.claimed
+	if waited && p.lone && c.finalOf(p) == nil {
+		p.final = true // nothing more came
+	}
 	if waited || !p.place.callee() {
 		var buf [4]*piece
 		for _, lead := range c.leads(buf[:0], p) {
@@ -330,6 +333,9 @@ func (c *Correlator) met(j *joined) bool {
 		return false
 	}
 	if c.cfg.ExpectCaller && j.slots[callerLog] == nil && j.slots[callerProxy] == nil && j.slots[callerApp] == nil {
+		return false
+	}
+	if log := j.slots[calleeLog]; log != nil && log.lone {
 		return false
 	}
 	if log := j.slots[calleeLog]; log != nil && log.keys[byDecision-1] != 0 && j.slots[decision] == nil {

@@ -298,6 +298,15 @@ func TestJoins(t *testing.T) {
 
 		{"an interim entry alone", []evidence.Evidence{calleeALS("begun", stream("s"), interim)}, nil},
 
+		{"a request that Hubble saw no response of", []evidence.Evidence{
+			ev("request", evidence.RoleCallee, evidence.SourceHubble, stream("s"), reporter("n"), interim),
+		}, []string{"mesh.request partial/deadline none: request"}},
+
+		{"Hubble's request with its response", []evidence.Evidence{
+			ev("request", evidence.RoleCallee, evidence.SourceHubble, stream("s"), reporter("n"), interim),
+			ev("response", evidence.RoleCallee, evidence.SourceHubble, stream("s"), reporter("n")),
+		}, []string{"mesh.request complete stream: request response"}},
+
 		{"interim entries with the final one", []evidence.Evidence{
 			calleeALS("begun", stream("s"), reporter("n"), interim), calleeALS("end", stream("s"), reporter("n")),
 			calleeALS("other proxy's", stream("s"), reporter("m"), interim),

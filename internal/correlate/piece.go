@@ -110,6 +110,9 @@ type piece struct {
 	retried  bool // tells of more than one attempt
 	claimed  bool // cited by a record or amendment
 	crowded  bool // left out of a chain that was full
+	// an interim report that is all there is to say of its request if the final
+	// one does not come
+	lone bool
 	// a report of a connection, and so of no request
 	connection bool
 	streamID   bool // a connection's: the source names it
@@ -251,6 +254,9 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 		// there it meets both.
 		p.span, p.parent = p.parent, evidence.SpanID{}
 	}
+	// Hubble's flow of a request: the response may never come, and no proxy ends
+	// what it began.
+	p.lone = e.Source == evidence.SourceHubble && !e.Final && e.StreamID != "" && (at == calleeLog || at == callerLog)
 	if e.Source == evidence.SourceSpan || e.Source == evidence.SourceProxySpan {
 		p.final = true // a span is reported when it has ended
 	}

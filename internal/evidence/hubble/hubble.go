@@ -1,11 +1,16 @@
 // Package hubble reads the flows that Cilium's Hubble exports as JSON lines.
 //
 // A flow is what one node saw of one packet or one request. These tell of a
-// call and have a role: HTTP requests and responses, policy verdicts, drops,
-// and the first packet of a TCP connection. Of a request that went through,
-// the response tells everything again, so the request is not final. Every
-// other flow (further packets, DNS, Kafka, agent and debug events) is sealed
-// without a role: nothing is correlated from it.
+// call and have a role: HTTP requests and responses, Kafka's produce, policy
+// verdicts, drops and denials of any protocol, and the first packet of a TCP
+// connection. Of a request that went through, the response tells everything
+// again, so the request is not final; the two have one stream id, made of the
+// request id and the connection. Every other flow (further packets, DNS, other
+// requests to Kafka, agent and debug events) is sealed without a role: nothing
+// is correlated from it.
+//
+// A denial of which no direction is stated, because the exporter's fields are
+// limited, is a decision of its own.
 //
 // # Identities
 //
@@ -48,6 +53,10 @@ const (
 	eventPolicyVerdict = "5"
 )
 
+// dropReasons are Cilium's numbers of what a policy drops, for flows without
+// drop_reason_desc.
+var dropReasons = map[string]string{"133": "POLICY_DENIED", "181": "POLICY_DENY", "189": "AUTH_REQUIRED"}
+
 type endpoint struct {
 	address, identity, namespace, pod string
 	port                              uint16
@@ -59,6 +68,7 @@ type labels struct{ app, version, cluster, revision string }
 
 type flow struct {
 	time, uuid, verdict, dropReason, authType, node string
+	dropNumber                                      string
 	kind, event, direction                          string
 	isReply                                         bool
 	source, destination                             endpoint
@@ -66,6 +76,7 @@ type flow struct {
 	syn, ack                                        bool
 	l7                                              string // REQUEST, RESPONSE, SAMPLE
 	http                                            bool
+	topic, apiKey, correlation                      string // of Kafka
 	method, url, version, code, latency             string
 	headers                                         envoy.Headers
 	policyName, policyNamespace, policyKind         string
@@ -142,6 +153,8 @@ func (f *flow) read(c *jsonscan.Cursor) {
 		case "drop_reason_desc":
 			f.once(&seen, 1, "drop_reason_desc")
 			f.dropReason = c.String()
+		case "drop_reason":
+			f.dropNumber = c.Scalar()
 		case "auth_type":
 			f.once(&seen, 2, "auth_type")
 			f.authType = c.String()
@@ -338,6 +351,8 @@ func (f *flow) readL7(c *jsonscan.Cursor) {
 		case "http":
 			f.http = true
 			f.readHTTP(c)
+		case "kafka":
+			f.readKafka(c)
 		default:
 			c.Skip()
 		}
@@ -364,6 +379,24 @@ func (f *flow) readHTTP(c *jsonscan.Cursor) {
 					f.header(c)
 				}
 			}
+		default:
+			c.Skip()
+		}
+	}
+}
+
+func (f *flow) readKafka(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		switch string(c.Key) {
+		case "topic":
+			f.topic = c.String()
+		case "api_key":
+			f.apiKey = c.String()
+		case "correlation_id":
+			f.correlation = c.Scalar()
 		default:
 			c.Skip()
 		}
@@ -482,14 +515,41 @@ func (f *flow) evidence(from *evidence.Origin) (evidence.Evidence, error) {
 		e.Role = role
 		return e, f.request(&e)
 	}
-	if f.tells() {
+	if f.topic != "" {
+		e.MessagingSystem, e.Topic = "kafka", evidence.PathOnly(f.topic)
+	}
+	switch denied := e.Verdict != nil && e.Verdict.Decision != evidence.Allow; {
+	case f.topic != "" && strings.EqualFold(f.apiKey, "produce"):
+		e.Role, e.Event = role, evidence.EventRequest
+		f.stage(&e, "kafka/"+name(f.correlation))
+	case role == evidence.RoleNone && denied:
+		e.Role, e.Event = evidence.RoleDecision, evidence.EventAuthz
+	case denied || f.tells():
 		e.Role = role
 		// One node's flows about one connection are one report.
 		if e.From.Port != 0 {
-			e.StreamID = fmt.Sprintf("%s/%s:%d>%s:%d", f.protocol, e.From.Address, e.From.Port, e.To.Address, e.To.Port)
+			e.StreamID = f.protocol + "/" + ends(&e)
 		}
 	}
 	return e, nil
+}
+
+// stage says which of a request's two flows the evidence is, and by the id that
+// both name which request's. One id may stand on several requests of a
+// connection, of a client that uses it again; so the rest of what both say is
+// part of the name.
+func (f *flow) stage(e *evidence.Evidence, id string) {
+	e.Final = f.l7 != "REQUEST" || f.verdict != "FORWARDED" && f.verdict != "REDIRECTED"
+	e.StreamID = evidence.Text(id+"/"+ends(e)+"/"+e.Method+e.Path+e.Topic, evidence.MaxName)
+	// A response's time is its own; the request came before it.
+	if ns, err := strconv.ParseUint(f.latency, 10, 60); err == nil && f.l7 == "RESPONSE" {
+		e.End = e.Start
+		e.Start -= int64(ns)
+	}
+}
+
+func ends(e *evidence.Evidence) string {
+	return fmt.Sprintf("%s:%d>%s:%d", e.From.Address, e.From.Port, e.To.Address, e.To.Port)
 }
 
 // tells whether a flow without HTTP tells of a connection: the policy's
@@ -510,6 +570,12 @@ func (f *flow) tells() bool {
 // is none: it also does so where it only watches.
 func (f *flow) decision() *evidence.Verdict {
 	v := &evidence.Verdict{Engine: Engine, Enforced: true}
+	if f.dropReason == "" {
+		f.dropReason = dropReasons[f.dropNumber]
+		if f.dropReason == "" && f.dropNumber != "" && f.dropNumber != "0" {
+			f.dropReason = "drop reason " + f.dropNumber
+		}
+	}
 	switch f.verdict {
 	case "FORWARDED", "REDIRECTED":
 		if f.event != eventPolicyVerdict && f.policyName == "" {
@@ -554,11 +620,8 @@ func (f *flow) request(e *evidence.Evidence) error {
 		}
 		e.Status = int(n)
 	}
-	e.Final = f.l7 != "REQUEST" || f.verdict != "FORWARDED" && f.verdict != "REDIRECTED"
-	// A response's time is its own; the request came before it.
-	if ns, err := strconv.ParseUint(f.latency, 10, 60); err == nil && f.l7 == "RESPONSE" {
-		e.End = e.Start
-		e.Start -= int64(ns)
+	if f.stage(e, e.RequestID); e.RequestID == "" {
+		e.StreamID = "" // nothing tells the requests of a connection apart
 	}
 	if t := f.headers.Trace(); t != (envoy.Trace{}) {
 		if e.TraceID = t.ID; e.Role == evidence.RoleCaller {

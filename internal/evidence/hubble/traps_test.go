@@ -84,6 +84,59 @@ func TestFlows(t *testing.T) {
 	}
 }
 
+// What a policy denied makes a record, whatever the protocol and however few
+// fields the exporter was told to write.
+func TestDenials(t *testing.T) {
+	l7 := func(rest string) string {
+		return strings.Replace(head, "L3_L4", "L7", 1) + `"event_type":{"type":129},` + rest
+	}
+	for name, tt := range map[string]struct {
+		line  string
+		role  evidence.Role
+		event evidence.Event
+	}{
+		"DNS":         {l7(`"verdict":"DROPPED","l7":{"type":"REQUEST","dns":{"query":"a.example."}}}}`), evidence.RoleCallee, evidence.EventConnection},
+		"Kafka fetch": {l7(`"verdict":"DROPPED","l7":{"type":"REQUEST","kafka":{"api_key":"fetch","topic":"t"}}}}`), evidence.RoleCallee, evidence.EventConnection},
+		"no direction": {
+			strings.Replace(head, `"traffic_direction":"INGRESS",`, "", 1) + `"verdict":"DROPPED","drop_reason_desc":"POLICY_DENIED"}}`,
+			evidence.RoleDecision, evidence.EventAuthz,
+		},
+		"a number": {head + `"verdict":"DROPPED","drop_reason":133}}`, evidence.RoleCallee, evidence.EventConnection},
+	} {
+		if e := one(t, tt.line); e.Role != tt.role || e.Event != tt.event || e.Verdict == nil || e.Verdict.Decision != evidence.Deny {
+			t.Errorf("%s: %s", name, evidencetest.Render(&e))
+		}
+	}
+	if e := one(t, head+`"verdict":"DROPPED","drop_reason":132}}`); e.Verdict != nil {
+		t.Errorf("the network's reason: %+v", e.Verdict)
+	}
+}
+
+// A request and its response are told to be one by what both say of the request.
+func TestStages(t *testing.T) {
+	const http = `"l7":{"type":"REQUEST","http":{"method":"GET","url":"http://b/x?q=s","headers":[{"key":"X-Request-Id","value":"r-1"}]}}}}`
+	const kafka = `"l7":{"type":"REQUEST","kafka":{"api_key":"produce","correlation_id":7,"topic":"orders"}}}}`
+	l7 := strings.Replace(head, "L3_L4", "L7", 1) + `"verdict":"FORWARDED",`
+	reply := strings.NewReplacer(`"is_reply":false`, `"is_reply":true`, `"source":"10.0.0.1","destination":"10.0.0.2"`, `"source":"10.0.0.2","destination":"10.0.0.1"`,
+		`"source_port":40000,"destination_port":80`, `"source_port":80,"destination_port":40000`, `"REQUEST"`, `"RESPONSE","latency_ns":"1000000"`)
+	for _, line := range []string{l7 + http, l7 + kafka} {
+		request, response := one(t, line), one(t, reply.Replace(line))
+		if request.Final || !response.Final || request.StreamID == "" || request.StreamID != response.StreamID ||
+			request.Role != evidence.RoleCallee || response.Role != evidence.RoleCallee || response.Start != request.Start-1000000 {
+			t.Errorf("%s%s", evidencetest.Render(&request), evidencetest.Render(&response))
+		}
+	}
+	if e := one(t, l7+kafka); e.Event != evidence.EventRequest || e.Topic != "orders" || e.MessagingSystem != "kafka" {
+		t.Errorf("a message: %s", evidencetest.Render(&e))
+	}
+	if e := one(t, l7+strings.Replace(kafka, "produce", "heartbeat", 1)); e.Role != evidence.RoleNone {
+		t.Errorf("not a message: %s", evidencetest.Render(&e))
+	}
+	if e := one(t, l7+strings.Replace(http, "X-Request-Id", "X-Other", 1)); e.StreamID != "" {
+		t.Errorf("without an id: %q", e.StreamID)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for line, want := range map[string]error{
 		`{"lost_events":{"source":"HUBBLE_RING_BUFFER","num_events_lost":3},"node_name":"n"}`: evidence.ErrNotEvidence,
