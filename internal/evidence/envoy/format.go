@@ -145,25 +145,43 @@ func (f *Format) fields(line string, out []place) bool {
 	if !shortest && s.budget > 0 {
 		return false
 	}
-	var buf [maxOperators]place
-	other := buf[:len(f.operators)]
-	sure := len(out)
-	if shortest {
-		s.out, s.longest, s.budget = other, true, maxSteps
-		if s.step(0, len(f.literals[0])) {
-			for i := range other {
-				if out[i] != other[i] {
-					out[i].from, sure = -1, min(sure, i)
-				}
-			}
-			if sure < len(out) {
-				s.ending(out, sure)
-			}
-			return true
-		}
+	if shortest && (s.only() || s.compare()) {
+		return true
 	}
 	// There are too many ways to try.
 	return s.beginning(out)
+}
+
+// only reports whether every value ends where it must at the latest: so there is
+// no longer one.
+func (s *splitter) only() bool {
+	for i := range s.out {
+		if s.out[i].to != s.latest[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// compare takes the line apart again with every value as long as can be, and
+// leaves only what is the same; false: there are too many ways to try.
+func (s *splitter) compare() bool {
+	var buf [maxOperators]place
+	out := s.out
+	s.out, s.longest, s.budget = buf[:len(out)], true, maxSteps
+	if !s.step(0, len(s.f.literals[0])) {
+		return false
+	}
+	sure := len(out)
+	for i := range s.out {
+		if out[i] != s.out[i] {
+			out[i].from, sure = -1, min(sure, i)
+		}
+	}
+	if sure < len(out) {
+		s.ending(out, sure)
+	}
+	return true
 }
 
 type splitter struct {
