@@ -156,6 +156,7 @@ func TestPathOnly(t *testing.T) {
 		"https://host":                "/",
 		"/redirect/http://other/path": "/redirect/http://other/path",
 		"*":                           "*",
+		"/a\xffb\xe3?token=x":         "/a\uFFFDb\uFFFD",
 		"":                            "",
 	} {
 		if got := PathOnly(in); got != want {

@@ -45,17 +45,20 @@ func PathOnly(target string) string {
 			break
 		}
 	}
-	if strings.HasPrefix(target, "/") {
-		return Text(target, MaxPath)
-	}
-	if _, rest, ok := strings.Cut(target, "://"); ok {
-		slash := strings.IndexByte(rest, '/')
-		if slash < 0 {
-			return "/"
+	if !strings.HasPrefix(target, "/") {
+		if _, rest, ok := strings.Cut(target, "://"); ok {
+			slash := strings.IndexByte(rest, '/')
+			if slash < 0 {
+				return "/"
+			}
+			target = rest[slash:]
 		}
-		target = rest[slash:]
 	}
-	return Text(target, MaxPath)
+	path := Text(target, MaxPath)
+	if strings.IndexByte(path, '?') >= 0 { // no UTF-8: as a question mark it would begin a query
+		path = Text(strings.ReplaceAll(path, "?", "\uFFFD"), MaxPath)
+	}
+	return path
 }
 
 // Authority returns the host and port of a URL or of a Host header, bounded,
