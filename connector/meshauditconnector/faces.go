@@ -55,7 +55,7 @@ func (f *face) open() (*clerk.Clerk, error) {
 		return clerk.New(clerk.Setup{
 			Config: &f.cfg.Config, Scope: metadata.ScopeName, Logger: f.set.Logger, Permanent: consumererror.IsPermanent,
 			Telemetry: clerk.Telemetry{
-				Amendments: t.MeshauditAmendments, Evidence: t.MeshauditEvidence, Findings: t.MeshauditFindings, Lag: t.MeshauditLag,
+				Amendments: t.MeshauditAmendments, Credentials: t.MeshauditCredentials, Evidence: t.MeshauditEvidence, Findings: t.MeshauditFindings, Lag: t.MeshauditLag,
 				Records: t.MeshauditRecords, RecordsRefused: t.MeshauditRecordsRefused, Redacted: t.MeshauditRedacted,
 				RefusedLines: t.MeshauditRefusedLines, Observed: t,
 			},

@@ -29,6 +29,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/ledger"
 	"github.com/meshaudit/meshaudit/internal/redact"
 	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/internal/svid"
 )
 
 // Clerk is one correlator and what stands before and behind it. It is safe for
@@ -75,8 +76,8 @@ type Setup struct {
 // Telemetry are a component's instruments, as mdatagen makes them of its
 // metadata.yaml.
 type Telemetry struct {
-	Amendments, Evidence, Findings, Records, RecordsRefused, Redacted, RefusedLines metric.Int64Counter
-	Lag                                                                             metric.Float64Histogram
+	Amendments, Credentials, Evidence, Findings, Records, RecordsRefused, Redacted, RefusedLines metric.Int64Counter
+	Lag                                                                                          metric.Float64Histogram
 	// Observed are those that are asked; the clerk shuts them down.
 	Observed interface {
 		RegisterMeshauditDuplicatesCallback(metric.Int64Callback) error
@@ -126,6 +127,10 @@ func New(set Setup) (*Clerk, error) {
 	if err == nil {
 		c.finder, err = newFinder(c)
 	}
+	if err == nil {
+		c.prover.fromAnybody = cfg.Identity.UnauthenticatedCertificates
+		c.prover.svids, err = svid.Open(context.Background(), cfg.Identity.Config, svid.NewObserver(set.Telemetry.Credentials, set.Logger))
+	}
 	if err != nil {
 		t.Shutdown()
 		return nil, err
@@ -134,7 +139,10 @@ func New(set Setup) (*Clerk, error) {
 }
 
 // Close ends a clerk that is not recording.
-func (c *Clerk) Close() { c.telemetry.Observed.Shutdown() }
+func (c *Clerk) Close() {
+	_ = c.prover.svids.Close() // there is nothing to lose
+	c.telemetry.Observed.Shutdown()
+}
 
 // Logs redacts and names the evidence in ld and hands it to next. What next
 // accepts is correlated; an error is next's, and then nothing is. from is what
@@ -277,8 +285,10 @@ func (in *intake) logs(ld plog.Logs) {
 					continue
 				}
 				n += in.report(lr.Attributes())
+				certificate := in.prover.show(lr)
 				n += in.redactor.LogRecord(lr)
 				e, known := readLog(rl.Resource(), lr)
+				body := in.body(lr, known)
 				if !known && in.reporter != nil {
 					e.Source = ownSource(lr.Attributes())
 					if g, ok := otlp.DecodeGap(lr); ok {
@@ -288,7 +298,9 @@ func (in *intake) logs(ld plog.Logs) {
 				if known && in.reporter != nil && in.prover.raise(&e, in.reporter.SPIFFEID) {
 					otlp.Encode(&e, lr)
 				}
-				body := in.body(lr, known)
+				if known && in.prover.prove(&e, certificate) {
+					otlp.Encode(&e, lr)
+				}
 				if m := in.redactor.LogBody(lr, body); m > 0 {
 					n += m
 					if body == redact.LabelBody {

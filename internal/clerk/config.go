@@ -9,6 +9,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/correlate"
 	"github.com/meshaudit/meshaudit/internal/findings"
 	"github.com/meshaudit/meshaudit/internal/redact"
+	"github.com/meshaudit/meshaudit/internal/svid"
 )
 
 // What a record can be expected to hold.
@@ -78,9 +79,20 @@ type IdentityConfig struct {
 	// XFCCTrusted are patterns of SPIFFE IDs, with * for any text: proxies that
 	// remove x-forwarded-client-cert from outside and write it themselves. What
 	// they report of it, over an authenticated connection to a receiver of ours,
-	// is proven as xfcc. Default none: a header is a claim.
+	// is proven as xfcc, and a verified certificate in it as svid. Default none: a
+	// header is a claim.
 	XFCCTrusted []string `mapstructure:"xfcc_trusted"`
+	// Config verifies the certificates and JWT-SVIDs in what others' receivers
+	// bring; our own receivers verify what they decode themselves.
+	svid.Config `mapstructure:",squash"`
+	// UnauthenticatedCertificates: a peer's certificate counts although nobody
+	// knows who reported it, as in lines of files. Default false. True is right
+	// where nobody but one's own agents can reach these pipelines.
+	UnauthenticatedCertificates bool `mapstructure:"unauthenticated_certificates"`
 }
+
+// Validate leaves Config's faults to Config, which is asked itself.
+func (*IdentityConfig) Validate() error { return nil }
 
 // FindingsConfig is of the findings.
 type FindingsConfig struct {

@@ -4,15 +4,21 @@ import (
 	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"go.opentelemetry.io/collector/pdata/plog"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
 	"github.com/meshaudit/meshaudit/internal/query"
+	"github.com/meshaudit/meshaudit/internal/svid"
 )
 
 // prover raises what a reporter says of identities to what its own verified
 // certificate proves.
 type prover struct {
-	xfcc []query.Glob // proxies whose x-forwarded-client-cert is believed
+	xfcc  []query.Glob // proxies whose x-forwarded-client-cert is believed
+	svids *svid.Prover // nil: certificates and tokens prove nothing
+	// Peers' certificates count from whoever it is.
+	fromAnybody bool
 }
 
 func newProver(patterns []string) (p prover, err error) {
@@ -24,6 +30,24 @@ func newProver(patterns []string) (p prover, err error) {
 		p.xfcc = append(p.xfcc, g)
 	}
 	return p, nil
+}
+
+// show takes an Envoy log record's certificate before it is redacted.
+func (p prover) show(lr plog.LogRecord) (certificate string) {
+	if p.svids == nil {
+		return ""
+	}
+	return envoy.PeerCertificate(lr)
+}
+
+// prove verifies what e, which another's receiver brought, shows of credentials.
+// certificate is what show took.
+func (p prover) prove(e *evidence.Evidence, certificate string) (changed bool) {
+	if certificate != "" && e.Role != evidence.RoleCaller {
+		e.TLS.Mutual = true
+		e.Shown = &evidence.Credentials{Peer: evidence.Certificate{Leaf: certificate, Hash: e.TLS.ClientSHA256}}
+	}
+	return p.svids.Prove(e, p.fromAnybody)
 }
 
 // raise reports whether it changed e. by is the reporter's verified SPIFFE ID.

@@ -71,6 +71,7 @@ func (in *intake) lines(rl plog.ResourceLogs) [][]*line {
 			position := positionOf(rec)
 			onlyPlace(rec.lr)
 			for n := range pieces {
+				in.prover.prove(&pieces[n], "")
 				l := &line{pieces[n], true}
 				lr := rec.lr
 				if n == 0 {

@@ -348,6 +348,21 @@ func FromOTLPLog(resource pcommon.Resource, lr plog.LogRecord) (evidence.Evidenc
 	return e, true
 }
 
+// PeerCertificate is the peer's certificate among the labels of a record that
+// FromOTLPLog takes, "" if there is none. It is for a record of which what is
+// not to be sealed will be taken away before that.
+func PeerCertificate(lr plog.LogRecord) string {
+	if lr.EventName() != "" {
+		return ""
+	}
+	for _, name := range [...]string{"downstream_peer_cert", "peer_cert"} {
+		if v, ok := label(lr, name); ok && v.Type() == pcommon.ValueTypeStr && v.Str() != "-" {
+			return v.Str()
+		}
+	}
+	return ""
+}
+
 func label(lr plog.LogRecord, name string) (pcommon.Value, bool) {
 	if v, ok := lr.Attributes().Get(name); ok {
 		return v, true

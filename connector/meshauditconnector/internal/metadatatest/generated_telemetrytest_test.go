@@ -49,6 +49,7 @@ func TestSetupTelemetry(t *testing.T) {
 		return nil
 	}))
 	tb.MeshauditAmendments.Add(context.Background(), 1)
+	tb.MeshauditCredentials.Add(context.Background(), 1)
 	tb.MeshauditEvidence.Add(context.Background(), 1)
 	tb.MeshauditFindings.Add(context.Background(), 1)
 	tb.MeshauditLag.Record(context.Background(), 1)
@@ -57,6 +58,9 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.MeshauditRedacted.Add(context.Background(), 1)
 	tb.MeshauditRefusedLines.Add(context.Background(), 1)
 	AssertEqualMeshauditAmendments(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditCredentials(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditDuplicates(t, testTel,

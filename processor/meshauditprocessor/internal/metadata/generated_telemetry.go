@@ -29,6 +29,7 @@ type TelemetryBuilder struct {
 	mu                      sync.Mutex
 	registrations           []metric.Registration
 	MeshauditAmendments     metric.Int64Counter
+	MeshauditCredentials    metric.Int64Counter
 	MeshauditDuplicates     metric.Int64ObservableCounter
 	MeshauditEvidence       metric.Int64Counter
 	MeshauditFindings       metric.Int64Counter
@@ -193,6 +194,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_meshaudit_amendments",
 		metric.WithDescription("Amendments that were taken by the next consumer. [Alpha]"),
 		metric.WithUnit("{record}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditCredentials, err = builder.meter.Int64Counter(
+		"otelcol_meshaudit_credentials",
+		metric.WithDescription("Certificates and JWT-SVIDs that were verified, of evidence that came through others' receivers. [Alpha]"),
+		metric.WithUnit("{credential}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditDuplicates, err = builder.meter.Int64ObservableCounter(
