@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -26,6 +27,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/evidence/span"
+	"github.com/meshaudit/meshaudit/internal/inventory"
 	"github.com/meshaudit/meshaudit/internal/ledger"
 	"github.com/meshaudit/meshaudit/internal/redact"
 	"github.com/meshaudit/meshaudit/internal/semconv"
@@ -49,6 +51,7 @@ type Clerk struct {
 	gaps       gapQueue
 	finder     *finder
 	prover     prover
+	inventory  *inventory.Inventory // nil: the configuration says nothing of workloads
 
 	// recording is true between Record and Stop: only then records have
 	// somewhere to go.
@@ -128,11 +131,16 @@ func New(set Setup) (*Clerk, error) {
 		c.finder, err = newFinder(c)
 	}
 	if err == nil {
+		if c.inventory, err = inventory.Open(cfg.Identity.Workloads, cfg.Identity.WorkloadsFile, c.inventoryRead); err != nil {
+			err = fmt.Errorf("`identity::workloads_file`: %w", err)
+		}
+	}
+	if err == nil {
 		c.prover.fromAnybody = cfg.Identity.UnauthenticatedCertificates
 		c.prover.svids, err = svid.Open(context.Background(), cfg.Identity.Config, svid.NewObserver(set.Telemetry.Credentials, set.Logger))
 	}
 	if err != nil {
-		t.Shutdown()
+		c.Close()
 		return nil, err
 	}
 	return c, nil
@@ -141,6 +149,7 @@ func New(set Setup) (*Clerk, error) {
 // Close ends a clerk that is not recording.
 func (c *Clerk) Close() {
 	_ = c.prover.svids.Close() // there is nothing to lose
+	c.inventory.Close()
 	c.telemetry.Observed.Shutdown()
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/correlate"
 	"github.com/meshaudit/meshaudit/internal/findings"
+	"github.com/meshaudit/meshaudit/internal/inventory"
 	"github.com/meshaudit/meshaudit/internal/redact"
 	"github.com/meshaudit/meshaudit/internal/svid"
 )
@@ -89,6 +90,12 @@ type IdentityConfig struct {
 	// knows who reported it, as in lines of files. Default false. True is right
 	// where nobody but one's own agents can reach these pipelines.
 	UnauthenticatedCertificates bool `mapstructure:"unauthenticated_certificates"`
+	// Workloads say which version of which workload stands behind a SPIFFE ID,
+	// where no evidence does. Default none.
+	Workloads []inventory.Entry `mapstructure:"workloads"`
+	// WorkloadsFile holds more of them, which come first; it is read again when
+	// it changes. Default none.
+	WorkloadsFile string `mapstructure:"workloads_file"`
 }
 
 // Validate leaves Config's faults to Config, which is asked itself.
@@ -185,6 +192,9 @@ func (c *Config) Faults() error {
 	}
 	if _, err := newProver(c.Identity.XFCCTrusted); err != nil {
 		fault("`identity::xfcc_trusted`: %w", err)
+	}
+	if err := inventory.Check(c.Identity.Workloads); err != nil {
+		fault("`identity::workloads`: %w", err)
 	}
 	c.Findings.validate(fault)
 	if c.Ledger.Lag < 0 {

@@ -113,6 +113,11 @@ func (r *recorder) deliver(ctx context.Context) error {
 }
 
 func (r *recorder) send(ctx context.Context, batch []*correlate.Record) error {
+	for _, rec := range batch {
+		if !rec.Examined {
+			r.complete(rec)
+		}
+	}
 	r.finder.examine(batch, time.Now())
 	err := r.offer(ctx, r.recordsToLogs(batch, time.Now()))
 	switch {

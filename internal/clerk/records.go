@@ -225,6 +225,12 @@ func writeParty(w writer, p *correlate.Party, prefix string) {
 	w.str(prefix+semconv.SuffixPodUID, p.Workload.PodUID)
 	w.str(prefix+semconv.SuffixNode, p.Workload.Node)
 	w.str(prefix+semconv.SuffixImageDigest, p.Workload.ImageDigest)
+	if len(p.Configured) > 0 {
+		list := w.PutEmptySlice(prefix + semconv.SuffixWorkloadGiven)
+		for _, suffix := range p.Configured {
+			list.AppendEmpty().SetStr(suffix)
+		}
+	}
 }
 
 func writeTLS(w writer, t *evidence.TLS) {
@@ -319,6 +325,8 @@ func writeConflicts(w writer, all []correlate.Conflict) {
 			m.PutStr("other.proof", c.OtherProof.String())
 		}
 		m.str("from", c.From)
-		m.PutStr("evidence.id", c.Evidence.String())
+		if c.Evidence != (evidence.ID{}) {
+			m.PutStr("evidence.id", c.Evidence.String())
+		}
 	}
 }

@@ -53,8 +53,11 @@ type Party struct {
 	Proof    evidence.Proof
 	From     string // where the identity was stated
 	Workload evidence.Workload
-	Address  string
-	Port     uint16
+	// Configured names the fields of Workload, by their attributes' suffixes, that
+	// no evidence states but the configuration.
+	Configured []string
+	Address    string
+	Port       uint16
 }
 
 // Attestation cites one piece of evidence.
@@ -321,6 +324,9 @@ func (r *Record) identity(p *Party, field string, all []statement, of func(*evid
 		}
 	}
 }
+
+// AddConflict adds what disagrees with the record and is not of its evidence.
+func (r *Record) AddConflict(c Conflict) { r.conflict(c) }
 
 func (r *Record) conflict(c Conflict) {
 	for _, have := range r.Conflicts {

@@ -10,6 +10,7 @@
 //	```yaml kubeconfig
 //	```yaml audit      a Kubernetes audit policy
 //	```yaml helm       the values of another project's chart
+//	```yaml workloads  a file of workloads, as package inventory reads it
 package docblock
 
 import (
@@ -31,9 +32,10 @@ const (
 	Kubeconfig  Kind = "kubeconfig"
 	AuditPolicy Kind = "audit"
 	HelmValues  Kind = "helm"
+	Workloads   Kind = "workloads"
 )
 
-var kinds = []Kind{Collector, Contrib, OPA, Kubeconfig, AuditPolicy, HelmValues}
+var kinds = []Kind{Collector, Contrib, OPA, Kubeconfig, AuditPolicy, HelmValues, Workloads}
 
 // A Block is one block of YAML.
 type Block struct {

@@ -158,6 +158,10 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 			found(IdentityConflict, c.Field+" "+c.Kept+" "+c.Other,
 				fmt.Sprintf("%s: %s is %s (%s), and %s says %s (%s)", request, party(c.Field), first(c.Kept, "not known"), c.KeptProof, c.From, c.Other, c.OtherProof))
 		}
+		if who := workload(c.Field); who != "" {
+			found(IdentityConflict, c.Field+" "+c.Kept+" "+c.Other,
+				fmt.Sprintf("%s: %s says that it is %s, and its identity is of %s (%s)", request, who, c.Kept, c.Other, c.From))
+		}
 	}
 	if r.TLS.Known && !r.TLS.Established && r.TLS.FailureReason == "" && !local(r) {
 		found(Plaintext, route, route+" talk without TLS")
@@ -278,6 +282,18 @@ func status(r *correlate.Record) string {
 func local(r *correlate.Record) bool {
 	a, b := r.Source.Address, r.Destination.Address
 	return a != "" && a == b || strings.HasPrefix(a, "127.") || a == "::1"
+}
+
+// workload is the party that a field says the name of, as the configuration knows it by its
+// identity. Its version is none: two of them run during every rollout.
+func workload(field string) string {
+	switch field {
+	case semconv.SourcePrefix + semconv.SuffixWorkloadName, semconv.SourcePrefix + semconv.SuffixWorkloadNamespace:
+		return "the source"
+	case semconv.DestinationPrefix + semconv.SuffixWorkloadName, semconv.DestinationPrefix + semconv.SuffixWorkloadNamespace:
+		return "the destination"
+	}
+	return ""
 }
 
 func party(field string) string {

@@ -134,7 +134,7 @@ var allowed = func() map[string]rule {
 			semconv.SuffixIdentityProof, semconv.SuffixIdentityFrom, semconv.SuffixWorkloadName,
 			semconv.SuffixWorkloadNamespace, semconv.SuffixWorkloadKind, semconv.SuffixWorkloadVersion,
 			semconv.SuffixWorkloadRevision, semconv.SuffixPodName, semconv.SuffixPodUID, semconv.SuffixNode,
-			semconv.SuffixImageDigest,
+			semconv.SuffixImageDigest, semconv.SuffixWorkloadGiven,
 		} {
 			add(plain, party+suffix)
 		}

@@ -154,6 +154,7 @@ const (
 	SuffixPodUID            = "pod.uid"
 	SuffixNode              = "node"
 	SuffixImageDigest       = "image.digest"
+	SuffixWorkloadGiven     = "workload.configured" // fields that the configuration states
 
 	SourceSPIFFEID           = SourcePrefix + SuffixSPIFFEID
 	SourceIdentityProof      = SourcePrefix + SuffixIdentityProof

@@ -1,6 +1,8 @@
 package meshauditprocessor
 
 import (
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -8,12 +10,14 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/client"
+	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
+	"github.com/meshaudit/meshaudit/internal/inventory"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/internal/trustbundle"
 )
@@ -152,4 +156,158 @@ func TestCertificatesOfOthers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Statements about who a party is that disagree: each is kept on the record, and
+// is a finding.
+func TestConflictsAreRecordedAndRaised(t *testing.T) {
+	const (
+		frontend = "spiffe://example.org/ns/shop/sa/frontend"
+		orders   = "spiffe://example.org/ns/shop/sa/orders"
+		evil     = "spiffe://example.org/ns/evil/sa/evil"
+	)
+	says := func(p *evidence.Party, id string, proof evidence.Proof, from string) {
+		p.AddIdentity(evidence.ParseIdentity(id, proof, from))
+	}
+	callee := func(change func(*evidence.Evidence)) evidence.Evidence {
+		return calleeReport("1", func(e *evidence.Evidence) {
+			e.From, e.To = evidence.Party{}, evidence.Party{}
+			says(&e.From, frontend, evidence.ProofMTLSSAN, "tls.peer.san")
+			says(&e.To, orders, evidence.ProofMTLSSAN, "tls.local.san")
+			e.TraceID, e.SpanID = evidence.TraceID{1}, evidence.SpanID{1}
+			change(e)
+		})
+	}
+	caller := func(change func(*evidence.Evidence)) evidence.Evidence {
+		e := callee(func(*evidence.Evidence) {})
+		e.Role, e.Position = evidence.RoleCaller, "2"
+		change(&e)
+		return e
+	}
+	nothing := func(*evidence.Evidence) {}
+	for name, tc := range map[string]struct {
+		evidence                 []evidence.Evidence
+		field, kept, other, from string
+	}{
+		"a header from outside says who it is": {
+			[]evidence.Evidence{callee(func(e *evidence.Evidence) { says(&e.From, evil, evidence.ProofClaimed, "header.x-spiffe-id") })},
+			semconv.SourceSPIFFEID, frontend, evil, "header.x-spiffe-id",
+		},
+		"so does XFCC": {
+			[]evidence.Evidence{callee(func(e *evidence.Evidence) { says(&e.From, evil, evidence.ProofClaimed, evidence.FromXFCC) })},
+			semconv.SourceSPIFFEID, frontend, evil, evidence.FromXFCC,
+		},
+		"the two sidecars disagree": {
+			[]evidence.Evidence{callee(nothing), caller(func(e *evidence.Evidence) {
+				e.To.Identities = nil
+				says(&e.To, evil, evidence.ProofMTLSSAN, "tls.upstream.peer.san")
+			})},
+			semconv.DestinationSPIFFEID, evil, orders, "tls.local.san", // who ended the connection to it saw its certificate
+		},
+		"a token of another workload": {
+			[]evidence.Evidence{callee(func(e *evidence.Evidence) { says(&e.From, evil, evidence.ProofJWTSVID, evidence.FromJWTSVID) })},
+			semconv.SourceSPIFFEID, frontend, evil, evidence.FromJWTSVID,
+		},
+		"a forged certificate": {
+			[]evidence.Evidence{callee(func(e *evidence.Evidence) {
+				e.From.AddIdentity(evidence.Identity{Invalid: frontend, Proof: evidence.ProofClaimed, From: evidence.FromPeerCertificate + ": authority"})
+			})},
+			semconv.SourceSPIFFEID, frontend, frontend, "tls.peer.certificate: authority",
+		},
+		"service.name says another than the certificate": {
+			[]evidence.Evidence{callee(func(e *evidence.Evidence) { e.From.Workload.Name = "payments" })},
+			semconv.SourcePrefix + semconv.SuffixWorkloadName, "payments", "frontend", "identity.workloads",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := createDefaultConfig()
+				cfg.Identity.Workloads = []inventory.Entry{{ID: frontend, Name: "frontend", Version: "1.4.2", ImageDigest: "sha256:0a"}}
+				require.NoError(t, confmap.Validate(cfg))
+				p := newPair(t, cfg)
+				p.start(t)
+				require.NoError(t, p.logs.ConsumeLogs(ours(t.Context()), logOf(tc.evidence...)))
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				records, found := p.sink.records(), p.sink.findings()
+				require.Len(t, records, 1)
+				list, ok := records[0].Attributes().Get(semconv.MeshConflicts)
+				require.True(t, ok)
+				require.Equal(t, 1, list.Slice().Len(), "%v", list.Slice().AsRaw())
+				conflict := list.Slice().At(0).Map().AsRaw()
+				require.Equal(t, []any{tc.field, tc.kept, tc.other, tc.from}, []any{conflict["field"], conflict["kept"], conflict["other"], conflict["from"]})
+				require.Len(t, found, 1)
+				require.Equal(t, "identity_conflict", attr(t, found[0], semconv.MeshFindingKind))
+				require.Contains(t, found[0].Body().Str(), tc.other)
+				p.stop(t)
+			})
+		})
+	}
+}
+
+// What the configuration knows of a workload is on the record where no source
+// says it, and marked.
+func TestConfiguredWorkloads(t *testing.T) {
+	const frontend = "spiffe://example.org/ns/shop/sa/frontend"
+	file := filepath.Join(t.TempDir(), "workloads.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(`workloads: [{id: "`+frontend+`", namespace: shop, name: frontend, kind: Deployment, version: "2", image_digest: "sha256:0a"}]`), 0o600))
+	for name, tc := range map[string]struct {
+		stated     evidence.Workload
+		want       evidence.Workload
+		configured string
+		conflicts  int
+	}{
+		"nothing is stated": {evidence.Workload{}, evidence.Workload{Namespace: "shop", Name: "frontend", Kind: "Deployment", Version: "2", ImageDigest: "sha256:0a"},
+			`["workload.namespace","workload.name","workload.kind","workload.version","image.digest"]`, 0},
+		"its name is": {evidence.Workload{Namespace: "shop", Name: "frontend", PodName: "p"}, evidence.Workload{Namespace: "shop", Name: "frontend", Kind: "Deployment", Version: "2", ImageDigest: "sha256:0a", PodName: "p"},
+			`["workload.kind","workload.version","image.digest"]`, 0},
+		"all of it is":                         {evidence.Workload{Namespace: "shop", Name: "frontend", Kind: "Deployment", Version: "2", ImageDigest: "sha256:0a"}, evidence.Workload{Namespace: "shop", Name: "frontend", Kind: "Deployment", Version: "2", ImageDigest: "sha256:0a"}, "", 0},
+		"another version: versions do not mix": {evidence.Workload{Name: "frontend", Version: "1"}, evidence.Workload{Namespace: "shop", Name: "frontend", Kind: "Deployment", Version: "1"}, `["workload.namespace","workload.kind"]`, 1},
+		"another workload: nothing mixes":      {evidence.Workload{Name: "payments"}, evidence.Workload{Name: "payments"}, "", 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				cfg := createDefaultConfig()
+				cfg.Identity.WorkloadsFile = file
+				p := newPair(t, cfg)
+				p.start(t)
+				require.NoError(t, p.logs.ConsumeLogs(ours(t.Context()), logOf(calleeReport("1", func(e *evidence.Evidence) {
+					e.From = evidence.Party{Workload: tc.stated}
+					e.From.AddIdentity(evidence.ParseIdentity(frontend, evidence.ProofMTLSSAN, "tls.peer.san"))
+				}))))
+				time.Sleep(time.Minute)
+				synctest.Wait()
+				require.Len(t, p.sink.records(), 1)
+				record := p.sink.records()[0]
+				get := func(suffix string) string {
+					v, ok := record.Attributes().Get(semconv.SourcePrefix + suffix)
+					if !ok {
+						return ""
+					}
+					return v.AsString()
+				}
+				require.Equal(t, tc.want, evidence.Workload{
+					Namespace: get(semconv.SuffixWorkloadNamespace), Name: get(semconv.SuffixWorkloadName), Kind: get(semconv.SuffixWorkloadKind),
+					Version: get(semconv.SuffixWorkloadVersion), ImageDigest: get(semconv.SuffixImageDigest), PodName: get(semconv.SuffixPodName),
+				})
+				require.Equal(t, tc.configured, get(semconv.SuffixWorkloadGiven))
+				conflicts := 0
+				if v, ok := record.Attributes().Get(semconv.MeshConflicts); ok {
+					conflicts = v.Slice().Len()
+				}
+				require.Equal(t, tc.conflicts, conflicts)
+				p.stop(t)
+			})
+		})
+	}
+}
+
+func TestFileOfWorkloadsThatCannotBeRead(t *testing.T) {
+	cfg := createDefaultConfig()
+	cfg.Identity.WorkloadsFile = filepath.Join(t.TempDir(), "none")
+	p := newPair(t, cfg)
+	require.ErrorContains(t, p.logs.Start(t.Context(), componenttest.NewNopHost()), "`identity::workloads_file`")
+	require.NoError(t, p.logs.Shutdown(t.Context()))
+	cfg.Identity.Workloads = []inventory.Entry{{ID: "x"}}
+	require.ErrorContains(t, cfg.Validate(), "`identity::workloads`: entry 0: `id`")
 }
