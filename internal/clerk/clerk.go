@@ -59,7 +59,7 @@ type Clerk struct {
 	recorder       *recorder
 	refusedForGood atomic.Int64 // records
 
-	scratch sync.Pool // of *[]byte, for digests
+	idle sync.Pool // of *scratch
 }
 
 // Setup is what a component gives its clerk.
@@ -101,7 +101,7 @@ func New(set Setup) (*Clerk, error) {
 		cfg: cfg, scope: set.Scope, tag: set.Tag, permanent: set.Permanent, redactor: cfg.redactor(),
 		correlator: correlate.New(cfg.correlator()), telemetry: set.Telemetry, logger: set.Logger,
 		wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
-		scratch: sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }},
+		idle: sync.Pool{New: func() any { return &scratch{hashed: make([]byte, 0, 4096)} }},
 	}
 	var err error
 	observe := func(register func(metric.Int64Callback) error, value func(correlate.Stats) int64) {
@@ -213,9 +213,8 @@ func (c *Clerk) Stop(ctx context.Context) error {
 // consumer has accepted it.
 type intake struct {
 	*Clerk
+	*scratch
 	reporter *evidence.Reporter // what our own receiver saw of its peer, else nil
-	buf      *[]byte
-	evidence []evidence.Evidence
 	sources  map[evidence.Source]int64
 	lost     []evidence.Gap // what a receiver of this process gave up
 	nodes    map[string]int // access log entries, by the proxy that wrote them
@@ -223,8 +222,17 @@ type intake struct {
 	refused  map[refusal]int64
 }
 
+// scratch is memory that the next request uses again.
+type scratch struct {
+	hashed   []byte
+	evidence []evidence.Evidence
+}
+
+// maxScratch is how many pieces of evidence are kept room for, some 1 KiB each.
+const maxScratch = 1024
+
 func (c *Clerk) intake(reporter *evidence.Reporter) *intake {
-	return &intake{Clerk: c, reporter: reporter, buf: c.scratch.Get().(*[]byte), sources: make(map[evidence.Source]int64, 2)}
+	return &intake{Clerk: c, scratch: c.idle.Get().(*scratch), reporter: reporter, sources: make(map[evidence.Source]int64, 2)}
 }
 
 // accepted takes the evidence: the next consumer has it. Evidence that was
@@ -259,7 +267,13 @@ func (in *intake) accepted(ctx context.Context) {
 	}
 }
 
-func (in *intake) done() { in.scratch.Put(in.buf) }
+func (in *intake) done() {
+	clear(in.evidence) // it holds the request's strings
+	if in.evidence = in.evidence[:0]; cap(in.evidence) > maxScratch {
+		in.evidence = nil
+	}
+	in.idle.Put(in.scratch)
+}
 
 func (in *intake) traces(td ptrace.Traces) {
 	for _, rs := range td.ResourceSpans().All() {
@@ -495,8 +509,8 @@ func evidenceID(e *evidence.Evidence) evidence.ID {
 }
 
 func (in *intake) digest(appendTo func([]byte) []byte) [32]byte {
-	b := appendTo((*in.buf)[:0])
-	*in.buf = b
+	b := appendTo(in.hashed[:0])
+	in.hashed = b
 	return sha256.Sum256(b)
 }
 

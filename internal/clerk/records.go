@@ -64,7 +64,7 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	severity(r, lr)
 
 	w := writer{lr.Attributes()}
-	w.EnsureCapacity(64)
+	w.EnsureCapacity(40)
 	w.PutStr(semconv.AuditRecordID, r.ID.String())
 	w.PutInt(semconv.AuditSchemaVersion, semconv.SchemaVersion)
 	if r.Amends != (correlate.RecordID{}) {

@@ -28,10 +28,11 @@ const requestHeaderPrefix = "http.request.header."
 // FromSpan reads one span. It is false only for a span that states nothing to
 // hold on to: no span id.
 func FromSpan(resource pcommon.Resource, s ptrace.Span) (evidence.Evidence, bool) {
-	var e evidence.Evidence
 	if s.SpanID().IsEmpty() {
-		return e, false
+		return evidence.Evidence{}, false
 	}
+	var r reader // holds the evidence itself: so it stays on the stack
+	e := &r.e
 	e.Source = evidence.SourceSpan
 	e.Final = true
 	e.TraceID = evidence.TraceID(s.TraceID())
@@ -42,13 +43,12 @@ func FromSpan(resource pcommon.Resource, s ptrace.Span) (evidence.Evidence, bool
 	e.Position = position(s)
 	e.SpanKind, e.Role = kind(s.Kind())
 
-	r := reader{e: &e}
 	r.resource(resource.Attributes())
 	for name, v := range s.Attributes().All() {
 		r.attribute(name, v)
 	}
 	r.finish()
-	return e, true
+	return r.e, true
 }
 
 // position is the span's ids: unique, and the same when it is sent again.
@@ -76,7 +76,7 @@ func kind(k ptrace.SpanKind) (evidence.SpanKind, evidence.Role) {
 // A reader gathers what one span says. "self" is the span's own workload,
 // "peer" the other side of its call.
 type reader struct {
-	e    *evidence.Evidence
+	e    evidence.Evidence
 	self evidence.Workload
 
 	// Names and versions by how exactly they name the workload.
@@ -171,7 +171,7 @@ func (r *reader) identity(name string, v pcommon.Value) bool {
 }
 
 func (r *reader) attribute(name string, v pcommon.Value) {
-	e := r.e
+	e := &r.e
 	switch name {
 	// What was asked.
 	case "http.request.method", "http.method":
@@ -256,7 +256,7 @@ func (r *reader) attribute(name string, v pcommon.Value) {
 
 // proxy reads the tags of Envoy and Istio, and headers.
 func (r *reader) proxy(name string, v pcommon.Value) {
-	e := r.e
+	e := &r.e
 	switch name {
 	case "component":
 		r.component = text(v)
@@ -298,7 +298,7 @@ func (r *reader) proxy(name string, v pcommon.Value) {
 }
 
 func (r *reader) finish() {
-	e := r.e
+	e := &r.e
 	if r.netPeerPort == 0 {
 		r.netPeerPort = r.peerPort // net.peer.port goes with net.peer.ip too
 	}
@@ -341,7 +341,7 @@ func (r *reader) host() string {
 // rpc splits the newer rpc.method, SERVICE/METHOD, and says grpc where only the
 // status does.
 func (r *reader) rpc() {
-	e := r.e
+	e := &r.e
 	if e.RPCService == "" {
 		if service, method, ok := strings.Cut(e.RPCMethod, "/"); ok {
 			e.RPCService, e.RPCMethod = service, method
@@ -415,7 +415,7 @@ func (r *reader) workload() {
 }
 
 func (r *reader) parties() {
-	e := r.e
+	e := &r.e
 	if e.Role == evidence.RoleNone && e.Source == evidence.SourceProxySpan && e.SpanKind == evidence.SpanUnset {
 		// Tracers of old say the direction only by the cluster.
 		e.Role = envoy.RoleOfCluster(r.cluster)
@@ -447,7 +447,7 @@ func (r *reader) parties() {
 }
 
 func (r *reader) calleeAddresses() {
-	e := r.e
+	e := &r.e
 	e.From.Address, e.From.Port = r.clientAddress, r.clientPort
 	if e.From.Address == "" {
 		e.From.Address, e.From.Port = r.netPeerAddress, r.netPeerPort
@@ -462,7 +462,7 @@ func (r *reader) calleeAddresses() {
 }
 
 func (r *reader) callerAddresses() {
-	e := r.e
+	e := &r.e
 	e.From.Address = r.selfAddress
 	if e.Source == evidence.SourceProxySpan {
 		// An Envoy span's peer.address is its downstream's.
