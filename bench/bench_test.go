@@ -35,13 +35,14 @@ func TestShortRun(t *testing.T) {
 	s.rounds, s.warm, s.window = 1, 50*time.Millisecond, 300*time.Millisecond
 	s.loads = []load{{2, 1000}, {4, 1}}
 	s.alone, s.records, s.entries = 200*time.Millisecond, 20_000, 300
+	s.pending, s.lag, s.lagWindow = []int{800}, time.Second, time.Second
 	s.profile = t.TempDir()
 	parent := t.TempDir()
 	var out bytes.Buffer
 	if err := runIn(t.Context(), parent, s, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"| 2 × 1000 | sealed_log |", "| 4 × 1 | file |", "| 4 × 1 | sealed_log, queue, batch |", "HMAC-SHA256", "20000 records, 1000 an entry", "300 records, 1 an entry", "verify ≤ 64 MiB", "start after a crash, the tiles lost < 30 s"} {
+	for _, want := range []string{"| 2 × 1000 | sealed_log |", "| 4 × 1 | file |", "| 4 × 1 | sealed_log, queue, batch |", "HMAC-SHA256", "20000 records, 1000 an entry", "300 records, 1 an entry", "| 800 | ", "| partial: the called side never reports | ", "verify ≤ 64 MiB", "start after a crash, the tiles lost < 30 s"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("report lacks %q:\n%s", want, out.String())
 		}
@@ -49,7 +50,7 @@ func TestShortRun(t *testing.T) {
 	if names, err := os.ReadDir(parent); err != nil || len(names) != 0 {
 		t.Errorf("left behind: %v, %v", names, err)
 	}
-	if names, err := os.ReadDir(s.profile); err != nil || len(names) != 2*len(exporters)+1+2*(1+len(startCases)) {
+	if names, err := os.ReadDir(s.profile); err != nil || len(names) != 2*len(exporters)+1+3+1+2*(1+len(startCases)) {
 		t.Errorf("%d profiles, %v", len(names), err)
 	}
 }

@@ -23,10 +23,11 @@ import (
 // task is what a child is started for.
 type task struct {
 	Role     string
-	Exporter string // of receive
+	Exporter string // of receive; who holds, of hold
 	Dir      string
-	Batch    int           // records in a request, of alone
-	For      time.Duration // of alone
+	Batch    int           // records in a request, of alone; spans, of hold
+	For      time.Duration // of alone, hold and lag
+	Window   time.Duration // the processor's, of lag
 	AsOf     time.Time     // of verify
 	Profile  string        // file for a CPU profile; empty: none
 }
@@ -86,6 +87,10 @@ func perform(text string, t *talk) error {
 		return profiled(job.Profile, func() error { return receive(job, t) })
 	case "alone":
 		return t.reply(alone(job))
+	case "hold":
+		return profiled(job.Profile, func() error { return t.reply(hold(job)) })
+	case "lag":
+		return profiled(job.Profile, func() error { return t.reply(lag(job)) })
 	case "start":
 		return profiled(job.Profile, func() error { return t.reply(start(job)) })
 	case "verify":

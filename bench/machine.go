@@ -44,6 +44,15 @@ func describeMachine(dir string) (m machine, err error) {
 	return m, err
 }
 
+// memoryAvailable is what a new process could take, in bytes; 0 if unknown.
+func memoryAvailable() int64 {
+	var kib int64
+	if _, err := fmt.Sscanf(lineOf("/proc/meminfo", "MemAvailable"), "%d kB", &kib); err != nil {
+		return 0
+	}
+	return kib << 10
+}
+
 // lineOf is what a line of a file in /proc says; empty where there is none.
 func lineOf(name, key string) string {
 	b, _ := os.ReadFile(name)

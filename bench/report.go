@@ -15,6 +15,8 @@ type report struct {
 	receive []received
 	alone   aloneResult
 	decode  []decoded
+	held    []held
+	lag     *lagResult
 	long    *longLog // many records in each entry
 	small   *longLog // one
 	others  float64  // part of the machine's CPU time that others used meanwhile
@@ -26,6 +28,8 @@ func (r *report) write(out io.Writer) error {
 	r.writeReceive(&b)
 	r.writeAlone(&b)
 	r.writeDecode(&b)
+	r.writeHeld(&b)
+	r.writeLag(&b)
 	r.writeLogs(&b)
 	r.writeTargets(&b)
 	_, err := out.Write(b.Bytes())
@@ -128,6 +132,17 @@ func (r *report) writeTargets(b *bytes.Buffer) {
 		batch, plain := median(rec.ratios(sealedLog, queuedBatch)), median(rec.ratios(sealedLog, queued))
 		line("64 × 1: ≥ 10 × a batching queue with `wait_for_result`", batch >= 10, "%.1f × (without batching %.1f ×)", batch, plain)
 	}
+	for i := range r.held {
+		h := &r.held[i]
+		if h.scarce {
+			continue
+		}
+		cpu, heap := h.cpu(groupbytrace)/h.cpu(meshaudit), h.heap(groupbytrace)/h.heap(meshaudit)
+		line(fmt.Sprintf("%d spans pending: faster and smaller than `groupbytrace`", h.pending), cpu > 1 && heap > 1, "%.2f ×, %.1f ×", cpu, heap)
+		line(fmt.Sprintf("%d spans pending: ≤ 700 bytes each", h.pending), h.heap(meshaudit) <= 700, "%.0f", h.heap(meshaudit))
+	}
+	worst := max(r.lag.Complete.P99, r.lag.Partial.P99)
+	line("p99 from last piece to sealed record ≤ window + 1 s, at 70% load", worst <= r.lag.Window+time.Second, "%s, window %v", duration(worst), r.lag.Window)
 	l := r.long
 	best := l.best()
 	line("verify ≥ 1 000 000 records/s", best.perSecond() >= 1_000_000, "%.0f (its CPU time would allow %.0f)", best.perSecond(), best.allowed())
@@ -162,4 +177,29 @@ func duration(d time.Duration) string {
 		return fmt.Sprintf("%.0f ms", float64(d)/1e6)
 	}
 	return fmt.Sprintf("%.2f s", d.Seconds())
+}
+
+func (r *report) writeHeld(b *bytes.Buffer) {
+	fmt.Fprintf(b, "\n## Holding spans\n\nThe same spans, held for the same time. `meshaudit` also redacts and names each, passes it on, and makes a record of each call; "+
+		"`groupbytrace` holds and hands on. CPU from the first span in to the last out, without decoding. Medians of the rounds.\n\n")
+	fmt.Fprintf(b, "| pending spans | `meshaudit`, CPU a span | `groupbytrace` | ratio | `meshaudit`, heap a span | `groupbytrace` | ratio |\n|--:|--:|--:|--:|--:|--:|--:|\n")
+	for i := range r.held {
+		h := &r.held[i]
+		if h.scarce {
+			fmt.Fprintf(b, "| %d | too little memory was free | | | | | |\n", h.pending)
+			continue
+		}
+		fmt.Fprintf(b, "| %d | %.2f µs | %.2f µs | %.2f × | %.0f B | %.0f B | %.1f × |\n", h.pending,
+			1e6*h.cpu(meshaudit), 1e6*h.cpu(groupbytrace), h.cpu(groupbytrace)/h.cpu(meshaudit),
+			h.heap(meshaudit), h.heap(groupbytrace), h.heap(groupbytrace)/h.heap(meshaudit))
+	}
+}
+
+func (r *report) writeLag(b *bytes.Buffer) {
+	l := r.lag
+	fmt.Fprintf(b, "\n## Lag\n\nFrom an action's last piece of evidence to its record, sealed and synced. At %.0f pieces/s, %.0f%% of the most (%.0f pieces/s), %.2f cores.\n\n",
+		l.Rate, 100*l.Rate/l.Most, l.Most, l.CPU)
+	fmt.Fprintf(b, "| records | | p50 | p99 | most |\n|---|--:|--:|--:|--:|\n")
+	fmt.Fprintf(b, "| complete | %d | %s | %s | %s |\n", l.Complete.Records, duration(l.Complete.P50), duration(l.Complete.P99), duration(l.Complete.Max))
+	fmt.Fprintf(b, "| partial: the called side never reports | %d | %s | %s | %s |\n", l.Partial.Records, duration(l.Partial.P50), duration(l.Partial.P99), duration(l.Partial.Max))
 }
