@@ -3,6 +3,7 @@ package meshauditconnector
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.opentelemetry.io/collector/pipeline"
 
@@ -19,6 +20,12 @@ type Config struct {
 	// Records are the logs pipelines that records, findings and gaps go to.
 	// Required.
 	Records []pipeline.ID `mapstructure:"records"`
+	// Spans are the traces pipelines that spans go to after the record of their
+	// call, with what it says. Default none.
+	Spans []pipeline.ID `mapstructure:"spans"`
+	// MaxHeldSpansBytes bounds the spans that wait for that. Default 64 MiB. At
+	// half of it they go without waiting further.
+	MaxHeldSpansBytes int `mapstructure:"max_held_spans_bytes"`
 
 	// shared belongs to the faces of this component id, which all get this
 	// same Config.
@@ -26,8 +33,12 @@ type Config struct {
 }
 
 func createDefaultConfig() *Config {
-	return &Config{Config: clerk.DefaultConfig(), shared: new(shared)}
+	return &Config{Config: clerk.DefaultConfig(), MaxHeldSpansBytes: 64 << 20, shared: new(shared)}
 }
+
+// minHeldSpansBytes holds a few of the largest requests that an OTLP receiver
+// takes by default.
+const minHeldSpansBytes = 16 << 20
 
 // Validate reports every fault at once.
 func (c *Config) Validate() error {
@@ -47,6 +58,17 @@ func (c *Config) Validate() error {
 		if id.Signal() != pipeline.SignalLogs {
 			errs = append(errs, fmt.Errorf("`records` takes logs pipelines, got %s", id))
 		}
+	}
+	for _, id := range c.Spans {
+		if id.Signal() != pipeline.SignalTraces {
+			errs = append(errs, fmt.Errorf("`spans` takes traces pipelines, got %s", id))
+		}
+		if slices.Contains(c.Evidence, id) {
+			errs = append(errs, fmt.Errorf("%s is in `evidence` and in `spans`, so spans would come twice", id))
+		}
+	}
+	if c.MaxHeldSpansBytes < minHeldSpansBytes {
+		errs = append(errs, fmt.Errorf("`max_held_spans_bytes` must be at least %d, got %d", minHeldSpansBytes, c.MaxHeldSpansBytes))
 	}
 	return errors.Join(errs...)
 }

@@ -37,6 +37,8 @@ func TestConfig(t *testing.T) {
 	want.Window = 20 * time.Second
 	want.Cluster = "edge-0"
 	want.RecoverFrom = clerk.RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"}
+	want.Spans = []pipeline.ID{tracesEnriched}
+	want.MaxHeldSpansBytes = 32 << 20
 	want.Records = append(want.Records, pipeline.NewIDWithName(pipeline.SignalLogs, "copy"))
 	assert.Equal(t, want, all)
 }
@@ -48,11 +50,14 @@ func TestConfigFaultsAreReportedAtOnce(t *testing.T) {
 	err = confmap.Validate(load(t, "meshaudit/faults"))
 	assert.ErrorContains(t, err, "`evidence` takes logs and traces pipelines, got metrics/evidence")
 	assert.ErrorContains(t, err, "`records` takes logs pipelines, got traces/records")
+	assert.ErrorContains(t, err, "`spans` takes traces pipelines, got logs/enriched")
+	assert.ErrorContains(t, err, "metrics/evidence is in `evidence` and in `spans`")
+	assert.ErrorContains(t, err, "`max_held_spans_bytes` must be at least 16777216, got 1")
 	assert.ErrorContains(t, err, "`window` must be positive, got 0s")
 }
 
-// The processor and the connector declare the same metrics, whose descriptions
-// must not come apart.
+// The connector declares the processor's metrics, whose descriptions must not
+// come apart, and its own.
 func TestMetricsAreTheProcessors(t *testing.T) {
 	declared := func(path string) map[string]any {
 		b, err := os.ReadFile(path)
@@ -65,5 +70,9 @@ func TestMetricsAreTheProcessors(t *testing.T) {
 		require.NotEmpty(t, doc.Telemetry.Metrics)
 		return map[string]any{"attributes": doc.Attributes, "metrics": doc.Telemetry.Metrics}
 	}
-	assert.Equal(t, declared("../../processor/meshauditprocessor/metadata.yaml"), declared("metadata.yaml"))
+	connectors := declared("metadata.yaml")
+	for _, own := range []string{"meshaudit_dropped_spans", "meshaudit_held_spans_bytes"} {
+		delete(connectors["metrics"].(map[string]any), own)
+	}
+	assert.Equal(t, declared("../../processor/meshauditprocessor/metadata.yaml"), connectors)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -40,6 +41,7 @@ import (
 var (
 	logsEvidence   = pipeline.NewIDWithName(pipeline.SignalLogs, "evidence")
 	tracesEvidence = pipeline.NewIDWithName(pipeline.SignalTraces, "evidence")
+	tracesEnriched = pipeline.NewIDWithName(pipeline.SignalTraces, "enriched")
 	logsRecords    = pipeline.NewIDWithName(pipeline.SignalLogs, "records")
 	testID         = component.MustNewIDWithName("meshaudit", "test")
 	nopHost        = componenttest.NewNopHost()
@@ -112,6 +114,21 @@ func (s *sink) logs(t require.TestingT) (all []plog.LogRecord) {
 	return all
 }
 
+func (s *sink) spans(t require.TestingT) (all []ptrace.Span) {
+	for _, b := range s.all() {
+		td, err := (&ptrace.ProtoUnmarshaler{}).UnmarshalTraces(b)
+		require.NoError(t, err)
+		for _, rs := range td.ResourceSpans().All() {
+			for _, ss := range rs.ScopeSpans().All() {
+				for _, s := range ss.Spans().All() {
+					all = append(all, s)
+				}
+			}
+		}
+	}
+	return all
+}
+
 // records are the audit records among the logs, findings not included.
 func (s *sink) records(t require.TestingT) []plog.LogRecord {
 	return slices.DeleteFunc(s.logs(t), func(lr plog.LogRecord) bool { return lr.EventName() == semconv.EventFinding })
@@ -129,7 +146,7 @@ type collector struct {
 
 func newCollector(t require.TestingT, cfg *Config, pipelines ...pipeline.ID) *collector {
 	if pipelines == nil {
-		pipelines = append(slices.Clone(cfg.Evidence), cfg.Records...)
+		pipelines = slices.Concat(cfg.Evidence, cfg.Records, cfg.Spans)
 	}
 	c := &collector{cfg: cfg, sinks: make(map[pipeline.ID]*sink)}
 	logs, traces := make(map[pipeline.ID]consumer.Logs), make(map[pipeline.ID]consumer.Traces)
@@ -269,7 +286,9 @@ func TestRecord(t *testing.T) {
 func TestEveryOrderOfStopping(t *testing.T) {
 	for i := range 24 {
 		synctest.Test(t, func(t *testing.T) {
-			c := newCollector(t, newConfig())
+			cfg := newConfig()
+			cfg.Spans = []pipeline.ID{tracesEnriched}
+			c := newCollector(t, cfg)
 			faces := c.faces()
 			for n, j := len(faces), i; n > 1; n-- { // the i-th permutation
 				faces[n-1], faces[j%n] = faces[j%n], faces[n-1]
@@ -286,6 +305,7 @@ func TestEveryOrderOfStopping(t *testing.T) {
 				}
 			}
 			require.Len(t, c.sinks[logsRecords].records(t), 2)
+			require.Len(t, c.sinks[tracesEnriched].spans(t), 1)
 			require.ErrorIs(t, c.logs.ConsumeLogs(t.Context(), logOf(report(3, nil))), clerk.ErrStopped)
 			require.ErrorIs(t, c.traces.ConsumeTraces(t.Context(), server(3)), clerk.ErrStopped)
 		})
@@ -371,7 +391,9 @@ func TestPipelines(t *testing.T) {
 		"named nowhere": {nil, append([]pipeline.ID{other}, both...), func(c *collector) component.Component { return c.logs },
 			"logs/other receives from meshaudit/test and would get nothing: name it in `evidence` or `records`"},
 		"spans' named nowhere": {nil, append([]pipeline.ID{tracesOther}, both...), func(c *collector) component.Component { return c.traces },
-			"traces/other receives from meshaudit/test and would get nothing: name it in `evidence`"},
+			"traces/other receives from meshaudit/test and would get nothing: name it in `evidence` or `spans`"},
+		"unknown for spans": {func(c *Config) { c.Spans = []pipeline.ID{tracesOther} }, both, func(c *collector) component.Component { return c.traces },
+			"`spans` names traces/other, which does not receive from meshaudit/test"},
 		"nothing seals logs": {func(c *Config) { c.Evidence = c.Evidence[1:] }, []pipeline.ID{tracesEvidence, logsRecords}, func(c *collector) component.Component { return c.logs },
 			"logs come to meshaudit/test, but `evidence` names no logs pipeline to seal them"},
 		"nothing seals spans": {func(c *Config) { c.Evidence = c.Evidence[:1] }, both, func(c *collector) component.Component { return c.traces },
@@ -379,7 +401,7 @@ func TestPipelines(t *testing.T) {
 		"spans go nowhere": {func(c *Config) { c.Evidence = c.Evidence[:1] }, []pipeline.ID{logsEvidence, logsRecords}, func(c *collector) component.Component { return c.toLogs },
 			"spans come to meshaudit/test, but it is the receiver of no traces pipeline to seal them"},
 		"no spans come": {nil, []pipeline.ID{logsEvidence, logsRecords}, func(c *collector) component.Component { return c.logs },
-			"`evidence` names traces/evidence, but no spans come: add meshaudit/test to the exporters of a traces pipeline, or take it out"},
+			"traces/evidence is named, but no spans come: add meshaudit/test to the exporters of a traces pipeline, or take it out"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := newConfig()
@@ -475,7 +497,7 @@ func TestSealsWhatTheProcessorSeals(t *testing.T) {
 				ctx = ours(ctx)
 			}
 			n := rapid.Byte().Draw(t, "call")
-			extra := rapid.MapOfN(rapid.SampledFrom([]string{"http.request.header.authorization", "url.path", "mesh.evidence.id", "mesh.source.identity.proof", "tenant"}),
+			extra := rapid.MapOfN(rapid.SampledFrom([]string{"http.request.header.authorization", "url.path", "mesh.evidence.id", "mesh.source.identity.proof", "mesh.call.record.id", "tenant"}),
 				rapid.StringN(0, 20, -1), 0, 3).Draw(t, "attributes")
 			if rapid.Bool().Draw(t, "spans") {
 				one := server(n)
@@ -499,7 +521,19 @@ func TestSealsWhatTheProcessorSeals(t *testing.T) {
 		require.NoError(t, errors.Join(pt.Shutdown(ctx), pl.Shutdown(ctx)))
 		c.stop(t)
 		require.Equal(t, sealedLogs, c.sinks[logsEvidence].all())
-		require.Equal(t, sealedTraces, c.sinks[tracesEvidence].all())
+		// The processor's spans carry what was known of their calls besides.
+		var without [][]byte
+		for _, b := range sealedTraces {
+			td, err := (&ptrace.ProtoUnmarshaler{}).UnmarshalTraces(b)
+			require.NoError(t, err)
+			td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().RemoveIf(func(name string, _ pcommon.Value) bool {
+				return strings.HasPrefix(name, semconv.CallPrefix)
+			})
+			b, err := (&ptrace.ProtoMarshaler{}).MarshalTraces(td)
+			require.NoError(t, err)
+			without = append(without, b)
+		}
+		require.Equal(t, without, c.sinks[tracesEvidence].all())
 		ids := func(records []plog.LogRecord) (ids []string) {
 			for _, r := range records {
 				if id := attr(r, semconv.AuditRecordID); id != "" && r.EventName() != semconv.EventFinding && attr(r, semconv.EvidenceID) == "" {
@@ -513,9 +547,107 @@ func TestSealsWhatTheProcessorSeals(t *testing.T) {
 	})
 }
 
+// A span leaves after the record of its call, as it was sealed and under what it
+// came under, with what the record says.
+func TestSpansLeaveAfterTheirRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := newConfig()
+		cfg.Spans = []pipeline.ID{tracesEnriched}
+		c := newCollector(t, cfg)
+		c.start(t)
+		out := c.sinks[tracesEnriched]
+		recordedFirst := true
+		out.refusing(func() error {
+			recordedFirst = recordedFirst && len(c.sinks[logsRecords].records(t)) > 0
+			return nil
+		})
+		deny := func(e *evidence.Evidence) {
+			e.Verdict = &evidence.Verdict{Engine: "envoy", Decision: evidence.Deny, Enforced: true}
+		}
+		forged := server(1)
+		forged.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().PutStr(semconv.CallSourceSPIFFEID, "spiffe://example.org/forged")
+		require.NoError(t, c.traces.ConsumeTraces(t.Context(), forged))
+		time.Sleep(500 * time.Millisecond)
+		require.Empty(t, out.all(), "it waits")
+		require.NoError(t, c.logs.ConsumeLogs(t.Context(), logOf(report(1, deny))))
+		time.Sleep(2 * time.Second)
+		require.Len(t, out.spans(t), 1)
+		require.True(t, recordedFirst)
+
+		// The next comes when its call's record has left, and goes with the amendment.
+		require.NoError(t, c.logs.ConsumeLogs(t.Context(), logOf(report(2, deny))))
+		time.Sleep(2 * time.Second)
+		require.NoError(t, c.traces.ConsumeTraces(t.Context(), server(2)))
+		time.Sleep(2 * time.Second)
+		require.Len(t, out.spans(t), 2)
+
+		// An internal one is no part of a call between two, and does not wait.
+		internal := server(3)
+		internal.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).SetKind(ptrace.SpanKindInternal)
+		require.NoError(t, c.traces.ConsumeTraces(t.Context(), internal))
+		time.Sleep(200 * time.Millisecond)
+		require.Len(t, out.spans(t), 3)
+		c.stop(t)
+
+		records := c.sinks[logsRecords].records(t)
+		require.Equal(t, []string{semconv.EventRequest, semconv.EventRequest, semconv.EventAmendment}, []string{records[0].EventName(), records[1].EventName(), records[2].EventName()})
+		for i, s := range out.spans(t)[:2] {
+			got := map[string]any{}
+			for name, v := range s.Attributes().All() {
+				if strings.HasPrefix(name, semconv.CallPrefix) {
+					got[name] = v.AsRaw()
+				}
+			}
+			require.Equal(t, map[string]any{
+				semconv.CallSourceSPIFFEID: "spiffe://example.org/a", semconv.CallSourceIdentityProof: "mtls_san",
+				semconv.CallDestinationSPIFFEID: "spiffe://example.org/b", semconv.CallDestinationIdentityProof: "mtls_san",
+				semconv.CallAuthzDecision: "deny", semconv.CallRecordID: attr(records[i], semconv.AuditRecordID),
+			}, got)
+		}
+		// But for that they are what was sealed, to the byte.
+		for i, b := range out.all() {
+			td, err := (&ptrace.ProtoUnmarshaler{}).UnmarshalTraces(b)
+			require.NoError(t, err)
+			td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().RemoveIf(func(name string, _ pcommon.Value) bool {
+				return strings.HasPrefix(name, semconv.CallPrefix)
+			})
+			b, err = (&ptrace.ProtoMarshaler{}).MarshalTraces(td)
+			require.NoError(t, err)
+			require.Equal(t, c.sinks[tracesEvidence].all()[i], b)
+		}
+	})
+}
+
+// Whatever becomes of the spans' own pipeline, evidence is acknowledged and
+// records are made.
+func TestSpansPipelineFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := newConfig()
+		cfg.Spans = []pipeline.ID{tracesEnriched}
+		c := newCollector(t, cfg)
+		c.start(t)
+		blocked := make(chan struct{})
+		c.sinks[tracesEnriched].refusing(func() error { <-blocked; return errors.New("down") })
+		for n := range byte(20) {
+			require.NoError(t, c.traces.ConsumeTraces(t.Context(), server(n)))
+			time.Sleep(time.Second)
+		}
+		require.Len(t, c.sinks[logsRecords].records(t), 19)
+		close(blocked)
+		time.Sleep(time.Minute)
+		require.Empty(t, c.sinks[tracesEnriched].all())
+		c.sinks[tracesEnriched].refusing(nil)
+		time.Sleep(10 * time.Second)
+		require.Len(t, c.sinks[tracesEnriched].spans(t), 20)
+		c.stop(t)
+	})
+}
+
 // Many senders at once, through every face.
 func TestConcurrentSenders(t *testing.T) {
-	c := newCollector(t, newConfig())
+	cfg := newConfig()
+	cfg.Spans = []pipeline.ID{tracesEnriched}
+	c := newCollector(t, cfg)
 	c.start(t)
 	var senders sync.WaitGroup
 	for g := range 4 {
@@ -532,6 +664,7 @@ func TestConcurrentSenders(t *testing.T) {
 	senders.Wait()
 	c.stop(t)
 	assert.Len(t, c.sinks[logsRecords].records(t), 200)
+	assert.Len(t, c.sinks[tracesEnriched].spans(t), 200)
 }
 
 // What a proxy wrote and never came is a gap, among the records.

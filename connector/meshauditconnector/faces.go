@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/ptrace"
 	"go.opentelemetry.io/collector/pipeline"
+	"go.opentelemetry.io/otel/metric"
 
 	"github.com/meshaudit/meshaudit/connector/meshauditconnector/internal/metadata"
 	"github.com/meshaudit/meshaudit/internal/clerk"
@@ -28,7 +29,8 @@ import (
 // of pipelines: logs to logs, traces to traces, traces to logs, metrics to logs.
 // Evidence passes through the first two. Records can leave through every face
 // that ends in logs, so whichever of those starts first begins to make them, and
-// the last to stop ends it: until then the pipelines behind them run.
+// the last to stop ends it: until then the pipelines behind them run. Spans that
+// are held leave through the second, until that stops.
 
 // shared is what the faces of one component id have in common.
 type shared struct {
@@ -52,14 +54,26 @@ func (f *face) open() (*clerk.Clerk, error) {
 		if err != nil {
 			return nil, err
 		}
-		return clerk.New(clerk.Setup{
+		c, err := clerk.New(clerk.Setup{
 			Config: &f.cfg.Config, Scope: metadata.ScopeName, Logger: f.set.Logger, Permanent: consumererror.IsPermanent,
 			Telemetry: clerk.Telemetry{
 				Amendments: t.MeshauditAmendments, Credentials: t.MeshauditCredentials, Evidence: t.MeshauditEvidence, Findings: t.MeshauditFindings, Lag: t.MeshauditLag,
 				Records: t.MeshauditRecords, RecordsRefused: t.MeshauditRecordsRefused, Redacted: t.MeshauditRedacted,
-				RefusedLines: t.MeshauditRefusedLines, Observed: t,
+				RefusedLines: t.MeshauditRefusedLines, EnrichedSpans: t.MeshauditEnrichedSpans, DroppedSpans: t.MeshauditDroppedSpans, Observed: t,
 			},
 		})
+		if err != nil {
+			return nil, err
+		}
+		err = t.RegisterMeshauditHeldSpansBytesCallback(func(_ context.Context, o metric.Int64Observer) error {
+			o.Observe(c.HeldSpansBytes())
+			return nil
+		})
+		if err != nil {
+			c.Close()
+			return nil, err
+		}
+		return c, nil
 	})
 }
 
@@ -117,8 +131,8 @@ func (f *recordsFace) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if traces := f.cfg.evidence(pipeline.SignalTraces); len(traces) > 0 && !f.cfg.shared.traces.Load() {
-		return fmt.Errorf("`evidence` names %s, but no spans come: add %s to the exporters of a traces pipeline, or take it out", traces[0], f.set.ID)
+	if traces := append(f.cfg.evidence(pipeline.SignalTraces), f.cfg.Spans...); len(traces) > 0 && !f.cfg.shared.traces.Load() {
+		return fmt.Errorf("%s is named, but no spans come: add %s to the exporters of a traces pipeline, or take it out", traces[0], f.set.ID)
 	}
 	records, err := router.Consumer(f.cfg.Records...)
 	if err != nil {
@@ -201,20 +215,34 @@ func (f *tracesFace) Start(context.Context, component.Host) error {
 	if len(ids) == 0 {
 		return fmt.Errorf("spans come to %s, but `evidence` names no traces pipeline to seal them", f.set.ID)
 	}
-	err := f.check(pipeline.SignalTraces, router.PipelineIDs(), setting{"evidence", f.cfg.Evidence})
+	err := f.check(pipeline.SignalTraces, router.PipelineIDs(), setting{"evidence", f.cfg.Evidence}, setting{"spans", f.cfg.Spans})
 	if err != nil {
 		return err
 	}
 	if f.evidence, err = router.Consumer(ids...); err != nil {
 		return err
 	}
-	_, err = f.open()
+	var spans consumer.Traces
+	if len(f.cfg.Spans) > 0 {
+		if spans, err = router.Consumer(f.cfg.Spans...); err != nil {
+			return err
+		}
+	}
+	c, err := f.open()
+	if err == nil && spans != nil {
+		c.HoldSpans(spans.ConsumeTraces, f.cfg.MaxHeldSpansBytes)
+	}
 	return err
 }
 
-func (f *tracesFace) Shutdown(context.Context) error {
+func (f *tracesFace) Shutdown(ctx context.Context) error {
+	c, stopped := f.Clerk()
+	if stopped != nil {
+		return nil // never started, or stopped already
+	}
+	err := c.ReleaseSpans(ctx)
 	f.Close()
-	return nil
+	return err
 }
 
 func (f *tracesFace) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {

@@ -40,6 +40,7 @@ type Clerk struct {
 	cfg        *Config
 	scope      string
 	tag        bool
+	enrich     bool
 	permanent  func(error) bool
 	redactor   *redact.Redactor
 	recognised *sources
@@ -58,6 +59,7 @@ type Clerk struct {
 	recording      atomic.Bool
 	recorder       *recorder
 	refusedForGood atomic.Int64 // records
+	holder         atomic.Pointer[holder]
 
 	idle sync.Pool // of *scratch
 }
@@ -74,13 +76,17 @@ type Setup struct {
 	// Tag names evidence and says which gateway it belongs to; no records are
 	// made.
 	Tag bool
+	// Enrich writes on each span that passes what is known of its call.
+	Enrich bool
 }
 
 // Telemetry are a component's instruments, as mdatagen makes them of its
 // metadata.yaml.
 type Telemetry struct {
-	Amendments, Credentials, Evidence, Findings, Records, RecordsRefused, Redacted, RefusedLines metric.Int64Counter
-	Lag                                                                                          metric.Float64Histogram
+	Amendments, Credentials, EnrichedSpans, Evidence, Findings, Records, RecordsRefused, Redacted, RefusedLines metric.Int64Counter
+	// DroppedSpans is of who holds spans.
+	DroppedSpans metric.Int64Counter
+	Lag          metric.Float64Histogram
 	// Observed are those that are asked; the clerk shuts them down.
 	Observed interface {
 		RegisterMeshauditDuplicatesCallback(metric.Int64Callback) error
@@ -98,7 +104,7 @@ type Telemetry struct {
 func New(set Setup) (*Clerk, error) {
 	cfg, t := set.Config, set.Telemetry.Observed
 	c := &Clerk{
-		cfg: cfg, scope: set.Scope, tag: set.Tag, permanent: set.Permanent, redactor: cfg.redactor(),
+		cfg: cfg, scope: set.Scope, tag: set.Tag, enrich: set.Enrich, permanent: set.Permanent, redactor: cfg.redactor(),
 		correlator: correlate.New(cfg.correlator()), telemetry: set.Telemetry, logger: set.Logger,
 		wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
 		idle: sync.Pool{New: func() any { return &scratch{hashed: make([]byte, 0, 4096)} }},
@@ -167,13 +173,26 @@ func (c *Clerk) Logs(ctx context.Context, from *evidence.Reporter, ld plog.Logs,
 	return nil
 }
 
-// Traces does with spans what Logs does.
+// Traces does with spans what Logs does. They carry what is known of their calls,
+// or a copy of them is held until it is; see Setup.Enrich and HoldSpans.
 func (c *Clerk) Traces(ctx context.Context, from *evidence.Reporter, td ptrace.Traces, next func(context.Context, ptrace.Traces) error) error {
 	in := c.intake(from)
 	defer in.done()
 	in.traces(td)
+	var copies []*held
+	h := c.holder.Load()
+	if h != nil {
+		copies = in.copies() // now: next may change what it gets
+	}
+	enriched := in.enriched()
 	if err := next(ctx, td); err != nil {
 		return err
+	}
+	if h != nil {
+		h.hold(copies, time.Now()) // first, for its record may leave at once
+	}
+	if enriched > 0 {
+		c.telemetry.EnrichedSpans.Add(ctx, enriched)
 	}
 	in.accepted(ctx)
 	return nil
@@ -216,6 +235,7 @@ type intake struct {
 	*scratch
 	reporter *evidence.Reporter // what our own receiver saw of its peer, else nil
 	sources  map[evidence.Source]int64
+	spans    []passing      // if they are enriched or held
 	lost     []evidence.Gap // what a receiver of this process gave up
 	nodes    map[string]int // access log entries, by the proxy that wrote them
 	redacted int64
@@ -283,10 +303,12 @@ func (in *intake) traces(td ptrace.Traces) {
 			under := in.under(rs.Resource(), ss.Scope())
 			for _, s := range ss.Spans().All() {
 				stripReporter(s.Attributes())
+				stripCall(s.Attributes())
 				n += in.redactor.Span(s)
 				e, known := readSpan(rs.Resource(), s)
 				e.Digest = in.digest(func(b []byte) []byte { return appendSpan(append(b, under[:]...), s) })
-				in.take(&e, known, s.Attributes(), n)
+				correlated := in.take(&e, known, s.Attributes(), n)
+				in.pass(rs, ss, s, &e, correlated)
 				in.route(&e, s.TraceID(), s.Attributes())
 				n = 0 // the resource's and scope's count goes to the first span
 			}
@@ -466,8 +488,9 @@ func capProof(v pcommon.Value) int {
 	return 0
 }
 
-// take names the evidence and remembers it for the correlator.
-func (in *intake) take(e *evidence.Evidence, known bool, m pcommon.Map, redacted int) {
+// take names the evidence and remembers it for the correlator; it says whether
+// it is for that.
+func (in *intake) take(e *evidence.Evidence, known bool, m pcommon.Map, redacted int) (correlated bool) {
 	e.Shown = nil
 	if !known {
 		e.Role = evidence.RoleNone
@@ -496,7 +519,9 @@ func (in *intake) take(e *evidence.Evidence, known bool, m pcommon.Map, redacted
 			e.Cluster = in.cfg.Cluster
 		}
 		in.evidence = append(in.evidence, *e)
+		return true
 	}
+	return false
 }
 
 // evidenceID is SHA-256 over the source, its own position and the digest of the

@@ -123,6 +123,9 @@ func (r *recorder) send(ctx context.Context, batch []*correlate.Record) error {
 	switch {
 	case err == nil:
 		r.count(ctx, batch)
+		if h := r.holder.Load(); h != nil {
+			h.left(batch)
+		}
 		return nil
 	case !r.permanent(err):
 		r.telemetry.RecordsRefused.Add(ctx, 1)

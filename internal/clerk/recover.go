@@ -75,6 +75,7 @@ func (in *intake) recoverTraces(td ptrace.Traces) {
 		for _, ss := range rs.ScopeSpans().All() {
 			under := in.under(rs.Resource(), ss.Scope())
 			for _, s := range ss.Spans().All() {
+				stripCall(s.Attributes())
 				e, known := readSpan(rs.Resource(), s)
 				e.Digest = in.digest(func(b []byte) []byte { return appendSpan(append(b, under[:]...), s) })
 				in.recovered(&e, known, s.Attributes())

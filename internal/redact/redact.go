@@ -56,6 +56,9 @@ func (r *Redactor) rule(name string) rule {
 	if rule := allowed[name]; rule != drop {
 		return rule
 	}
+	if strings.HasPrefix(name, semconv.CallPrefix) {
+		return drop // ours alone to write, on what leaves
+	}
 	if r.exact[name] {
 		return user
 	}

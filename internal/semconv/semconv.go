@@ -180,6 +180,19 @@ const (
 	AuthzChangeTime   = "mesh.authz.policy.change.time"   // unix nanoseconds
 )
 
+// On a span that has left: what others showed of the call that it is a part of.
+// Written here alone; what comes with such a name is dropped, and it is no part
+// of the evidence.
+const (
+	CallPrefix                   = "mesh.call."
+	CallSourceSPIFFEID           = "mesh.call.source.spiffe.id"
+	CallSourceIdentityProof      = "mesh.call.source.identity.proof"
+	CallDestinationSPIFFEID      = "mesh.call.destination.spiffe.id"
+	CallDestinationIdentityProof = "mesh.call.destination.identity.proof"
+	CallAuthzDecision            = "mesh.call.authz.decision"
+	CallRecordID                 = "mesh.call.record.id" // audit.record.id of the call's record
+)
+
 // How the pieces were joined.
 const (
 	JoinMethod     = "mesh.join.method"

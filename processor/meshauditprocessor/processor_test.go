@@ -638,6 +638,111 @@ func TestRecoveryFromADamagedLogDoesNotStopSealing(t *testing.T) {
 	assert.Len(t, p.sink.records(), 1)
 }
 
+// A span that passes carries what is known of its call by then, apart from its
+// own word, and its evidence is what it is without.
+func TestSpansCarryWhatIsKnown(t *testing.T) {
+	server := func() ptrace.Traces {
+		td := ptrace.NewTraces()
+		rs := td.ResourceSpans().AppendEmpty()
+		rs.Resource().Attributes().PutStr("service.name", "b")
+		s := rs.ScopeSpans().AppendEmpty().Spans().AppendEmpty()
+		s.SetTraceID(pcommon.TraceID{1})
+		s.SetSpanID(pcommon.SpanID{3})
+		s.SetParentSpanID(pcommon.SpanID{2}) // the callee's proxy
+		s.SetKind(ptrace.SpanKindServer)
+		s.Attributes().PutStr("http.request.method", "GET")
+		s.Attributes().PutStr("url.path", "/reviews/0")
+		s.Attributes().PutStr(semconv.CallSourceSPIFFEID, "spiffe://example.org/forged")
+		s.Attributes().PutStr(semconv.CallRecordID, strings.Repeat("0", 64))
+		s.SetStartTimestamp(1)
+		return td
+	}
+	carried := func(td ptrace.Traces) (call map[string]any, id string) {
+		call = map[string]any{}
+		for name, v := range td.ResourceSpans().At(0).ScopeSpans().At(0).Spans().At(0).Attributes().All() {
+			switch {
+			case strings.HasPrefix(name, semconv.CallPrefix):
+				call[name] = v.AsRaw()
+			case name == semconv.EvidenceID:
+				id = v.Str()
+			}
+		}
+		return call, id
+	}
+	synctest.Test(t, func(t *testing.T) {
+		cfg := createDefaultConfig()
+		cfg.Redaction.Allow = []string{"mesh.*"} // does not let it in
+		require.NoError(t, cfg.Validate())
+		p := newPair(t, cfg)
+		p.start(t)
+		pass := func() (map[string]any, string) {
+			require.NoError(t, p.traces.ConsumeTraces(t.Context(), server()))
+			all := p.sink.traces.AllTraces()
+			return carried(all[len(all)-1])
+		}
+		call, id := pass()
+		require.Empty(t, call)
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(calleeReport("1", func(e *evidence.Evidence) {
+			e.TraceID, e.SpanID = evidence.TraceID{1}, evidence.SpanID{2}
+			e.Verdict = &evidence.Verdict{Engine: "envoy", Decision: evidence.Deny, Enforced: true}
+		}))))
+		known := map[string]any{
+			semconv.CallSourceSPIFFEID: "spiffe://example.org/a", semconv.CallSourceIdentityProof: "mtls_san",
+			semconv.CallDestinationSPIFFEID: "spiffe://example.org/b", semconv.CallDestinationIdentityProof: "mtls_san",
+			semconv.CallAuthzDecision: "deny",
+		}
+		call, same := pass()
+		require.Equal(t, known, call)
+		require.Equal(t, id, same)
+		time.Sleep(2 * time.Second)
+		require.Len(t, p.sink.records(), 1)
+		known[semconv.CallRecordID] = attr(t, p.sink.records()[0], semconv.AuditRecordID)
+		call, same = pass()
+		require.Equal(t, known, call)
+		require.Equal(t, id, same)
+
+		// A second processor, and a restart, see the same evidence.
+		all := p.sink.traces.AllTraces()
+		again := ptrace.NewTraces()
+		all[2].CopyTo(again)
+		agent := createDefaultConfig()
+		agent.Mode = modeTag
+		second := newPair(t, agent)
+		second.start(t)
+		require.NoError(t, second.traces.ConsumeTraces(t.Context(), again))
+		call, same = carried(second.sink.traces.AllTraces()[0])
+		second.stop(t)
+		require.Empty(t, call)
+		require.Equal(t, id, same)
+
+		cfg = createDefaultConfig()
+		cfg.RecoverFrom = clerk.RecoverConfig{Directory: "store", Origin: "o"}
+		after := newPair(t, cfg)
+		after.logs.(*logsFace).replay = func(_ context.Context, _, _ string, _ time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
+			b, err := (&ptrace.ProtoMarshaler{}).MarshalTraces(all[2])
+			require.NoError(t, err)
+			return fn(seal.SignalTraces, time.Now(), b)
+		}
+		after.start(t)
+		time.Sleep(20 * time.Second)
+		after.stop(t)
+		p.stop(t)
+		digest := func(lr plog.LogRecord) string {
+			all, _ := lr.Attributes().Get(semconv.MeshAttestations)
+			for _, a := range all.Slice().All() {
+				if cited, _ := a.Map().Get(semconv.AttestationID); cited.Str() == id {
+					v, _ := a.Map().Get("digest")
+					return v.Str()
+				}
+			}
+			return ""
+		}
+		require.Len(t, after.sink.records(), 1)
+		require.NotEmpty(t, digest(p.sink.records()[0]))
+		require.Equal(t, digest(p.sink.records()[0]), digest(after.sink.records()[0]))
+	})
+}
+
 func TestCreatingHasNoSideEffects(t *testing.T) {
 	cfg := createDefaultConfig()
 	p := newPair(t, cfg)

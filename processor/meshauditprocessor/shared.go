@@ -42,11 +42,11 @@ func newClerk(set component.TelemetrySettings, cfg *Config) (*clerk.Clerk, error
 		return nil, err
 	}
 	return clerk.New(clerk.Setup{
-		Config: &cfg.Config, Tag: cfg.tags(), Scope: metadata.ScopeName, Logger: set.Logger, Permanent: consumererror.IsPermanent,
+		Config: &cfg.Config, Tag: cfg.tags(), Enrich: !cfg.tags(), Scope: metadata.ScopeName, Logger: set.Logger, Permanent: consumererror.IsPermanent,
 		Telemetry: clerk.Telemetry{
 			Amendments: t.MeshauditAmendments, Credentials: t.MeshauditCredentials, Evidence: t.MeshauditEvidence, Findings: t.MeshauditFindings, Lag: t.MeshauditLag,
 			Records: t.MeshauditRecords, RecordsRefused: t.MeshauditRecordsRefused, Redacted: t.MeshauditRedacted,
-			RefusedLines: t.MeshauditRefusedLines, Observed: t,
+			RefusedLines: t.MeshauditRefusedLines, EnrichedSpans: t.MeshauditEnrichedSpans, Observed: t,
 		},
 	})
 }

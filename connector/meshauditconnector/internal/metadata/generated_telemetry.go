@@ -30,10 +30,13 @@ type TelemetryBuilder struct {
 	registrations           []metric.Registration
 	MeshauditAmendments     metric.Int64Counter
 	MeshauditCredentials    metric.Int64Counter
+	MeshauditDroppedSpans   metric.Int64Counter
 	MeshauditDuplicates     metric.Int64ObservableCounter
+	MeshauditEnrichedSpans  metric.Int64Counter
 	MeshauditEvidence       metric.Int64Counter
 	MeshauditFindings       metric.Int64Counter
 	MeshauditForgotten      metric.Int64ObservableCounter
+	MeshauditHeldSpansBytes metric.Int64ObservableGauge
 	MeshauditLag            metric.Float64Histogram
 	MeshauditLeftEarly      metric.Int64ObservableCounter
 	MeshauditPending        metric.Int64ObservableGauge
@@ -78,6 +81,21 @@ func (builder *TelemetryBuilder) RegisterMeshauditForgottenCallback(cb metric.In
 		cb(ctx, &observerInt64{inst: builder.MeshauditForgotten, obs: o})
 		return nil
 	}, builder.MeshauditForgotten)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
+// RegisterMeshauditHeldSpansBytesCallback sets callback for observable MeshauditHeldSpansBytes metric.
+func (builder *TelemetryBuilder) RegisterMeshauditHeldSpansBytesCallback(cb metric.Int64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerInt64{inst: builder.MeshauditHeldSpansBytes, obs: o})
+		return nil
+	}, builder.MeshauditHeldSpansBytes)
 	if err != nil {
 		return err
 	}
@@ -202,10 +220,22 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		metric.WithUnit("{credential}"),
 	)
 	errs = errors.Join(errs, err)
+	builder.MeshauditDroppedSpans, err = builder.meter.Int64Counter(
+		"otelcol_meshaudit_dropped_spans",
+		metric.WithDescription("Held spans that `spans` refused, for good or for longer than `max_held_spans_bytes` allows. As evidence they are sealed. [Alpha]"),
+		metric.WithUnit("{span}"),
+	)
+	errs = errors.Join(errs, err)
 	builder.MeshauditDuplicates, err = builder.meter.Int64ObservableCounter(
 		"otelcol_meshaudit_duplicates",
 		metric.WithDescription("Evidence that was known already, as after a resend. [Alpha]"),
 		metric.WithUnit("{evidence}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditEnrichedSpans, err = builder.meter.Int64Counter(
+		"otelcol_meshaudit_enriched_spans",
+		metric.WithDescription("Spans that left with what is known of their call (`mesh.call.*`). [Alpha]"),
+		metric.WithUnit("{span}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditEvidence, err = builder.meter.Int64Counter(
@@ -224,6 +254,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_meshaudit_forgotten",
 		metric.WithDescription("Evidence forgotten before its late window was over because of `max_pending_bytes`. [Alpha]"),
 		metric.WithUnit("{evidence}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditHeldSpansBytes, err = builder.meter.Int64ObservableGauge(
+		"otelcol_meshaudit_held_spans_bytes",
+		metric.WithDescription("Memory of spans that wait for the record of their call, or for `spans` to take them. [Alpha]"),
+		metric.WithUnit("By"),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditLag, err = builder.meter.Float64Histogram(

@@ -28,6 +28,10 @@ func TestSetupTelemetry(t *testing.T) {
 		observer.Observe(1)
 		return nil
 	}))
+	require.NoError(t, tb.RegisterMeshauditHeldSpansBytesCallback(func(_ context.Context, observer metric.Int64Observer) error {
+		observer.Observe(1)
+		return nil
+	}))
 	require.NoError(t, tb.RegisterMeshauditLeftEarlyCallback(func(_ context.Context, observer metric.Int64Observer) error {
 		observer.Observe(1)
 		return nil
@@ -50,6 +54,8 @@ func TestSetupTelemetry(t *testing.T) {
 	}))
 	tb.MeshauditAmendments.Add(context.Background(), 1)
 	tb.MeshauditCredentials.Add(context.Background(), 1)
+	tb.MeshauditDroppedSpans.Add(context.Background(), 1)
+	tb.MeshauditEnrichedSpans.Add(context.Background(), 1)
 	tb.MeshauditEvidence.Add(context.Background(), 1)
 	tb.MeshauditFindings.Add(context.Background(), 1)
 	tb.MeshauditLag.Record(context.Background(), 1)
@@ -63,7 +69,13 @@ func TestSetupTelemetry(t *testing.T) {
 	AssertEqualMeshauditCredentials(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditDroppedSpans(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditDuplicates(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditEnrichedSpans(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditEvidence(t, testTel,
@@ -73,6 +85,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditForgotten(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditHeldSpansBytes(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditLag(t, testTel,

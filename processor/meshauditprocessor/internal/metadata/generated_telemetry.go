@@ -31,6 +31,7 @@ type TelemetryBuilder struct {
 	MeshauditAmendments     metric.Int64Counter
 	MeshauditCredentials    metric.Int64Counter
 	MeshauditDuplicates     metric.Int64ObservableCounter
+	MeshauditEnrichedSpans  metric.Int64Counter
 	MeshauditEvidence       metric.Int64Counter
 	MeshauditFindings       metric.Int64Counter
 	MeshauditForgotten      metric.Int64ObservableCounter
@@ -206,6 +207,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_meshaudit_duplicates",
 		metric.WithDescription("Evidence that was known already, as after a resend. [Alpha]"),
 		metric.WithUnit("{evidence}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditEnrichedSpans, err = builder.meter.Int64Counter(
+		"otelcol_meshaudit_enriched_spans",
+		metric.WithDescription("Spans that left with what is known of their call (`mesh.call.*`). [Alpha]"),
+		metric.WithUnit("{span}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditEvidence, err = builder.meter.Int64Counter(

@@ -50,6 +50,7 @@ func TestSetupTelemetry(t *testing.T) {
 	}))
 	tb.MeshauditAmendments.Add(context.Background(), 1)
 	tb.MeshauditCredentials.Add(context.Background(), 1)
+	tb.MeshauditEnrichedSpans.Add(context.Background(), 1)
 	tb.MeshauditEvidence.Add(context.Background(), 1)
 	tb.MeshauditFindings.Add(context.Background(), 1)
 	tb.MeshauditLag.Record(context.Background(), 1)
@@ -64,6 +65,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditDuplicates(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditEnrichedSpans(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditEvidence(t, testTel,
