@@ -106,8 +106,13 @@ type held struct {
 }
 
 // heldBytes is what a span costs beyond its bytes: the struct, its place in a list
-// and in a map.
-const heldBytes = 320
+// and in a map; groupBytes is a group's share, and groupFactor how much larger
+// its attributes are than as bytes.
+const (
+	heldBytes   = 448
+	groupBytes  = 512
+	groupFactor = 3
+)
 
 func (s *held) bytes() int { return heldBytes + len(s.span) }
 
@@ -128,7 +133,7 @@ func (in *intake) copies() []*held {
 			ss := g.spans.ScopeSpans().AppendEmpty()
 			p.ss.Scope().CopyTo(ss.Scope())
 			ss.SetSchemaUrl(p.ss.SchemaUrl())
-			g.bytes = marshaler.TracesSize(under)
+			g.bytes = groupBytes + groupFactor*marshaler.TracesSize(under)
 		}
 		p.span.CopyTo(spans.AppendEmpty())
 		b, err := marshaler.MarshalTraces(one)

@@ -121,7 +121,7 @@ func TestHeldSpansLeaveEarly(t *testing.T) {
 		for i := range 20 {
 			h.send(t, spansOf(10*i, 10, ptrace.SpanKindClient)) // a caller's alone: waits the whole window
 			synctest.Wait()
-			require.LessOrEqual(t, h.HeldSpansBytes(), int64(51_000))
+			require.LessOrEqual(t, h.HeldSpansBytes(), int64(75_000))
 		}
 		require.Greater(t, h.count(), 100)
 		require.Less(t, h.count(), 200)

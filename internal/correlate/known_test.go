@@ -1,6 +1,8 @@
 package correlate
 
 import (
+	"encoding/binary"
+	"strconv"
 	"testing"
 	"time"
 
@@ -9,6 +11,29 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
+
+func BenchmarkKnown(b *testing.B) {
+	c := New(Config{Window: time.Hour, Settle: time.Hour, LateWindow: time.Hour, MaxPending: 1 << 20, MaxPendingBytes: 1 << 40, ExpectCallee: true})
+	nodes := make([]Node, 1000)
+	for i := range 100_000 {
+		e := calleeALS(strconv.Itoa(i), mtls("a", "b"), decided(strconv.Itoa(i)))
+		binary.BigEndian.PutUint64(e.TraceID[:], uint64(i)+1)
+		e.SpanID = evidence.SpanID{2}
+		d := opa("d"+strconv.Itoa(i), decided(strconv.Itoa(i)))
+		c.Add(t0, []evidence.Evidence{e, d})
+		if i < len(nodes) {
+			nodes[i] = Node{Trace: e.TraceID, Span: evidence.SpanID{3}, Parent: evidence.SpanID{2}, Callee: true}
+		}
+	}
+	b.ReportAllocs()
+	before := cpuTime()
+	for b.Loop() {
+		if all := c.Known(nodes); all[0].Decided != evidence.Allow {
+			b.Fatal(all[0])
+		}
+	}
+	b.ReportMetric(float64((cpuTime()-before).Nanoseconds())/float64(b.N)/float64(len(nodes)), "cpu-ns/span")
+}
 
 // What is known of a call is found from each of its spans: while its pieces
 // wait, and when its record has left.
