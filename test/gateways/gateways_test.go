@@ -43,14 +43,6 @@ type agent struct {
 // where that asks DNS: what the exporter does with the answer is the same.
 func newAgent(t *testing.T, gateways ...*gateway) *agent {
 	t.Helper()
-	blocks, err := docblock.Of("../..", docblock.Contrib)
-	if err != nil {
-		t.Fatal(err)
-	}
-	documented := slices.IndexFunc(blocks, func(b docblock.Block) bool { return strings.Contains(b.Text, "mode: tag") })
-	if documented < 0 {
-		t.Fatal("no agent is documented")
-	}
 	var endpoints []string
 	for _, g := range gateways {
 		endpoints = append(endpoints, g.endpoint)
@@ -67,13 +59,29 @@ exporters:
     resolver: {dns: null, static: {hostnames: [%s]}}
 service: {telemetry: {metrics: {level: none}, logs: {level: fatal}}}
 `, otlp, als, opa, strings.Join(endpoints, ", "))
-	a := &agent{process: run(t, blocks[documented].Text, here), decisions: "http://" + opa + "/logs"}
-	a.conn, err = grpc.NewClient(otlp, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.conn.Close() })
+	a := &agent{process: run(t, documented(t, "mode: tag"), here), decisions: "http://" + opa + "/logs"}
+	a.conn = dial(t, otlp)
 	return a
+}
+
+// documented is the documentation's configuration that holds something.
+func documented(t *testing.T, something string) string {
+	t.Helper()
+	blocks, err := docblock.Of("../..", docblock.Contrib)
+	must(t, err)
+	i := slices.IndexFunc(blocks, func(b docblock.Block) bool { return strings.Contains(b.Text, something) })
+	if i < 0 {
+		t.Fatalf("nothing is documented with %q", something)
+	}
+	return blocks[i].Text
+}
+
+func dial(t *testing.T, endpoint string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	must(t, err)
+	t.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // A gateway correlates and seals, in a log of its own in the store that all of
@@ -104,15 +112,16 @@ service:
 
 // A call is one action: five pieces of evidence of four sources.
 type call struct {
-	name  string
-	at    time.Time
-	trace pcommon.TraceID
+	name   string
+	at     time.Time
+	trace  pcommon.TraceID
+	denied bool // by policy; and served all the same
 }
 
 func newCalls(phase byte, n int) []call {
 	calls := make([]call, n)
 	for i := range calls {
-		calls[i] = call{fmt.Sprintf("%d-%d", phase, i), time.Now(), pcommon.TraceID{phase, byte(i), byte(i >> 8), 0xa7}}
+		calls[i] = call{name: fmt.Sprintf("%d-%d", phase, i), at: time.Now(), trace: pcommon.TraceID{phase, byte(i), byte(i >> 8), 0xa7}}
 	}
 	return calls
 }
@@ -197,7 +206,7 @@ func (a *agent) callee(ctx context.Context, calls []call) error {
 		c.span(traces, "orders", ptrace.SpanKindServer, 2, 1)
 		c.span(traces, "orders", ptrace.SpanKindServer, 3, 2)
 		decisions = append(decisions, map[string]any{
-			"decision_id": "d-" + c.name, "path": "mesh/authz/allow", "result": true, "timestamp": c.at.UTC().Format(time.RFC3339Nano),
+			"decision_id": "d-" + c.name, "path": "mesh/authz/allow", "result": !c.denied, "timestamp": c.at.UTC().Format(time.RFC3339Nano),
 			"trace_id": c.trace.String(), "labels": map[string]any{"id": "opa-1", "version": "1.22.2"},
 			"input": map[string]any{"attributes": map[string]any{
 				"source":      map[string]any{"principal": frontend},
