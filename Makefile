@@ -138,7 +138,7 @@ bench: ## Measure beside the alternatives, as ratios
 
 .PHONY: bench-accuracy
 bench-accuracy: ## Simulate an autoscaling mesh; print precision and recall of what is joined
-	go test -count=1 -timeout 30m ./internal/correlate -run '^TestAccuracy$$' -v -accuracy.time 10m
+	go test -count=1 -timeout 60m ./internal/correlate -run '^TestAccuracy$$' -v -accuracy.time 10m
 
 .PHONY: lint
 lint: $(BIN)/staticcheck ## gofmt, go vet, staticcheck, shell syntax

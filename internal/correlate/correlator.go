@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"container/list"
+	"crypto/sha256"
 	"strconv"
 	"sync"
 	"time"
@@ -283,12 +284,19 @@ func (c *Correlator) due(reason string) {
 			}
 		}
 	}
-	switch {
-	case waited && !p.claimed:
+	if waited && !p.claimed && (p.final || p.place == decision) {
+		j := &joined{confidence: 1, doubt: true} // no action takes what leads to it
+		j.set(p, TierNone)
+		c.leave(j, reason)
+	}
+	if waited && reason == ReasonOverload {
+		c.stats.LeftEarly++
+	}
+	if waited && !p.claimed {
+		// Its final report may come as late as a stream is long.
 		c.stats.Unjoined++
 		c.claim(p)
-	case waited && reason == ReasonOverload:
-		c.stats.LeftEarly++
+		return
 	}
 	// Others of its action had their chance: the content is not needed again.
 	c.queueBytes -= len(p.packed)
@@ -379,7 +387,7 @@ func (c *Correlator) leave(j *joined, reason string) {
 	a := c.actionOf(j)
 	r := &Record{State: Complete}
 	var all []statement
-	tier := TierNone
+	tier, gone := TierNone, false
 	j.all(func(m member) {
 		if m.tier > tier {
 			tier = m.tier
@@ -388,7 +396,8 @@ func (c *Correlator) leave(j *joined, reason string) {
 			return
 		}
 		if m.packed == "" {
-			return // long gone; the record that it left with cites it
+			gone = true // with the record of another attempt, which cites it
+			return
 		}
 		e := &evidence.Evidence{
 			ID: m.id, Start: m.start, End: m.end, TraceID: m.trace, SpanID: m.span,
@@ -404,6 +413,12 @@ func (c *Correlator) leave(j *joined, reason string) {
 	if len(all) == 0 {
 		return
 	}
+	if d := j.slots[decision]; d != nil && d.action != nil && d.action != a {
+		// Another record has it. Only one that names it can be sure of it.
+		c.doubt(d.action, d)
+		j.doubt = j.doubt || j.tiers[decision] != TierDecisionID
+	}
+	j.doubt = j.doubt || a != nil && c.replaced(a, j)
 	merge(r, all, a)
 	r.Initiator = c.initiator(r, all)
 	r.Join.Method, r.Join.Confidence = tier, j.confidence
@@ -411,7 +426,7 @@ func (c *Correlator) leave(j *joined, reason string) {
 	case j.doubt:
 		r.State, r.Reason = Ambiguous, ReasonCandidates
 		r.Join.Confidence /= 2
-	case !c.met(j):
+	case gone || !c.met(j):
 		r.State, r.Reason = Partial, reason
 		if reason == "" {
 			r.Reason = ReasonDeadline // an amendment that does not complete it
@@ -428,9 +443,97 @@ func (c *Correlator) leave(j *joined, reason string) {
 		r.ID = amendmentID(a.id, all)
 	}
 	a.note(r)
+	contested := j.doubt || j.calleeLead() == nil
+	if k := j.slots[callerLog]; k != nil && k.claimed && !a.has(k.id) {
+		contested = true // another record has it: of another attempt, or wrongly
+	}
 	c.adopt(a, j)
+	c.emit(r)
+	if contested {
+		c.contest(a, j)
+	}
+}
+
+// replaced says whether a cites what would not join it now.
+func (c *Correlator) replaced(a *action, j *joined) bool {
+	if len(j.more) == maxMore {
+		return false // perhaps it was left out
+	}
+	for _, id := range a.members {
+		if c.find(id) == nil {
+			continue
+		}
+		in := false
+		j.all(func(m member) { in = in || m.id == id })
+		if !in {
+			return true
+		}
+	}
+	return false
+}
+
+// doubt amends a record that has left as ambiguous, because of a piece.
+func (c *Correlator) doubt(a *action, p *piece) {
+	if a.state == Ambiguous {
+		return
+	}
+	a.state, a.reason = Ambiguous, ReasonCandidates
+	r := a.amendment("doubt", p.id)
+	r.TraceID = p.trace
+	c.emit(r)
+}
+
+func (c *Correlator) emit(r *Record) {
 	c.ready.PushBack(r)
 	c.readyBytes += r.bytes()
+}
+
+// amendment makes one of a that adds no evidence.
+func (a *action) amendment(what string, because evidence.ID) *Record {
+	h := sha256.New()
+	h.Write([]byte(what))
+	h.Write(a.id[:])
+	h.Write(because[:])
+	r := &Record{
+		EventName: semconv.EventAmendment, ID: RecordID(h.Sum(nil)), Amends: a.id,
+		Start: a.start, End: a.start, State: a.state, Reason: a.reason,
+	}
+	r.Source.ID, r.Source.Proof = a.source, a.sourceProof
+	r.Destination.ID, r.Destination.Proof = a.destination, a.destinationProof
+	r.Join.Confidence = 1
+	return r
+}
+
+// maxContested bounds the records that one more is compared with.
+const maxContested = 16
+
+// contest amends as ambiguous what has left in no doubt and would not now: records
+// of the same request or trace, method and path, whose evidence j's contests.
+func (c *Correlator) contest(own *action, j *joined) {
+	var buf [8]*piece
+	looked := 0
+	for _, at := range [...]place{calleeLog, calleeProxy, callerLog, decision} {
+		p := j.slots[at]
+		if p == nil {
+			continue
+		}
+		for _, kind := range [...]lookup{byRequest, byTrace} {
+			for _, q := range c.sharing(buf[:0], kind, p) {
+				a := q.action
+				if a == nil || a == own || a.state == Ambiguous {
+					continue
+				}
+				if looked++; looked > maxContested {
+					return
+				}
+				for _, lead := range c.leads(nil, q) {
+					if now := c.gather(lead); now != nil && lead.action == a && (now.doubt || c.replaced(a, now)) {
+						c.doubt(a, p)
+					}
+				}
+			}
+		}
+	}
 }
 
 // eventName is what the strongest statement that says more than "a request"
@@ -470,10 +573,10 @@ func (c *Correlator) adopt(a *action, j *joined) {
 	callee := j.calleeLead() != nil
 	a.callee = a.callee || callee
 	j.all(func(m member) {
-		if !a.has(m.id) {
+		if !a.has(m.id) && m.packed != "" {
 			a.members = append(a.members, m.id)
 		}
-		if m.place.callee() || !callee && (m.place.caller() || m.piece == j.lead()) {
+		if m.place.callee() || m.place == decision || !callee && (m.place.caller() || m.piece == j.lead()) {
 			m.action = a
 		}
 		c.claim(m.piece)

@@ -34,7 +34,14 @@
 //
 // Without spans, pieces join by request id or trace id only together with both
 // parties, method, path and overlapping time. Where more than one piece fits,
-// the nearest in time is taken and the record is ambiguous.
+// the nearest in time is taken and the record is ambiguous; so it is where
+// anything else speaks against a join: a join that may be wrong is marked, also
+// when what speaks against it comes after the record has left. Only what two calls
+// leave that nobody could tell from one call's is not (TestLookalike).
+//
+// A span id is an exact identifier only where its proxy or application made it. One
+// that a log was merely told of may be that of a whole tree of calls; there the
+// pieces must agree on method, path and parties as well.
 //
 // A connection, of which there are only the two sides' reports, is joined by its
 // ends and when it began; each report must be the other's nearest.

@@ -1,11 +1,6 @@
 package correlate
 
-import (
-	"crypto/sha256"
-
-	"github.com/meshaudit/meshaudit/internal/evidence"
-	"github.com/meshaudit/meshaudit/internal/semconv"
-)
+import "github.com/meshaudit/meshaudit/internal/evidence"
 
 // Initiator is who set a trace going: the user whom its earliest statement of
 // a user names, the entry hop's. Other hops inherit him.
@@ -147,22 +142,8 @@ func (c *Correlator) inherit(p *piece) {
 			continue
 		}
 		a.initiator = i.ID
-		r := &Record{
-			EventName: semconv.EventAmendment, ID: initiatorAmendmentID(a.id, i.Evidence), Amends: a.id,
-			Start: a.start, End: a.start, TraceID: p.trace, State: a.state, Reason: a.reason, Initiator: i,
-		}
-		r.Source.ID, r.Source.Proof = a.source, a.sourceProof
-		r.Destination.ID, r.Destination.Proof = a.destination, a.destinationProof
-		r.Join.Confidence = 1
-		c.ready.PushBack(r)
-		c.readyBytes += r.bytes()
+		r := a.amendment("initiator", i.Evidence)
+		r.TraceID, r.Initiator = p.trace, i
+		c.emit(r)
 	}
-}
-
-func initiatorAmendmentID(amends RecordID, names evidence.ID) RecordID {
-	h := sha256.New()
-	h.Write([]byte("initiator"))
-	h.Write(amends[:])
-	h.Write(names[:])
-	return RecordID(h.Sum(nil))
 }

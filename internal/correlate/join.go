@@ -1,7 +1,9 @@
 package correlate
 
 import (
+	"math"
 	"slices"
+	"time"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
@@ -159,6 +161,29 @@ func (p party) matches(q party, port bool) (match, identified bool) {
 	return false, false
 }
 
+// agree says whether two statements about one call do not disagree on who was
+// called by whom: not by address either, which a gateway between them may change. A
+// caller that tried more than once names the last it called.
+func agree(a, b *piece) bool {
+	return !differ(a, b) || (a.resends > 0 || b.resends > 0) && !a.from.differs(b.from)
+}
+
+func differ(a, b *piece) bool { return a.from.differs(b.from) || a.to.differs(b.to) }
+
+// elsewhere says whether two statements from one place, a policy engine's and its
+// proxy's, tell of other addresses. Identities in a policy's input are claims.
+func elsewhere(a, b *piece) bool {
+	return a.from.address != 0 && b.from.address != 0 && a.from.address != b.from.address ||
+		a.to.address != 0 && b.to.address != 0 && a.to.address != b.to.address
+}
+
+func (p party) differs(q party) bool {
+	return p.isNot(q) || p.address != 0 && q.address != 0 && p.address != q.address
+}
+
+// isNot says whether two statements name different identities.
+func (p party) isNot(q party) bool { return p.spiffe != 0 && q.spiffe != 0 && p.spiffe != q.spiffe }
+
 // firstReports keeps one final log for each request of a proxy, in order.
 func firstReports(logs []*piece) []*piece {
 	logs = slices.DeleteFunc(logs, func(p *piece) bool { return !p.final })
@@ -237,6 +262,14 @@ func (c *Correlator) callee(j *joined, p *piece) {
 			logs, proxies, apps = l, x, a
 		}
 	}
+	if p.to.pod != 0 && (len(logs) > 1 || len(logs) == 1 && logs[0].told) {
+		// Reports of several pods on one node: each of its own call.
+		elsewhere := func(q *piece) bool { return q.to.pod != 0 && q.to.pod != p.to.pod && !sameReport(q, p) }
+		logs, proxies, apps = slices.DeleteFunc(logs, elsewhere), slices.DeleteFunc(proxies, elsewhere), slices.DeleteFunc(apps, elsewhere)
+		for _, q := range slices.Concat(logs, proxies, apps) {
+			j.doubt = j.doubt || q.to.pod == 0
+		}
+	}
 	i := max(
 		slices.Index(proxies, p), slices.Index(apps, p),
 		slices.IndexFunc(logs, func(q *piece) bool { return q == p || sameReport(p, q) }))
@@ -249,7 +282,7 @@ func (c *Correlator) callee(j *joined, p *piece) {
 			j.set(list[i], TierSpan)
 		}
 	}
-	if filled > 1 && max(len(logs), len(proxies), len(apps)) > 1 {
+	if filled > 1 && max(len(logs), len(proxies), len(apps)) > 1 && !apartInTime(logs, proxies, apps) {
 		j.doubt = true
 	}
 	if proxy := j.slots[calleeProxy]; proxy != nil && len(logs) == 0 {
@@ -262,6 +295,24 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		}
 	}
 	j.tiers[j.calleeLead().place] = TierNone
+}
+
+// apartInTime says whether what one pod tells of several attempts is told apart by
+// when: the spans within each report, and within no other.
+func apartInTime(logs []*piece, spans ...[]*piece) bool {
+	for _, list := range spans {
+		if len(list) > 0 && len(list) != len(logs) {
+			return false
+		}
+		for i, span := range list {
+			for k, log := range logs {
+				if within := span.start >= log.start-rounding && span.end <= log.end+rounding; within != (i == k) {
+					return false
+				}
+			}
+		}
+	}
+	return len(logs) > 0
 }
 
 // finalOf finds the final entry that an interim one belongs to.
@@ -315,6 +366,9 @@ func (c *Correlator) fits(a, b *piece) (fits, identified bool) {
 		// One proxy's log and span: its name for itself must be the same.
 		return a.reporter != 0 && a.reporter == b.reporter, false
 	}
+	if a.mirrored != b.mirrored {
+		return false, false
+	}
 	from, byFrom := a.from.matches(b.from, false)
 	to, byTo := a.to.matches(b.to, true)
 	return from && to, byFrom && byTo
@@ -336,7 +390,7 @@ func (p *piece) samePort(q *piece) bool {
 func (p *piece) tunnelled() bool { return p.from.spiffe != 0 && p.to.spiffe != 0 }
 
 func (p party) isAt(q party) bool {
-	if p.spiffe != 0 && q.spiffe != 0 && p.spiffe != q.spiffe {
+	if p.isNot(q) {
 		return false
 	}
 	if p.pod != 0 && q.pod != 0 && p.pod != q.pod {
@@ -352,6 +406,27 @@ func (p party) samePort(q party) bool {
 
 const portHBONE = 15008
 
+// contradict says whether a caller's and a callee's piece, or two of one side, can't
+// be of one call though they stand on one node: a span id that a proxy only
+// passes on, or an application forwards, names more than one call.
+func contradict(a, b *piece) bool {
+	return unlike(a, b) ||
+		// What came in and what went out, or what two proxies say of one side.
+		a.byProxy() && b.byProxy() && (a.reporter == b.reporter) == (a.place.caller() != b.place.caller()) ||
+		a.place.caller() && b.place.caller() && a.from.pod != 0 && b.from.pod != 0 && a.from.pod != b.from.pod
+}
+
+// byProxy says whether a proxy reports, and says which.
+func (p *piece) byProxy() bool {
+	return p.reporter != 0 && p.place != calleeApp && p.place != callerApp && p.place != decision
+}
+
+// unlike says whether two pieces of one trace tell of different methods or paths.
+func unlike(a, b *piece) bool {
+	x, y := a.keys[byTrace-1], b.keys[byTrace-1]
+	return a.mirrored != b.mirrored || x != 0 && y != 0 && x != y
+}
+
 // overlap says whether two pieces may be of one time, given how far clocks are
 // apart.
 func (c *Correlator) overlap(a, b *piece) bool {
@@ -360,8 +435,9 @@ func (c *Correlator) overlap(a, b *piece) bool {
 }
 
 // nearest finds the piece of a place that fits p best by tier request or
-// connection, and whether there was more than one. A connection with the same
-// source port beats those that only go the same way.
+// connection, and whether there was more than one. What agrees on the addresses
+// beats what only tells of the same identities; a connection with the same source
+// port those that only go the same way.
 func (c *Correlator) nearest(p *piece, at place) (best *piece, identified, doubt bool) {
 	var buf [16]*piece
 	for _, kind := range [...]lookup{byRequest, byTrace} {
@@ -380,10 +456,14 @@ func (c *Correlator) nearest(p *piece, at place) (best *piece, identified, doubt
 					}
 					continue
 				}
-				if p.connection && byID != identified {
-					if byID {
-						best, identified, doubt = q, true, false
-					}
+				better, worse := agree(p, q) && !agree(p, best), agree(p, best) && !agree(p, q)
+				if p.connection {
+					better, worse = byID && !identified, identified && !byID
+				}
+				if better {
+					best, identified, doubt = q, byID, false
+				}
+				if better || worse {
 					continue
 				}
 				doubt = true
@@ -427,32 +507,291 @@ func (c *Correlator) free(p, q *piece) bool {
 	case q.place == calleeProxy && p.place == calleeLog:
 		logs, _, _ := c.calleesAt(q.trace, q.span)
 		return len(logs) == 0
-	case q.place == callerLog && q.hasNode() && !q.retried:
+	case q.place == callerLog && q.hasNode() && q.resends == 0:
 		for _, k := range c.under(buf[:0], q.trace, q.span) {
-			if k.place.callee() {
+			if k.place.callee() && !contradict(q, k) || k.place == decision && slices.ContainsFunc(c.named(k), func(log *piece) bool {
+				return log != p && !contradict(q, log) && agree(q, log)
+			}) {
 				return false
 			}
 		}
 	case q.place == decision && p.place != decision:
 		// A log that names a decision has it or waits for it; a decision
 		// that a log names is that log's.
-		return p.keys[byDecision-1] == 0 && len(c.named(q)) == 0
+		return p.keys[byDecision-1] == 0 && len(c.named(q)) == 0 && !c.spanned(q)
 	case p.place == decision:
-		return q.keys[byDecision-1] == 0
+		return q.keys[byDecision-1] == 0 && !c.spanned(p)
 	}
 	return true
 }
 
-// bound says whether a caller's log fits p that spans bind to another action.
-func (c *Correlator) bound(p *piece) bool {
+// spanned says whether spans bind decision d to a call: a callee's piece stands
+// on a node that d knows of, or beneath the one from which it was asked.
+func (c *Correlator) spanned(d *piece) bool {
+	var buf [8]*piece
+	found := c.at(buf[:0], d.trace, d.span)
+	if d.keys[byParent-1] != 0 {
+		found = c.under(c.at(found, d.trace, d.parent), d.trace, d.parent)
+	}
+	return slices.ContainsFunc(found, func(q *piece) bool { return q.place.callee() })
+}
+
+// bound says whether a caller's log or span may be p's although it is bound to
+// another action, or too far away in time. parented: spans tell beneath which p is.
+func (c *Correlator) bound(p *piece, parented bool) bool {
+	var buf, beneath [16]*piece
+	retried := 0
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			switch q.place {
+			case callerLog:
+				if q.resends > 0 {
+					retried++
+				}
+				if retried > maxAlike || c.lacksAttempt(q, p) {
+					return true // the clocks may be further apart than they should, and a gateway between
+				}
+				if !q.final || c.free(p, q) {
+					continue
+				}
+			case callerProxy, callerApp:
+				// A retry's span, of which p did not say that it is its parent.
+				if !parented && !p.told && q.parent != p.span && agree(p, q) && c.overlap(p, q) &&
+					slices.ContainsFunc(c.under(beneath[:0], q.trace, q.span), func(k *piece) bool { return k.place == p.place || k.place == calleeProxy }) {
+					return true
+				}
+				continue
+			default:
+				continue
+			}
+			if fits, _ := c.fits(p, q); fits {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lacksAttempt says whether a caller's log tells of more attempts than there are
+// reports of, and of nobody else than p.
+func (c *Correlator) lacksAttempt(log, p *piece) bool {
+	if log.resends == 0 || log.from.isNot(p.from) || log.to.isNot(p.to) || log.mirrored != p.mirrored {
+		return false
+	}
+	found := c.candidates(log, p.place, maxAlike)
+	if log.hasNode() {
+		var buf [16]*piece
+		for _, q := range c.at(c.under(buf[:0], log.trace, log.span), log.trace, log.span) {
+			of := []*piece{q}
+			if q.place == decision {
+				of = c.named(q)
+			}
+			for _, q := range of {
+				if q.place == p.place && !slices.Contains(found, q) {
+					found = append(found, q)
+				}
+			}
+		}
+	}
+	return len(found) <= int(log.resends)
+}
+
+// triedElsewhere finds the nearest caller's log that may tell of attempts of
+// which p is one, though it names another address: the last attempt's callee's, or
+// its own where p sees a gateway's between them.
+func (c *Correlator) triedElsewhere(p *piece) (best *piece) {
 	var buf [16]*piece
 	for _, kind := range [...]lookup{byRequest, byTrace} {
 		for _, q := range c.sharing(buf[:0], kind, p) {
-			if q.place == callerLog && q.final && !c.free(p, q) {
-				if fits, _ := c.fits(p, q); fits {
-					return true
+			if q.place == callerLog && q.final && c.mayHaveTried(q, p) &&
+				(best == nil || distance(p, q) < distance(p, best) || distance(p, q) == distance(p, best) && q.before(best)) {
+				best = q
+			}
+		}
+	}
+	return best
+}
+
+// wanted says whether p, which has a caller's log, may as well be the attempt that
+// another tells of and nobody reported.
+func (c *Correlator) wanted(p, log *piece) bool {
+	var buf [16]*piece
+	looked := 0
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			if q.place != callerLog || q.resends == 0 || !q.final || q == log || sameReport(q, log) {
+				continue
+			}
+			if looked++; looked > maxAlike || c.mayHaveTried(q, p) && c.lacksAttempt(q, p) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mayHaveTried says whether a caller's log tells of several attempts, of which p,
+// at another address, may be one.
+func (c *Correlator) mayHaveTried(log, p *piece) bool {
+	if log.place != callerLog || !p.place.callee() || log.resends == 0 || log.connection || p.connection || log.mirrored != p.mirrored || !c.overlap(log, p) ||
+		log.trace != p.trace && log.trace != (evidence.TraceID{}) && p.trace != (evidence.TraceID{}) {
+		return false
+	}
+	from, known := log.from.matches(p.from, false)
+	to, stated := log.to.matches(p.to, true)
+	// One of both may be another address, of which nothing else is known.
+	return from != to && (from || !known) && (to || !stated)
+}
+
+// candidates gives the reports of a place that fit p best by tier request, one for
+// each call: of a caller's log the attempts. Of more than most it gives any, one
+// too many.
+func (c *Correlator) candidates(p *piece, at place, most int) []*piece {
+	var buf [16]*piece
+	var out []*piece
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			if q.place != at || !q.final || !c.free(p, q) ||
+				slices.ContainsFunc(out, func(k *piece) bool { return k == q || sameReport(k, q) }) {
+				continue
+			}
+			if fits, _ := c.fits(p, q); fits {
+				if out = append(out, q); len(out) > most {
+					return out
 				}
 			}
+		}
+	}
+	disagree := func(q *piece) bool { return !agree(p, q) }
+	if slices.ContainsFunc(out, func(q *piece) bool { return agree(p, q) }) {
+		out = slices.DeleteFunc(out, disagree)
+	}
+	return out
+}
+
+// maxAlike bounds the alike calls, or attempts of one, that are told apart; more are
+// in doubt without a look, so that who repeats a request id costs little.
+const maxAlike = 5
+
+// pair settles which caller's log is p's where several calls are alike: as many
+// callers' reports as callees', each of which fits each. Of all ways to pair them
+// it takes that in which they lie closest; how far the clocks are apart does not
+// change which. It is sure if in no other way each callee's report lies within its
+// caller's with the two clocks set right, where all are of two proxies.
+func (c *Correlator) pair(p *piece) (log *piece, sure bool) {
+	callers := c.candidates(p, callerLog, maxAlike)
+	if len(callers) < 2 || len(callers) > maxAlike {
+		return nil, false
+	}
+	callees := c.candidates(callers[0], p.place, maxAlike)
+	if len(callees) != len(callers) {
+		return nil, false
+	}
+	slices.SortFunc(callers, compare)
+	slices.SortFunc(callees, compare)
+	sure = p.reporter != 0 && callers[0].reporter != 0
+	for i, k := range callers {
+		if k.resends > 0 || k.crowded || callees[i].crowded ||
+			!sameSet(c.candidates(k, p.place, maxAlike), callees) || !sameSet(c.candidates(callees[i], callerLog, maxAlike), callers) {
+			return nil, false
+		}
+		sure = sure && k.reporter == callers[0].reporter && callees[i].reporter == p.reporter
+	}
+	of := slices.IndexFunc(callees, func(q *piece) bool { return q == p || sameReport(q, p) })
+	if of < 0 {
+		return nil, false
+	}
+	ways, least := 0, 0.0
+	orders(len(callers), func(order []int) {
+		cost, low, high := 0.0, int64(math.MinInt64), int64(math.MaxInt64)
+		for i, n := range order {
+			begin, end := callers[n].start-callees[i].start, callers[n].end-callees[i].end
+			cost += float64(begin)*float64(begin) + float64(end)*float64(end)
+			low, high = max(low, begin-rounding), min(high, end+rounding)
+		}
+		if low <= high {
+			ways++
+		}
+		if log == nil || cost < least {
+			log, least = callers[order[of]], cost
+		}
+	})
+	return log, sure && ways == 1
+}
+
+// rounding is how far times of one clock may be off: some proxies tell begin and
+// duration in milliseconds.
+const rounding = int64(2 * time.Millisecond)
+
+func sameSet(a, b []*piece) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(p *piece) bool { return !slices.Contains(b, p) })
+}
+
+// orders calls f with 0 … n-1 in every order, the lexically first first.
+func orders(n int, f func([]int)) {
+	order := make([]int, 0, n)
+	var next func()
+	next = func() {
+		if len(order) == n {
+			f(order)
+			return
+		}
+		for i := range n {
+			if !slices.Contains(order, i) {
+				order = append(order, i)
+				next()
+				order = order[:len(order)-1]
+			}
+		}
+	}
+	next()
+}
+
+// lag is how much later than its caller's a callee's proxy may notice that a call
+// is over.
+const lag = int64(20 * time.Millisecond)
+
+// overclaimed says whether what fits a caller's log can't all be its: there are
+// more reports than attempts that it tells of, or by one callee's clock they took
+// longer than the whole call.
+func (c *Correlator) overclaimed(log *piece, at place) bool {
+	all := c.candidates(log, at, maxAlike)
+	n := len(all)
+	if n > maxAlike {
+		return true
+	}
+	if log.resends > 0 {
+		var buf [16]*piece
+		looked := 0
+		for _, kind := range [...]lookup{byRequest, byTrace} {
+			for _, q := range c.sharing(buf[:0], kind, log) {
+				if q.place != at || !q.final || !c.mayHaveTried(log, q) {
+					continue
+				}
+				if looked++; looked > maxAlike {
+					return true
+				}
+				if len(c.candidates(q, callerLog, 0)) == 0 && c.triedElsewhere(q) == log {
+					n++
+				}
+			}
+		}
+	}
+	if log.crowded || n > 1+int(log.resends) {
+		return true
+	}
+	for _, p := range all {
+		first, last := p.start, p.end
+		for _, q := range all {
+			if q.crowded || q != p && q.reporter == p.reporter && p.reporter != 0 && q.start+rounding < p.end && p.start+rounding < q.end {
+				return true // or the next attempt did not wait for the one before
+			}
+			if q.reporter == p.reporter && p.reporter != 0 {
+				first, last = min(first, q.start), max(last, q.end)
+			}
+		}
+		if log.end > log.start && last-first > log.end-log.start+lag {
+			return true
 		}
 	}
 	return false
@@ -505,13 +844,34 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 		return
 	}
 	logs, proxies, apps := c.callersAt(t, s)
-	if len(logs) > 1 {
-		j.doubt = true
-		if at := j.calleeLead(); at != nil {
-			slices.SortStableFunc(logs, func(a, b *piece) int {
-				return int(min(max(distance(at, a)-distance(at, b), -1), 1))
-			})
+	lead := j.lead()
+	if lead != nil {
+		other := func(p *piece) bool { return contradict(lead, p) }
+		logs, proxies, apps = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
+	}
+	if lead != nil && len(logs) > 0 && j.slots[callerLog] == nil {
+		fitting := slices.DeleteFunc(slices.Clone(logs), func(p *piece) bool { fits, _ := c.fits(lead, p); return !fits })
+		j.doubt = j.doubt || len(logs) > 1 && len(fitting) != 1 || len(fitting) == 0 && (lead.told && lead.span == s && !agree(lead, logs[0]) ||
+			lead.to.differs(logs[0].to) && (logs[0].resends == 0 || lead.from.differs(logs[0].from)))
+		if len(fitting) > 0 {
+			logs = fitting
 		}
+		slices.SortStableFunc(logs, func(a, b *piece) int {
+			return int(min(max(distance(lead, a)-distance(lead, b), -1), 1))
+		})
+	}
+	log := j.slots[callerLog]
+	if log == nil && len(logs) > 0 {
+		log = logs[0]
+	}
+	if log != nil {
+		other := func(p *piece) bool { return contradict(log, p) }
+		proxies, apps = slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
+	} else if lead != nil && lead.place == calleeLog && len(proxies) > 0 {
+		j.doubt = j.doubt || !agree(lead, proxies[0])
+	}
+	if lead != nil && lead.told && lead.span == s {
+		j.doubt = j.doubt || c.shared(lead, logs, proxies, apps)
 	}
 	for _, list := range [...][]*piece{logs, proxies, apps} {
 		if len(list) > 0 {
@@ -525,8 +885,36 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 	}
 }
 
+// shared says whether some of the caller's pieces on the node of which a callee was
+// told may be of another call there: the log of more reports than it tells of
+// attempts, a span of one with another destination.
+func (c *Correlator) shared(lead *piece, logs, proxies, apps []*piece) bool {
+	all, _, _ := c.calleesAt(lead.trace, lead.span)
+	for i, list := range [...][]*piece{logs, proxies, apps} {
+		if len(list) == 0 {
+			continue
+		}
+		n, others := 0, false
+		for _, q := range all {
+			if !contradict(list[0], q) && agree(list[0], q) {
+				n++
+				others = others || unlike(lead, q) || lead.to.isNot(q.to)
+			}
+		}
+		if i == 0 && n > 1+int(list[0].resends) || others {
+			return true
+		}
+	}
+	return false
+}
+
 // caller adds what the caller's side says about the callee's pieces in j.
 func (c *Correlator) caller(j *joined) {
+	c.callerReports(j)
+	c.application(j)
+}
+
+func (c *Correlator) callerReports(j *joined) {
 	lead := j.calleeLead()
 	proxy, app, log := j.slots[calleeProxy], j.slots[calleeApp], j.slots[calleeLog]
 	node := app // the callee's node: its proxy's, else the application's
@@ -536,44 +924,105 @@ func (c *Correlator) caller(j *joined) {
 	case log != nil && log.hasNode():
 		node = log
 	}
+	var parent evidence.SpanID // the caller's node, as far as it is known
 	if node != nil {
 		switch {
 		case proxy != nil:
-			c.callerAt(j, proxy.trace, proxy.parent, TierSpan)
+			parent = proxy.parent
 		case node.place == calleeLog && node.parent != (evidence.SpanID{}):
-			c.callerAt(j, node.trace, node.parent, TierSpan)
+			parent = node.parent
 		case app != nil && app.parent != node.span:
-			c.callerAt(j, app.trace, app.parent, TierSpan)
+			parent = app.parent
 		}
+		c.callerAt(j, node.trace, parent, TierSpan)
 		c.callerAt(j, node.trace, node.span, TierSpan)
+	}
+	linked := j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
+	if !linked && log != nil {
+		// The decision that the log names knows from which span it was asked.
+		if d := c.decisionOf(log); d != nil && (node == nil || d.parent != node.span) {
+			c.callerAt(j, d.trace, d.parent, TierSpan)
+			linked = j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
+		}
 	}
 	if j.slots[callerLog] == nil && lead.place != calleeApp {
 		log, identified, doubt := c.nearest(lead, callerLog)
+		sure := false
+		switch {
+		case lead.connection:
+		case log == nil:
+			log, doubt = c.triedElsewhere(lead), true
+		case doubt:
+			if paired, certain := c.pair(lead); paired != nil {
+				log, sure = paired, certain
+				doubt = !sure
+			}
+		}
 		if lead.connection {
 			c.connection(j, lead, log, identified, doubt)
 			return
 		}
-		linked := j.slots[callerProxy] != nil || j.slots[callerApp] != nil
 		if log == nil || linked && log.hasNode() {
 			// A log on another node than the spans is of another call. With
 			// no caller at all it may be this one's: of a retry that it does
 			// not tell of.
-			j.doubt = j.doubt || !linked && c.bound(lead)
+			j.doubt = j.doubt || !linked && c.bound(lead, proxy != nil || parent != evidence.SpanID{})
 			return
 		}
 		j.set(log, TierRequest)
 		j.trust(identified)
-		j.doubt = j.doubt || doubt
-		if !log.retried {
-			// It tells of one attempt, so it can't be this one's and
-			// another's.
-			_, _, others := c.nearest(log, lead.place)
-			j.doubt = j.doubt || others
-		}
+		j.doubt = j.doubt || doubt || !agree(lead, log) || !sure && c.overclaimed(log, lead.place) || c.wanted(lead, log) ||
+			log.hasNode() && parent != (evidence.SpanID{}) && log.span != parent
 		if log.hasNode() {
 			c.callerAt(j, log.trace, log.span, TierRequest)
 		}
 	}
+}
+
+// application adds the caller's application's span where its proxy's, which stands
+// between that and the log, is not there: the only one of the same pod, trace,
+// method and path around the log, which must be the only one in it.
+func (c *Correlator) application(j *joined) {
+	log := j.slots[callerLog]
+	if log == nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil {
+		return
+	}
+	if app := c.around(log, callerApp); app != nil && c.around(app, callerLog) == log {
+		j.set(app, TierRequest)
+		j.trust(false)
+	}
+}
+
+// around finds the only application's span around a caller's log, or the only log
+// within a span, that no span binds to another.
+func (c *Correlator) around(p *piece, at place) *piece {
+	if p.from.pod == 0 || p.connection {
+		return nil
+	}
+	var buf, beneath [16]*piece
+	var only *piece
+	for _, q := range c.sharing(buf[:0], byTrace, p) {
+		if q.place != at || q.from.pod != p.from.pod || !q.final || only != nil && sameReport(q, only) {
+			continue
+		}
+		log, app := p, q
+		if at == callerLog {
+			log, app = q, p
+		}
+		if app.start > log.start+rounding || app.end < log.end-rounding {
+			continue
+		}
+		for _, k := range c.at(c.under(c.at(beneath[:0], log.trace, log.span), app.trace, app.span), app.trace, app.span) {
+			if k.place == callerProxy || k.place.callee() || k.place == callerLog && k.span == app.span {
+				return nil // spans say whose it is
+			}
+		}
+		if only != nil {
+			return nil
+		}
+		only = q
+	}
+	return only
 }
 
 // connection adds the caller's report of a connection. A connection is not
@@ -648,20 +1097,76 @@ func (c *Correlator) decisions(j *joined) {
 	// A decision that no log names may be of another attempt, whose log is
 	// lost.
 	log := j.slots[callerLog]
-	retried := log != nil && log.retried
-	if d, doubt := c.decisionBySpan(j); d != nil {
+	retried := log != nil && log.resends > 0
+	if d, doubt := c.decisionBySpan(j); d != nil && !c.nearerAttempt(j, d) {
 		j.set(d, TierSpan)
 		j.doubt = j.doubt || doubt || retried
 		return
 	}
-	if lead.place.callee() {
-		if d, doubt := c.mate(lead, decision); d != nil {
+	if lead.place.callee() || lead.place == callerLog {
+		if d, doubt := c.mate(lead, decision); d != nil && !elsewhere(lead, d) && !j.askedElsewhere(d) {
 			_, identified := c.fits(lead, d)
 			j.set(d, TierRequest)
 			j.trust(identified)
-			j.doubt = j.doubt || doubt || retried
+			j.doubt = j.doubt || doubt || retried || slices.ContainsFunc(c.candidates(d, callerLog, maxAlike), func(q *piece) bool {
+				return log != nil && q != log && !sameReport(q, log)
+			})
 		}
 	}
+}
+
+// nearerAttempt says whether a decision asked from the caller's span is about
+// another attempt of the call, which is nearer to it in time.
+func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
+	lead, log := j.lead(), j.slots[callerLog]
+	var buf [16]*piece
+	rivals := c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent)
+	if log != nil {
+		rivals = append(rivals, c.candidates(log, lead.place, maxChain)...)
+	}
+	for _, q := range rivals {
+		if !q.place.callee() || !q.final || j.slots[q.place] == q {
+			continue
+		}
+		var other joined
+		c.callee(&other, q)
+		rival := other.calleeLead()
+		if rival != lead && rival.keys[byDecision-1] == 0 && !unlike(rival, d) && !elsewhere(rival, d) &&
+			(distance(rival, d) < distance(lead, d) || distance(rival, d) == distance(lead, d) && rival.before(lead)) {
+			return true
+		}
+	}
+	return false
+}
+
+// decisionOf finds the decision that a log names and that knows its caller's span.
+func (c *Correlator) decisionOf(log *piece) *piece {
+	var buf [8]*piece
+	found := slices.DeleteFunc(c.sharing(buf[:0], byDecision, log), func(q *piece) bool {
+		return q.place != decision || q.keys[byParent-1] == 0
+	})
+	if log.keys[byDecision-1] == 0 || len(found) == 0 {
+		return nil
+	}
+	return slices.MinFunc(found, compare)
+}
+
+// askedElsewhere says whether a decision was asked from another span than the
+// action's callers'.
+func (j *joined) askedElsewhere(d *piece) bool {
+	if d.keys[byParent-1] == 0 {
+		return false
+	}
+	known := false
+	for _, at := range [...]place{callerLog, callerProxy, callerApp} {
+		if p := j.slots[at]; p != nil && p.hasNode() && p.trace == d.trace {
+			if p.span == d.parent {
+				return false
+			}
+			known = true
+		}
+	}
+	return known
 }
 
 // decisionBySpan finds the decision, which no log names, that knows of a span
@@ -680,10 +1185,10 @@ func (c *Correlator) decisionBySpan(j *joined) (best *piece, doubt bool) {
 		}
 		lead := j.lead()
 		for _, d := range found {
-			if d.place != decision || d == best || len(c.named(d)) > 0 || !c.overlap(lead, d) {
+			if d.place != decision || d == best || unlike(lead, d) || elsewhere(lead, d) || len(c.named(d)) > 0 || !c.overlap(lead, d) {
 				continue
 			}
-			doubt = doubt || best != nil
+			doubt = doubt || best != nil || d.parent != (evidence.SpanID{}) && c.attemptedFrom(d)
 			if best == nil || distance(lead, d) < distance(lead, best) ||
 				distance(lead, d) == distance(lead, best) && d.before(best) {
 				best = d
@@ -691,6 +1196,21 @@ func (c *Correlator) decisionBySpan(j *joined) (best *piece, doubt bool) {
 		}
 	}
 	return best, doubt
+}
+
+// attemptedFrom says whether several calls were made from the span that asked for
+// a decision.
+func (c *Correlator) attemptedFrom(d *piece) bool {
+	var buf [16]*piece
+	var n [places]int
+	for _, q := range c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent) {
+		if q.place.callee() && q.final && q.mirrored == d.mirrored {
+			if n[q.place]++; n[q.place] > 1 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // interim adds interim reports and repeats of the two access logs.
@@ -726,14 +1246,11 @@ func (c *Correlator) gather(lead *piece) *joined {
 		}
 		c.caller(j)
 	case lead.place.caller():
+		j.set(c.firstOf(lead), TierNone)
 		if lead.hasNode() {
 			c.callerAt(j, lead.trace, lead.span, TierSpan)
-			if lead.place == callerLog {
-				j.slots[callerLog] = c.firstOf(lead)
-			}
-		} else {
-			j.set(c.firstOf(lead), TierNone)
 		}
+		c.application(j)
 		j.tiers[j.lead().place] = TierNone
 		if c.contended(lead) {
 			j.doubt = true
@@ -824,6 +1341,10 @@ func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
 				switch {
 				case q.place.callee():
 					add(calleeOf(q))
+				case q.place == decision:
+					for _, log := range c.named(q) {
+						add(calleeOf(log))
+					}
 				case q.place == callerProxy && p.place == callerApp:
 					dst = c.leads(dst, q)
 				}
@@ -831,6 +1352,17 @@ func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
 		}
 		for _, q := range c.claimants(p) {
 			add(q)
+		}
+		if log := c.around(p, callerLog); p.place == callerApp && log != nil {
+			dst = c.leads(dst, log)
+		}
+		// On a node that several calls share not all are p's.
+		several := p.place == callerApp || len(dst) > 1 || len(dst) == 1 && contradict(dst[0], p)
+		for _, q := range c.at(buf[:0], p.trace, p.span) {
+			several = several || q != p && q.place.caller() && (q.place == p.place || contradict(q, p))
+		}
+		if several {
+			dst = slices.DeleteFunc(dst, func(lead *piece) bool { return !c.takes(lead, p) })
 		}
 		if len(dst) == 0 {
 			add(c.callerLead(p))
@@ -858,6 +1390,19 @@ func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
 		add(c.stages(p)[0])
 	}
 	return dst
+}
+
+// takes says whether lead's action has a caller's piece.
+func (c *Correlator) takes(lead, p *piece) bool {
+	j := joined{confidence: 1}
+	if lead.place.callee() {
+		c.callee(&j, lead)
+		c.caller(&j)
+	} else {
+		j = *c.gather(lead)
+	}
+	q := j.slots[p.place]
+	return q != nil && (q == p || sameReport(q, p))
 }
 
 // stages gives the reports of one observed event, which share a stream id: those
@@ -908,7 +1453,7 @@ func (c *Correlator) claimants(p *piece) []*piece {
 				if q.place != calleeLog && q.place != calleeProxy || !q.final || slices.Contains(out, q) {
 					continue
 				}
-				if ok, _ := c.fits(log, q); !ok {
+				if ok, _ := c.fits(log, q); !ok && !c.mayHaveTried(log, q) {
 					continue
 				}
 				j := joined{confidence: 1}
@@ -930,6 +1475,8 @@ func (c *Correlator) callerLead(p *piece) *piece {
 		return c.firstOf(p)
 	}
 	logs, proxies, _ := c.callersAt(p.trace, p.span)
+	other := func(q *piece) bool { return contradict(p, q) }
+	logs, proxies = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other)
 	switch {
 	case len(logs) > 0:
 		return logs[0]

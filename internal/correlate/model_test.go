@@ -151,44 +151,156 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 			})
 		})
 	}
+	// leadOf is the callee's strongest report: its log, else its proxy's span.
+	leadOf := func(c []evidence.Evidence) evidence.Evidence {
+		for _, e := range c {
+			if e.Source == evidence.SourceEnvoyALS {
+				return e
+			}
+		}
+		return c[0]
+	}
+	isLog := func(e evidence.Evidence) bool { return e.Source == evidence.SourceEnvoyALS }
+	// Whether a caller's and a callee's report may tell of one call by tier request.
+	fits := func(o, l evidence.Evidence) bool {
+		return (o.RequestID != "" && o.RequestID == l.RequestID || o.TraceID != evidence.TraceID{} && o.TraceID == l.TraceID) &&
+			o.Method == l.Method && o.Path == l.Path &&
+			(o.TraceID == evidence.TraceID{} || l.TraceID == evidence.TraceID{} || o.TraceID == l.TraceID) &&
+			len(o.From.Identities) > 0 && len(l.From.Identities) > 0 &&
+			o.From.Identities[0].ID == l.From.Identities[0].ID && o.To.Identities[0].ID == l.To.Identities[0].ID &&
+			o.Start <= max(l.Start, l.End)+int64(skew) && l.Start <= max(o.Start, o.End)+int64(skew)
+	}
+	ordered := func(of []evidence.Evidence) []evidence.Evidence {
+		slices.SortFunc(of, func(a, b evidence.Evidence) int {
+			return cmp.Or(cmp.Compare(a.Start, b.Start), strings.Compare(string(a.ID[:]), string(b.ID[:])))
+		})
+		return of
+	}
+	// The callers' logs that fit a callee's report and that spans, or a decision
+	// that a log names, do not bind to another.
+	callersOf := func(l evidence.Evidence) []evidence.Evidence {
+		return ordered(where(func(o evidence.Evidence) bool {
+			bound := o.SpanID != evidence.SpanID{} && o.ResendCount == 0 && slices.ContainsFunc(all, func(k evidence.Evidence) bool {
+				return above(k) == at(o) && (k.Role == evidence.RoleCallee || k.Role == evidence.RoleDecision &&
+					slices.ContainsFunc(all, func(x evidence.Evidence) bool {
+						return x.Role == evidence.RoleCallee && x.DecisionID == k.DecisionID && x.Position != l.Position
+					}))
+			})
+			return o.Role == evidence.RoleCaller && isLog(o) && !bound && fits(o, l)
+		}))
+	}
+	calleesOf := func(o evidence.Evidence, l evidence.Evidence) []evidence.Evidence { // of l's kind
+		return ordered(where(func(k evidence.Evidence) bool {
+			return k.Role == evidence.RoleCallee && k.Source == l.Source && fits(o, k)
+		}))
+	}
+	same := func(a, b []evidence.Evidence) bool {
+		return slices.EqualFunc(a, b, func(x, y evidence.Evidence) bool { return x.Position == y.Position })
+	}
+	// Of the callers' logs that fit, l's is the nearest. Where there are as many
+	// as reports of alike calls, each fits each, and none was tried again, they are
+	// taken in the order in which beginnings and ends lie closest.
+	callerOf := func(l evidence.Evidence) (evidence.Evidence, bool) {
+		fitting := callersOf(l)
+		if len(fitting) == 0 {
+			return evidence.Evidence{}, false
+		}
+		alike := calleesOf(fitting[0], l)
+		pairs := len(fitting) > 1 && len(fitting) <= maxAlike && len(alike) == len(fitting)
+		for _, o := range fitting {
+			pairs = pairs && o.ResendCount == 0 && same(calleesOf(o, l), alike)
+		}
+		for _, k := range alike {
+			pairs = pairs && same(callersOf(k), fitting)
+		}
+		if !pairs {
+			d := func(e evidence.Evidence) int64 { return max(e.Start-l.Start, l.Start-e.Start) }
+			slices.SortStableFunc(fitting, func(a, b evidence.Evidence) int { return cmp.Compare(d(a), d(b)) })
+			return fitting[0], true
+		}
+		var best []evidence.Evidence
+		least := 0.0
+		var try func(taken []evidence.Evidence)
+		try = func(taken []evidence.Evidence) {
+			if len(taken) == len(fitting) {
+				cost := 0.0
+				for i, o := range taken {
+					begin, end := float64(o.Start-alike[i].Start), float64(o.End-alike[i].End)
+					cost += begin*begin + end*end
+				}
+				if best == nil || cost < least {
+					best, least = slices.Clone(taken), cost
+				}
+				return
+			}
+			for _, o := range fitting {
+				if !slices.ContainsFunc(taken, func(t evidence.Evidence) bool { return t.Position == o.Position }) {
+					try(append(slices.Clone(taken), o))
+				}
+			}
+		}
+		try(nil)
+		return best[slices.IndexFunc(alike, func(k evidence.Evidence) bool { return k.Position == l.Position })], true
+	}
+	// The decision of an action: that which its callee's log names, else of those
+	// that no log names and that were asked from its spans the nearest, unless
+	// that is nearer to another attempt.
+	decisions := func(of []evidence.Evidence, lead evidence.Evidence) []evidence.Evidence {
+		if lead.Role == evidence.RoleCallee && lead.DecisionID != "" {
+			return decided([]evidence.Evidence{lead})
+		}
+		distance := func(e, d evidence.Evidence) int64 { return max(e.Start-d.Start, d.Start-e.Start) }
+		found := ordered(where(func(d evidence.Evidence) bool {
+			return d.Role == evidence.RoleDecision && d.ParentSpanID != evidence.SpanID{} && d.Path == lead.Path &&
+				!slices.ContainsFunc(all, func(k evidence.Evidence) bool {
+					return k.Role == evidence.RoleCallee && k.DecisionID == d.DecisionID
+				}) &&
+				slices.ContainsFunc(of, func(e evidence.Evidence) bool {
+					return e.SpanID != evidence.SpanID{} && (at(e) == above(d) || e.Role == evidence.RoleCallee && above(e) == above(d))
+				}) &&
+				lead.Start <= max(d.Start, d.End)+int64(skew) && d.Start <= max(lead.Start, lead.End)+int64(skew)
+		}))
+		if len(found) == 0 {
+			return nil
+		}
+		slices.SortStableFunc(found, func(a, b evidence.Evidence) int { return cmp.Compare(distance(lead, a), distance(lead, b)) })
+		d := found[0]
+		for _, c := range callees {
+			k := leadOf(c)
+			reached := func(e evidence.Evidence) bool {
+				return above(e) == above(d) || at(e) == above(d) || slices.ContainsFunc(of, func(o evidence.Evidence) bool {
+					return lead.Role == evidence.RoleCallee && o.Role == evidence.RoleCaller && isLog(o) && slices.ContainsFunc(calleesOf(o, lead), func(x evidence.Evidence) bool { return x.Position == e.Position })
+				})
+			}
+			if k.Position != lead.Position && k.DecisionID == "" && slices.ContainsFunc(c, reached) && (distance(k, d) < distance(lead, d) ||
+				distance(k, d) == distance(lead, d) && cmp.Or(cmp.Compare(k.Start, lead.Start), strings.Compare(string(k.ID[:]), string(lead.ID[:]))) < 0) {
+				return nil
+			}
+		}
+		return found[:1]
+	}
 	for _, c := range callees {
+		lead := leadOf(c)
 		var callers []evidence.Evidence
 		for _, e := range c {
 			callers = append(callers, callersAt(above(e))...)
 		}
-		// 3. With no caller's log by spans: the nearest one of the same
-		// request, parties, method, path and time.
-		hasLog := slices.ContainsFunc(callers, func(e evidence.Evidence) bool { return e.Source == evidence.SourceEnvoyALS })
-		if !hasLog && !isApp(c[0]) {
-			fitting := where(func(o evidence.Evidence) bool {
-				l := c[0]
-				bound := o.SpanID != evidence.SpanID{} && o.ResendCount == 0 && slices.ContainsFunc(all, func(k evidence.Evidence) bool {
-					return k.Role == evidence.RoleCallee && above(k) == at(o)
-				})
-				return o.Role == evidence.RoleCaller && o.Source == evidence.SourceEnvoyALS && !bound &&
-					(o.RequestID != "" && o.RequestID == l.RequestID || o.TraceID != evidence.TraceID{} && o.TraceID == l.TraceID) &&
-					o.Method == l.Method && o.Path == l.Path &&
-					(o.TraceID == evidence.TraceID{} || l.TraceID == evidence.TraceID{} || o.TraceID == l.TraceID) &&
-					len(o.From.Identities) > 0 && len(l.From.Identities) > 0 &&
-					o.From.Identities[0].ID == l.From.Identities[0].ID && o.To.Identities[0].ID == l.To.Identities[0].ID &&
-					o.Start <= max(l.Start, l.End)+int64(skew) && l.Start <= max(o.Start, o.End)+int64(skew)
-			})
-			slices.SortFunc(fitting, func(a, b evidence.Evidence) int {
-				d := func(e evidence.Evidence) int64 { return max(e.Start-c[0].Start, c[0].Start-e.Start) }
-				if d(a) != d(b) {
-					return int(min(max(d(a)-d(b), -1), 1))
-				}
-				if a.Start != b.Start {
-					return int(min(max(a.Start-b.Start, -1), 1))
-				}
-				return strings.Compare(string(a.ID[:]), string(b.ID[:]))
-			})
-			if len(fitting) > 0 && (len(callers) == 0 || fitting[0].SpanID == evidence.SpanID{}) {
-				callers = append(callers, fitting[0])
-				callers = append(callers, callersAt(at(fitting[0]))...)
+		if len(callers) == 0 {
+			// The decision that the log names knows from which span it was asked.
+			for _, d := range decided([]evidence.Evidence{lead}) {
+				callers = append(callers, callersAt(above(d))...)
 			}
 		}
-		action(c, callers, decided(c))
+		// 3. With no caller's log by spans: the nearest one of the same
+		// request, parties, method, path and time.
+		if !slices.ContainsFunc(callers, isLog) && !isApp(c[0]) {
+			log, found := callerOf(lead)
+			if found && (len(callers) == 0 || log.SpanID == evidence.SpanID{}) {
+				callers = append(callers, log)
+				callers = append(callers, callersAt(at(log))...)
+			}
+		}
+		action(c, callers, decisions(slices.Concat(c, callers), lead))
 	}
 
 	// 4. What is left of the callers: each proxy node with the application
@@ -196,7 +308,8 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 	for _, last := range []bool{false, true} {
 		for _, e := range where(func(e evidence.Evidence) bool { return e.Role == evidence.RoleCaller && isApp(e) == last }) {
 			if !used[e.Position] {
-				action([]evidence.Evidence{e}, callersAt(at(e)))
+				of := append([]evidence.Evidence{e}, callersAt(at(e))...)
+				action(of, decisions(of, leadOf(of)))
 			}
 		}
 	}
@@ -238,7 +351,8 @@ func drawConnections(t *rapid.T) []evidence.Evidence {
 }
 
 // drawMesh draws the evidence of a few calls, with pieces missing, retries,
-// traced and untraced proxies, shared request ids and skewed clocks.
+// traced and untraced proxies, shared request ids and skewed clocks. Equal calls
+// compete for evidence: what comes late may have been another's.
 func drawMesh(t *rapid.T, equalCalls bool) []evidence.Evidence {
 	var all []evidence.Evidence
 	kept := func(e evidence.Evidence) {
@@ -254,9 +368,11 @@ func drawMesh(t *rapid.T, equalCalls bool) []evidence.Evidence {
 		start := time.Duration(rapid.IntRange(0, 3000).Draw(t, "start")) * time.Millisecond
 		from := rapid.SampledFrom([]string{"a", "b"}).Draw(t, "from")
 		common := []option{at(start), mtls(from, "c"), request(rapid.SampledFrom([]string{"r1", "r2"}).Draw(t, "request"))}
+		var paths []option
 		if !equalCalls {
-			common = append(common, path(fmt.Sprint("/", i)))
+			paths = []option{path(fmt.Sprint("/", i))}
 		}
+		common = append(common, paths...)
 		with := func(o ...option) []option { return slices.Concat(common, o) }
 		skewed := at(time.Duration(rapid.IntRange(-1000, 1000).Draw(t, "skew")) * time.Millisecond)
 		tries := rapid.IntRange(1, 2).Draw(t, "tries")
@@ -283,8 +399,14 @@ func drawMesh(t *rapid.T, equalCalls bool) []evidence.Evidence {
 			kept(proxySpan(try("proxy in"), evidence.SpanServer, with(trace(1, in, out), skewed)...))
 			log := with(trace(1, in, out), skewed)
 			if rapid.Bool().Draw(t, "decided") {
-				log = append(log, decided(id))
-				kept(opa(id, decided(id)))
+				if !equalCalls || rapid.Bool().Draw(t, "names its decision") {
+					log = append(log, decided(id))
+				}
+				asked := byte(0)
+				if equalCalls && rapid.Bool().Draw(t, "asked in trace") {
+					asked = out
+				}
+				kept(opa(id, slices.Concat(paths, []option{at(start), decided(id), trace(1, 0, asked)})...))
 			}
 			kept(calleeALS(try("server"), log...))
 			app := next()
@@ -384,6 +506,49 @@ func TestFoldedRecordsDoNotDependOnTime(t *testing.T) {
 		for _, r := range rs {
 			require.False(t, ids[r.ID], "record ids are unique")
 			ids[r.ID] = true
+		}
+	})
+}
+
+// Where calls compete, what leaves first takes what is nearest then. But in the end
+// no record that says otherwise than the model says that it is sure.
+func TestWhatLateEvidenceContestsIsMarked(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := drawMesh(t, true)
+		cfg := testConfig()
+		c := New(cfg)
+		now := t0
+		for _, e := range shuffle(t, all) {
+			now = now.Add(time.Duration(rapid.IntRange(0, 20000/max(len(all), 1)).Draw(t, "wait")) * time.Millisecond)
+			c.Advance(now)
+			c.Add(now, []evidence.Evidence{e})
+		}
+		c.Advance(now.Add(time.Minute))
+		var rs []*Record
+		_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+		names := map[evidence.ID]string{}
+		for i := range all {
+			names[all[i].ID] = all[i].Position
+		}
+		cited, state := map[RecordID][]string{}, map[RecordID]State{}
+		for _, r := range rs {
+			id := r.ID
+			if r.EventName == semconv.EventAmendment {
+				id = r.Amends
+			}
+			state[id] = r.State
+			for _, a := range r.Attestations {
+				cited[id] = append(cited[id], names[a.ID])
+			}
+		}
+		actions := model(all, cfg.ClockSkew)
+		for id, members := range cited {
+			within := slices.ContainsFunc(actions, func(action []string) bool {
+				return !slices.ContainsFunc(members, func(m string) bool { return !slices.Contains(action, m) })
+			})
+			if !within && state[id] == Complete {
+				t.Fatalf("%v are of no one action of %v", members, actions)
+			}
 		}
 	})
 }

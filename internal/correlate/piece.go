@@ -106,10 +106,12 @@ type piece struct {
 	place    place
 	spanKind evidence.SpanKind
 	final    bool
-	verdict  bool // states a verdict
-	retried  bool // tells of more than one attempt
-	claimed  bool // cited by a record or amendment
-	crowded  bool // left out of a chain that was full
+	verdict  bool  // states a verdict
+	resends  uint8 // attempts after the first that it tells of
+	mirrored bool  // by its host a copy of a request; who sent that reports it not
+	told     bool  // a callee's log that stands on the span that came in, which others may have forwarded
+	claimed  bool  // cited by a record or amendment
+	crowded  bool  // left out of a chain that was full
 	// an interim report that is all there is to say of its request if the final
 	// one does not come
 	lone bool
@@ -223,10 +225,10 @@ func (h hasher) party(p *evidence.Party, least evidence.Proof) party {
 		out.address = h.text(lookups, strings.ToLower(p.Address))
 	}
 	switch w := &p.Workload; {
-	case w.PodUID != "":
-		out.pod = h.text(lookups, w.PodUID)
 	case w.PodName != "" && w.Namespace != "":
 		out.pod = h.text(lookups, w.Namespace, w.PodName)
+	case w.PodUID != "": // what also has the name is told apart by that, as by proxies
+		out.pod = h.text(lookups, w.PodUID)
 	}
 	return out
 }
@@ -236,7 +238,8 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 	p := &piece{
 		id: e.ID, trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
 		start: e.Start, end: max(e.Start, e.End),
-		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil, retried: e.ResendCount > 0,
+		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
+		resends: uint8(min(max(e.ResendCount, 0), 255)), mirrored: mirrored(e.Host),
 		user: e.User != "" && e.Act == nil && e.TraceID != (evidence.TraceID{}),
 	}
 	least := evidence.ProofIP
@@ -252,7 +255,7 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 		// The log names only the span that came in: the caller's, or the
 		// proxy's own if that wrote it into the request's headers. Standing
 		// there it meets both.
-		p.span, p.parent = p.parent, evidence.SpanID{}
+		p.span, p.parent, p.told = p.parent, evidence.SpanID{}, true
 	}
 	// Hubble's flow of a request: the response may never come, and no proxy ends
 	// what it began.
@@ -290,6 +293,12 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 		}
 	}
 	return p
+}
+
+// mirrored: Envoy sends a copy to HOST-shadow.
+func mirrored(host string) bool {
+	name, _, _ := strings.Cut(host, ":")
+	return strings.HasSuffix(name, "-shadow")
 }
 
 // connection sets the keys of a connection's report.
