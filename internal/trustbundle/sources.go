@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -167,7 +166,7 @@ func (b *Bundles) openWorkloadAPI(life context.Context, address string, first *s
 	if err != nil {
 		return fmt.Errorf("workload API at %s: %w", address, err)
 	}
-	w := &agent{b: b, source: "workload_api " + address}
+	w := &agent{b: b, life: life, source: "workload_api " + address}
 	var watching sync.WaitGroup
 	for _, watch := range []func(context.Context, func()) error{
 		func(ctx context.Context, answered func()) error {
@@ -207,6 +206,7 @@ func (b *Bundles) openWorkloadAPI(life context.Context, address string, first *s
 // domain's.
 type agent struct {
 	b      *Bundles
+	life   context.Context
 	source string
 
 	mu   sync.Mutex
@@ -239,7 +239,7 @@ func (a *agent) update(set func()) {
 
 func (a *agent) failed(err error, answered func()) {
 	defer answered()
-	if !errors.Is(err, context.Canceled) {
+	if a.life.Err() == nil { // else Close ended it
 		a.b.tell(a.source, err)
 	}
 }

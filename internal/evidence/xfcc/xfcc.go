@@ -111,10 +111,10 @@ func WithoutCertificates(header string) string {
 // pem is of every certificate, whatever key it stands under.
 const pem = "BEGIN"
 
-// carries finds a key, in whichever case.
+// carries finds a key, which is in lower case, in any case.
 func carries(header, key string) bool {
 	for i := 0; i+len(key) <= len(header); i++ {
-		if strings.EqualFold(header[i:i+len(key)], key) {
+		if header[i]|0x20 == key[0] && strings.EqualFold(header[i:i+len(key)], key) {
 			return true
 		}
 	}
