@@ -22,9 +22,9 @@ import (
 )
 
 // An X.509-SVID in XFCC and in an access log's line, and a JWT-SVID in OPA's input,
-// all minted by a real SPIRE, are verified by its agent's bundles and by its
-// server's bundle in a file; its authorities are rotated, tainted and revoked
-// meanwhile.
+// all minted by a real SPIRE, are verified by its agent's bundles, by its server's
+// bundle endpoint, and by a bundle in a file; its authorities are rotated, tainted
+// and revoked meanwhile.
 func TestRealSPIRECredentials(t *testing.T) {
 	const frontend = "spiffe://example.org/ns/shop/sa/frontend"
 	spire := evidencetest.StartSPIRE(t, "spiffe://example.org/ns/mesh/sa/collector")
@@ -39,6 +39,10 @@ func TestRealSPIRECredentials(t *testing.T) {
 		return p
 	}
 	byAgent := open(trustbundle.Config{WorkloadAPI: spire.Addr})
+	byEndpoint := open(trustbundle.Config{
+		Files:     []trustbundle.File{{TrustDomain: "example.org", Path: spire.BundlePEM}}, // to know the endpoint by
+		Endpoints: []trustbundle.Endpoint{{TrustDomain: "example.org", URL: spire.Endpoint, SPIFFEID: "spiffe://example.org/spire/server"}},
+	})
 	byFile := open(trustbundle.Config{Files: []trustbundle.File{{TrustDomain: "example.org", Path: spire.BundleJSON}}})
 
 	// minted is a certificate chain, URL-encoded.
@@ -101,7 +105,7 @@ func TestRealSPIRECredentials(t *testing.T) {
 	byAgent.Prove(&e, true)
 	require.Equal(t, frontend, e.From.Identities[0].ID.String())
 	require.Equal(t, evidence.ProofSVID, e.From.Identities[0].Proof)
-	for _, p := range []*Prover{byAgent, byFile} {
+	for _, p := range []*Prover{byAgent, byFile, byEndpoint} { // by what the endpoint says: the PEM holds no key of a token's
 		eventually("jwt_svid proven", func() string { return outcome(p, decision(jwt)) })
 	}
 	require.Equal(t, "jwt_svid audience", outcome(byAgent, decision(token("billing"))))

@@ -17,6 +17,7 @@ import (
 type SPIRE struct {
 	Addr                  string // of the Workload API
 	BundlePEM, BundleJSON string // files, as at the beginning
+	Endpoint              string // URL of the server's bundle endpoint, https_spiffe
 	bin, socket           string
 }
 
@@ -32,11 +33,8 @@ func StartSPIRE(tb testing.TB, id string) *SPIRE {
 	must(tb, err)
 	tb.Cleanup(func() { must(tb, os.RemoveAll(dir)) })
 	path := func(elem ...string) string { return filepath.Join(append([]string{dir}, elem...)...) }
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(tb, err)
-	port := l.Addr().(*net.TCPAddr).Port
-	must(tb, l.Close())
-
+	port, federation := freePort(tb), freePort(tb)
+	s.Endpoint = fmt.Sprintf("https://127.0.0.1:%d", federation)
 	s.socket = path("server.sock")
 	server := path("server.conf")
 	must(tb, os.WriteFile(server, fmt.Appendf(nil, `server {
@@ -46,13 +44,20 @@ func StartSPIRE(tb testing.TB, id string) *SPIRE {
   trust_domain = "example.org"
   data_dir = %q
   ca_ttl = "1h"
+  federation {
+    bundle_endpoint {
+      address = "127.0.0.1"
+      port = %d
+      profile "https_spiffe" {}
+    }
+  }
 }
 plugins {
   DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = %q } }
   NodeAttestor "join_token" { plugin_data {} }
   KeyManager "memory" { plugin_data {} }
 }
-`, port, s.socket, path("server"), path("server.sqlite3")), 0o600))
+`, port, s.socket, path("server"), federation, path("server.sqlite3")), 0o600))
 	for _, d := range []string{"server", "agent", "public"} {
 		must(tb, os.Mkdir(path(d), 0o700))
 	}
@@ -101,6 +106,14 @@ func (s *SPIRE) Server(tb testing.TB, args ...string) string {
 		tb.Fatalf("spire-server %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+func freePort(tb testing.TB) int {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(tb, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
 }
 
 func background(tb testing.TB, log, name string, args ...string) {
