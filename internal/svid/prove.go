@@ -158,17 +158,18 @@ func (p *Prover) Prove(e *evidence.Evidence, authenticated bool) (changed bool) 
 // more; or, if it is false, as what contradicts.
 func (p *Prover) state(e *evidence.Evidence, c Credential, v Verdict, proof evidence.Proof, from string) {
 	p.observer.Verified(c, v.Reason)
-	id := evidence.Identity{ID: v.ID, Proof: proof, From: from}
+	id := evidence.Identity{Proof: proof, From: from}
 	if v.Reason != Proven {
 		id.Proof = evidence.ProofClaimed
 		id.From += ": " + string(v.Reason)
 	}
-	if v.Reason.Refuted() || v.Reason != Proven && v.ID.IsZero() {
+	switch {
+	case !v.Reason.Refuted():
+		id.ID = v.ID
+	case v.ID.IsZero():
+		id.Invalid = "unreadable " + string(c)
+	default:
 		id.Invalid = evidence.Text(v.ID.String(), evidence.MaxInvalidIdentity)
-		if id.Invalid == "" {
-			id.Invalid = "unreadable " + string(c)
-		}
-		id.ID = evidence.Identity{}.ID
 	}
 	e.From.AddIdentity(id)
 }
