@@ -1,11 +1,13 @@
 package clerk
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -16,6 +18,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/k8saudit"
 	"github.com/meshaudit/meshaudit/internal/evidence/linkerd"
 	"github.com/meshaudit/meshaudit/internal/evidence/mapped"
+	"github.com/meshaudit/meshaudit/internal/evidence/opa"
 	"github.com/meshaudit/meshaudit/internal/evidence/spire"
 	"github.com/meshaudit/meshaudit/internal/evidence/ztunnel"
 	"github.com/meshaudit/meshaudit/internal/query"
@@ -90,6 +93,7 @@ var decoders = func() map[string]decoder {
 		return ofBody(k8saudit.New(c.Kubernetes).Line), c.Kubernetes.Check()
 	}}
 	line(evidence.SourceSPIRE, spire.Line)
+	line(evidence.SourceOPA, opa.Line)
 	m[string(evidence.SourceEnvoyText)] = decoder{evidence.SourceEnvoyText, envoyDecoder}
 	m[string(evidence.SourceMapped)] = decoder{evidence.SourceMapped, func(c *SourceConfig) (decodeFunc, error) { return mappedDecoder(c.Mapping) }}
 	for _, name := range mapped.PresetNames {
@@ -175,7 +179,22 @@ func bodyOf(lr plog.LogRecord) ([]byte, error) {
 	if len(line) > evidence.MaxLine {
 		return nil, fmt.Errorf("%w: it has %d", evidence.ErrTooLong, len(line))
 	}
-	return line, nil
+	return ofContainer(line), nil
+}
+
+// ofContainer takes off what a container runtime writes before a whole line,
+// TIME STREAM F, where no receiver did. Of a line that it wrote in parts there
+// is nothing to be read.
+func ofContainer(line []byte) []byte {
+	const longest = len("2006-01-02T15:04:05.999999999+00:00 stdout F ")
+	for _, stream := range [...]string{" stdout F ", " stderr F "} {
+		if at, _, ok := bytes.Cut(line[:min(len(line), longest)], []byte(stream)); ok {
+			if _, err := time.Parse(time.RFC3339Nano, string(at)); err == nil {
+				return line[len(at)+len(stream):]
+			}
+		}
+	}
+	return line
 }
 
 // A rule is one source, compiled.

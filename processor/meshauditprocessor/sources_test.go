@@ -206,6 +206,16 @@ var lineToRecord = []lineCase{
 		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzEngine: "spire", semconv.AuditOutcome: "failure", semconv.ClientAddress: "10.0.0.1"},
 	},
 	{
+		name: "a decision on OPA's console", decoder: "opa_decision", event: semconv.EventAuthz,
+		line: `{"decision_id":"d-1","input":{"method":"GET","path":"/a?token=SECRET"},"labels":{"id":"opa-1"},"level":"info","msg":"Decision Log","path":"mesh/authz/allow","result":false,"time":"2026-11-24T10:00:00Z","timestamp":"2026-11-24T10:00:00.5Z","type":"openpolicyagent.org/decision_logs"}`,
+		want: map[string]string{semconv.AuthzDecision: "deny", semconv.AuthzPolicyID: "mesh/authz/allow", semconv.JoinDecisionID: "d-1"},
+	},
+	{
+		name: "a line as a container runtime wrote it", decoder: "envoy_text", event: semconv.EventRequest,
+		line: `2026-11-24T10:00:00.123456789Z stdout F [2026-11-24T10:00:00.000Z] "GET /a HTTP/1.1" 200 - 0 1 2 3 "-" "-" "r-1" "a" "10.0.0.1:80"`,
+		want: map[string]string{semconv.URLPath: "/a", semconv.JoinRequestID: "r-1"},
+	},
+	{
 		name: "an exec by Kubernetes' audit file", decoder: "k8s_audit", corpus: "k8saudit/testdata/exec_pod.json", number: 1, event: semconv.EventOperatorAction,
 		want: map[string]string{semconv.UserID: "minikube-user", semconv.AuditTargetType: "pods/exec"},
 	},

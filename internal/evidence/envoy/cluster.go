@@ -46,7 +46,7 @@ func clusterDirection(name string) (d direction, rest, sep string) {
 	switch {
 	case strings.HasPrefix(name, "InboundPassthroughCluster"), name == "inbound_passthrough":
 		return inbound, "", ""
-	case name == "PassthroughCluster", name == "BlackHoleCluster":
+	case captured(name):
 		return outbound, "", ""
 	}
 	sep = "|"
@@ -62,6 +62,11 @@ func clusterDirection(name string) (d direction, rest, sep string) {
 		return outbound, rest, sep
 	}
 	return unknownDirection, "", ""
+}
+
+// captured: what a sidecar captured is no service that it knows.
+func captured(cluster string) bool {
+	return cluster == "PassthroughCluster" || cluster == "BlackHoleCluster"
 }
 
 // serviceName splits a Kubernetes service's host name,
@@ -106,7 +111,8 @@ type stand struct {
 //
 //  1. the listener's direction, where a custom tag or label states it;
 //  2. a gateway (router~) that answered without an upstream, even if a cluster
-//     had been chosen, is the callee;
+//     had been chosen, is the callee; so is a proxy that does not say that it is
+//     a sidecar and denied by a policy: Istio's sidecars enforce none outbound;
 //  3. Istio's cluster name: inbound is the callee, outbound the caller;
 //  4. a gateway with an upstream is the caller;
 //  5. a policy's denial or a client certificate: the callee, for sidecars
@@ -115,7 +121,7 @@ type stand struct {
 //     was reached through an outbound capture: the caller;
 //  7. otherwise the callee: an access log states what the proxy was asked.
 func (s *stand) role() evidence.Role {
-	if s.node.Type == "router" && s.listener == unknownDirection && !s.hasUpstream {
+	if s.listener == unknownDirection && !s.hasUpstream && (s.node.Type == "router" || s.node.Type == "" && denied(s.details)) {
 		return evidence.RoleCallee
 	}
 	dir := s.listener

@@ -82,9 +82,9 @@ func (l *labels) field(name string) *string {
 	switch name {
 	case "method", "request_method":
 		return &l.method
-	case "path", "request_path":
+	case "path", "request_path", "x-envoy-origin-path":
 		return &l.path
-	case "authority":
+	case "authority", ":authority":
 		return &l.authority
 	case "protocol":
 		return &l.protocol
@@ -100,7 +100,7 @@ func (l *labels) field(name string) *string {
 		return &l.grpcStatus
 	case "grpc_status_number":
 		return &l.grpcStatusNumber
-	case "start_time":
+	case "start_time", "@timestamp":
 		return &l.startTime
 	case "duration":
 		return &l.duration
@@ -488,11 +488,17 @@ func (l *labels) parties(node *Node, e *evidence.Evidence) {
 		if e.From.Address, e.From.Port = SplitAddress(l.upstreamLocal); e.From.Address == "" {
 			e.From.Address = node.IP
 		}
-		if node.Type == "router" {
+		if node.Type == "router" || l.upstreamLocal == "" {
 			e.PeerAddress, e.PeerPort = SplitAddress(l.downstreamRemote)
 		}
 		parseCluster(l.cluster).destination(&e.To.Workload)
 		e.To.Address, e.To.Port = SplitAddress(l.upstreamHost)
+		if captured(l.cluster) && l.upstreamHost == "" {
+			// No upstream was connected to: the captured connection's own ends.
+			e.From.Address, e.From.Port = SplitAddress(l.downstreamRemote)
+			e.To.Address, e.To.Port = SplitAddress(l.downstreamLocal)
+			e.PeerAddress, e.PeerPort = "", 0
+		}
 		e.TLS.FailureReason = evidence.Text(l.upstreamFailure, evidence.MaxDetail)
 		if n, err := strconv.ParseUint(l.attempts, 10, 16); err == nil && n > 1 {
 			e.ResendCount = int(n - 1)

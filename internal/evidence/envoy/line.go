@@ -16,20 +16,31 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 )
 
-// Formats that need no configuration: Istio's default ones (from 1.8 on, and
-// before) and Envoy's.
+// Formats that need no configuration: Istio's default ones, from the oldest
+// proxies that are still met to today's, and Envoy's.
 const (
-	istioFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% ` +
-		`%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" ` + istioRest
-	istioOldFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% ` +
-		`"%DYNAMIC_METADATA(istio.mixer:status)%" "%UPSTREAM_TRANSPORT_FAILURE_REASON%" ` + istioRest
-	istioRest = `%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" ` +
+	istioFormat = httpStart + `%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" ` + istioRest + routeName
+	httpStart   = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% `
+	mixerStatus = `"%DYNAMIC_METADATA(istio.mixer:status)%" `
+	istioRest   = `%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" ` +
 		`"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%" %UPSTREAM_CLUSTER% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% ` +
-		`%DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%`
-	envoyFormat = `[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% ` +
-		`%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" ` +
+		`%DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME%`
+	routeName   = ` %ROUTE_NAME%`
+	envoyFormat = httpStart + `%BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% "%REQ(X-FORWARDED-FOR)%" "%REQ(USER-AGENT)%" ` +
 		`"%REQ(X-REQUEST-ID)%" "%REQ(:AUTHORITY)%" "%UPSTREAM_HOST%"`
 )
+
+// builtin are tried in this order.
+var builtin = []string{
+	istioFormat,
+	httpStart + mixerStatus + `"%UPSTREAM_TRANSPORT_FAILURE_REASON%" ` + istioRest + routeName, // 1.4 to 1.7
+	envoyFormat,
+	httpStart + mixerStatus + `"%UPSTREAM_TRANSPORT_FAILURE_REASON%" ` + istioRest,
+	httpStart + mixerStatus + istioRest + routeName,
+	httpStart + mixerStatus + istioRest, // 1.1
+	httpStart + istioRest + routeName,
+	httpStart + istioRest, // 1.0
+}
 
 // Lines reads access log lines, text or JSON. It is safe for concurrent use.
 type Lines struct {
@@ -50,7 +61,7 @@ type object struct {
 // format names them.
 func NewLines(text string, json map[string]any) (*Lines, error) {
 	l := &Lines{pool: sync.Pool{New: func() any { return new(labels) }}}
-	formats := []string{istioFormat, istioOldFormat, envoyFormat}
+	formats := builtin
 	if text != "" {
 		formats = []string{text}
 	}

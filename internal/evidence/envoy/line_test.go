@@ -111,6 +111,57 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// What needs no configuration, of Istio's older proxies, Envoy Gateway and
+// Contour, and what a line says where no upstream was reached.
+func TestBuiltinFormats(t *testing.T) {
+	const (
+		start    = `[2026-11-23T10:00:00.000Z] "GET /a?b HTTP/1.1" 418 - `
+		rest     = `0 135 5 2 "10.9.9.9" "curl/8" "r-1" "orders:80" "10.0.0.2:80" outbound|80|v2|orders.shop.svc.cluster.local - 172.21.0.9:80 10.0.0.1:4000 -`
+		captured = ` 10.7.7.7:443 10.0.0.1:4000 - -`
+	)
+	called := func(e *evidence.Evidence) bool {
+		return e.Role == evidence.RoleCaller && e.Path == "/a" && e.Status == 418 && e.RequestID == "r-1" && e.Host == "orders:80" &&
+			e.To.Workload.Name == "orders" && e.To.Address == "10.0.0.2" && e.PeerAddress == "10.0.0.1" && e.End-e.Start == 5e6
+	}
+	l := lines(t, "", nil)
+	for name, tt := range map[string]struct {
+		line  string
+		check func(*evidence.Evidence) bool
+	}{
+		"Istio 1.0":                    {start + rest, called},
+		"Istio 1.0 with a route":       {start + rest + " default", called},
+		"Istio 1.1":                    {start + `"-" ` + rest, called},
+		"Istio 1.3":                    {start + `"-" ` + rest + " default", called},
+		"Istio 1.4 without a route":    {start + `"-" "-" ` + rest, called},
+		"Istio 1.4":                    {start + `"-" "-" ` + rest + " default", called},
+		"Istio today":                  {start + `via_upstream - "-" ` + rest + " default", called},
+		"Envoy with a scheme upstream": {start + `0 135 5 2 "-" "-" "r-1" "orders:80" "tcp://10.0.0.2:80"`, func(e *evidence.Evidence) bool { return e.Status == 418 && e.RequestID == "r-1" }},
+		"nowhere": {`[2026-11-23T10:00:00.000Z] "- - -" 0 UH - - "-" 0 0 0 - "-" "-" "-" "-" "-" BlackHoleCluster -` + captured, func(e *evidence.Evidence) bool {
+			return e.Role == evidence.RoleCaller && e.From.Address == "10.0.0.1" && e.To.Address == "10.7.7.7" && e.To.Port == 443 && e.PeerAddress == ""
+		}},
+		"denied at a gateway": {
+			`[2026-11-23T10:00:00.000Z] "GET /a HTTP/1.1" 403 - rbac_access_denied_matched_policy[ns[gw]-policy[office]-rule[0]] - "-" 0 19 0 - "10.9.9.9" "-" "r-1" "a" "-" outbound|80||orders.shop.svc.cluster.local - 10.0.0.3:8080 10.9.9.9:5000 - -`,
+			func(e *evidence.Evidence) bool {
+				return e.Role == evidence.RoleCallee && e.From.Address == "10.9.9.9" && e.To.Address == "10.0.0.3" && e.Verdict.PolicyID == "office"
+			},
+		},
+		"Envoy Gateway": {
+			`{":authority":"a.example","duration":3,"method":"GET","response_code":200,"response_flags":"-","start_time":"2026-11-23T10:00:00Z","x-envoy-origin-path":"/a?b","x-request-id":"r-1","upstream_host":null,"downstream_remote_address":"10.0.0.1:1"}`,
+			func(e *evidence.Evidence) bool {
+				return e.Path == "/a" && e.Host == "a.example" && e.RequestID == "r-1" && e.Status == 200
+			},
+		},
+		"Contour": {
+			`{"@timestamp":"2026-11-23T10:00:00.5Z","authority":"a.example","method":"GET","path":"/a?b","protocol":"HTTP/1.1","response_code":200,"request_id":"r-1"}`,
+			func(e *evidence.Evidence) bool { return e.Path == "/a" && e.Host == "a.example" && e.Start%1e9 == 5e8 },
+		},
+	} {
+		if e := oneLine(t, l, tt.line); !tt.check(&e) {
+			t.Errorf("%s: %s", name, evidencetest.Render(&e))
+		}
+	}
+}
+
 func TestJSONFormat(t *testing.T) {
 	l := lines(t, "", map[string]any{
 		"at": "%START_TIME%", "line": "%REQ(:METHOD)% %REQ(:PATH)%", "code": "%RESPONSE_CODE%", "constant": "x",

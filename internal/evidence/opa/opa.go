@@ -23,6 +23,7 @@
 package opa
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -81,6 +82,25 @@ func Decode(event []byte) (evidence.Evidence, error) {
 	}
 	d.finish()
 	return d.e, nil
+}
+
+// Line is Decode as an evidence.Decoder, for what OPA writes to its console
+// (decision_logs.console), one event a line.
+func Line(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evidence.Evidence, error) {
+	e, err := Decode(line)
+	switch {
+	case errors.Is(err, errNoObject), errors.Is(err, errNoDecision), err != nil && !bytes.HasPrefix(bytes.TrimSpace(line), []byte("{")):
+		return dst, fmt.Errorf("%w: %w", evidence.ErrNotEvidence, err)
+	case err != nil:
+		return dst, fmt.Errorf("%w: %w", evidence.ErrMalformed, err)
+	}
+	if e.Cluster == "" {
+		e.Cluster = from.Cluster
+	}
+	if e.Start == 0 {
+		e.Start = from.Time
+	}
+	return append(dst, e), nil
 }
 
 // A decoder gathers what one event says.

@@ -65,6 +65,15 @@ func TestVariants(t *testing.T) {
 	}
 }
 
+// Behind a gateway ztunnel knows one identity only, and it logs one only of mTLS.
+func TestOneIdentity(t *testing.T) {
+	e := one(t, "2026-11-23T10:00:00.5Z\tinfo\taccess\tconnection complete\tsrc.addr=10.0.0.1:4000 src.workload=\"a-1\" src.namespace=\"x\" src.identity=\"spiffe://td/ns/x/sa/a\" "+
+		"dst.addr=10.0.0.2:15008 dst.hbone_addr=10.9.0.1:80 dst.service=\"b.y.svc.cluster.local\" direction=\"outbound\" bytes_sent=1 bytes_recv=2 duration=\"13ms\"")
+	if !e.TLS.Mutual || !e.TLS.Established || len(e.From.Identities) != 1 || len(e.To.Identities) != 0 {
+		t.Errorf("%s", evidencetest.Render(&e))
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	for line, want := range map[string]error{
 		"2025-03-01T10:00:00Z\tinfo\tproxy\tlistener established\taddress=[::]:15008": evidence.ErrNotEvidence,

@@ -303,7 +303,7 @@ func (f *fields) connection(from *evidence.Origin) (evidence.Evidence, error) {
 	own.Node = from.Workload.Node // ztunnel serves the pods of its own node
 	e.From.AddIdentity(evidence.ParseIdentity(f.srcID, evidence.ProofMTLSSAN, fromWhere))
 	e.To.AddIdentity(evidence.ParseIdentity(f.dstID, evidence.ProofMTLSSAN, toWhere))
-	e.TLS.Mutual = f.srcID != "" && f.dstID != ""
+	e.TLS.Mutual = f.srcID != "" || f.dstID != "" // one may not be known, as behind a gateway
 	e.TLS.Established = e.TLS.Mutual
 	e.TLS.Known = e.TLS.Mutual || f.err == "" && f.message == "connection complete"
 	f.failure(&e)
