@@ -330,6 +330,53 @@ func TestMalformedMessage(t *testing.T) {
 	require.Equal(t, reasonMalformed, value(next.gaps[0], semconv.GapReason))
 }
 
+// TestHostileMessages: what is too large, also only once it is decompressed,
+// ends its stream, is not built in memory, and its loss is sealed and counted.
+func TestHostileMessages(t *testing.T) {
+	huge := make([]byte, 256<<20)
+	for name, options := range map[string][]grpc.CallOption{
+		"huge":          {grpc.MaxCallSendMsgSize(1 << 30)},
+		"a gzip bomb":   {grpc.MaxCallSendMsgSize(1 << 30), grpc.UseCompressor("gzip")},
+		"a snappy bomb": {grpc.MaxCallSendMsgSize(1 << 30), grpc.UseCompressor("snappy")},
+		"a zstd bomb":   {grpc.MaxCallSendMsgSize(1 << 30), grpc.UseCompressor("zstd")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			next := newSink()
+			r, _ := serve(t, next, nil, insecure.NewCredentials())
+			conn, err := grpc.NewClient(r.cfg.NetAddr.Endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithDefaultCallOptions(append(options, grpc.ForceCodecV2(bytesCodec{}))...))
+			require.NoError(t, err)
+			defer conn.Close()
+			s, err := conn.NewStream(t.Context(), &service.Streams[0], "/"+service.ServiceName+"/StreamAccessLogs")
+			require.NoError(t, err)
+			code := codes.OK
+			evidencetest.HeapStaysBelow(t, 64<<20, func() { // the sender's heap too
+				_ = s.SendMsg(huge) // may find the stream ended
+				var answer []byte
+				code = status.Code(s.RecvMsg(&answer))
+			})
+			require.Equal(t, codes.ResourceExhausted, code)
+			r.gaps.retry()
+			<-next.changed
+			require.Equal(t, reasonTooLarge, value(next.gaps[0], semconv.GapReason))
+		})
+	}
+}
+
+// TestEndlessStream: a stream that never ends holds one message at a time.
+func TestEndlessStream(t *testing.T) {
+	_, c := serve(t, discard{}, nil, insecure.NewCredentials())
+	s := open(t, c)
+	m := message("n", make([]string, 50)...)
+	evidencetest.HeapStaysBelow(t, 32<<20, func() {
+		for range 4000 { // 30 MiB of messages, a hundred times that of evidence
+			require.NoError(t, s.Send(m))
+		}
+		_, err := s.CloseAndRecv()
+		require.NoError(t, err)
+	})
+}
+
 func value(lr plog.LogRecord, name string) string {
 	v, _ := lr.Attributes().Get(name)
 	return v.AsString()

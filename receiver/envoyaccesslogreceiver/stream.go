@@ -44,6 +44,7 @@ const (
 	reasonPermanent      = "permanent"       // the next consumer will never take it
 	reasonRetryExhausted = "retry_exhausted" // retry_on_failure.max_elapsed_time is over
 	reasonShutdown       = "shutdown"
+	reasonTooLarge       = "too_large" // a message is over max_recv_msg_size_mib
 )
 
 // A stream is one proxy's stream of messages, owned by its handler.
@@ -70,6 +71,9 @@ func (r *alsReceiver) streamAccessLogs(in grpc.ServerStream) error {
 		switch {
 		case errors.Is(err, io.EOF):
 			return in.SendMsg(&alsv3.StreamAccessLogsResponse{})
+		case status.Code(err) == codes.ResourceExhausted:
+			r.lose(s, 0, reasonTooLarge, err)
+			return err
 		case err != nil:
 			return err
 		}
@@ -254,8 +258,9 @@ func encode(entries []envoy.Entry, observed time.Time) plog.Logs {
 }
 
 // lose counts entries that were given up, and has the loss sealed.
+// n is 0 if nobody knows how many they are; then one is counted.
 func (r *alsReceiver) lose(s *stream, n int, reason string, err error) {
-	r.telemetry.ReceiverEnvoyAccessLogLostEntries.Add(context.Background(), int64(n), metric.WithAttributes(attribute.String("reason", reason)))
+	r.telemetry.ReceiverEnvoyAccessLogLostEntries.Add(context.Background(), int64(max(n, 1)), metric.WithAttributes(attribute.String("reason", reason)))
 	if r.gaps.lost(s.reporter, reason, int64(n), r.now()) {
 		r.set.Logger.Error("access log entries are lost; a mesh.evidence.gap record will say how many",
 			zap.String("node", s.node.ID), zap.String("reason", reason), zap.Error(err))

@@ -1,12 +1,9 @@
 package k8sauditreceiver
 
 import (
-	"bytes"
-	"compress/gzip"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"strings"
@@ -22,7 +19,6 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
-	"github.com/meshaudit/meshaudit/internal/upload"
 	"github.com/meshaudit/meshaudit/receiver/internal/endpoint/endpointtest"
 )
 
@@ -138,21 +134,16 @@ func TestUndecodable(t *testing.T) {
 	}
 }
 
-func TestGzipBomb(t *testing.T) {
-	var bomb bytes.Buffer
-	z := gzip.NewWriter(&bomb)
-	_, err := io.WriteString(z, `{"items":[`+event("before")+`,{"x":"`)
-	require.NoError(t, err)
-	_, err = z.Write(bytes.Repeat([]byte(" "), 64<<20))
-	require.NoError(t, err)
-	require.NoError(t, z.Close())
+// TestHostile: bounded memory, a clear reason, counted, and neighbours are kept.
+func TestHostile(t *testing.T) {
 	next := &endpointtest.Sink{}
-	url := serve(t, next, func(c *Config) { c.MaxUploadBytes = 8 << 20 })
-	require.Equal(t, http.StatusOK, post(t, url, bomb.String()))
-	require.Equal(t, []string{"before"}, ids(next))
-	require.Len(t, next.Raw, 1)
-	require.Len(t, next.Gaps, 1)
-	require.Equal(t, upload.GapTooLarge, endpointtest.Attr(next.Gaps[0], semconv.GapReason))
+	url := serve(t, next, func(c *Config) { c.MaxEventBytes = 1 << 20 })
+	endpointtest.Hostile(t, url, next, func(id, member string) string {
+		if member != "" {
+			member = "," + member
+		}
+		return strings.TrimSuffix(event(id), "}") + member + "}"
+	}, list)
 }
 
 var errBusy = errors.New("busy")

@@ -1,8 +1,6 @@
 package opadecisionlogreceiver
 
 import (
-	"bytes"
-	"compress/gzip"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -163,36 +161,16 @@ func TestUndecodableIsSealedRaw(t *testing.T) {
 	}
 }
 
-// zeros is a gzip bomb's content.
-type zeros struct{}
-
-func (zeros) Read(p []byte) (int, error) {
-	for i := range p {
-		p[i] = ' '
-	}
-	return len(p), nil
-}
-
-func TestGzipBomb(t *testing.T) {
-	var bomb bytes.Buffer
-	z, err := gzip.NewWriterLevel(&bomb, gzip.BestSpeed)
-	require.NoError(t, err)
-	_, err = io.WriteString(z, "["+event("before")+`,{"x":"`)
-	require.NoError(t, err)
-	_, err = io.CopyN(z, zeros{}, 64<<20)
-	require.NoError(t, err)
-	require.NoError(t, z.Close())
-
+// TestHostile: bounded memory, a clear reason, counted, and neighbours are kept.
+func TestHostile(t *testing.T) {
 	next := &endpointtest.Sink{}
-	url := serve(t, next, func(c *Config) { c.MaxUploadBytes = 8 << 20 })
-	code, _ := endpointtest.Post(t, url+"/logs", bomb.String())
-	require.Equal(t, http.StatusOK, code)
-	require.Equal(t, []string{"before"}, decisionIDs(next))
-	require.Len(t, next.Raw, 1)
-	require.Contains(t, endpointtest.Attr(next.Raw[0], semconv.EvidenceError), "max_upload_bytes")
-	require.Len(t, next.Gaps, 1)
-	require.Equal(t, upload.GapTooLarge, endpointtest.Attr(next.Gaps[0], semconv.GapReason))
-	require.Empty(t, endpointtest.Attr(next.Gaps[0], semconv.GapCount), "it is not known how many")
+	url := serve(t, next, func(c *Config) { c.MaxEventBytes = 1 << 20 }) + "/logs"
+	endpointtest.Hostile(t, url, next, func(id, member string) string {
+		if member != "" {
+			member = "," + member
+		}
+		return strings.TrimSuffix(event(id), "}") + member + "}"
+	}, func(events ...string) string { return "[" + strings.Join(events, ",") + "]" })
 }
 
 func TestBodyTooLarge(t *testing.T) {

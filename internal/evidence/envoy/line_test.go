@@ -213,7 +213,10 @@ func TestFormatFaults(t *testing.T) {
 	}
 }
 
-func TestBadTextLines(t *testing.T) { evidencetest.RefusesBadLines(t, lines(t, "", nil).Decode) }
+func TestHostile(t *testing.T) {
+	evidencetest.Hostile(t, lines(t, "", nil).Decode, `{"start_time":"2026-11-23T10:00:00Z","method":"GET","path":"/a","response_code":200,"response_flags":"-"}`)
+	evidencetest.Hostile(t, lines(t, "", map[string]any{"m": "%REQ(:METHOD)%", "c": "%RESPONSE_CODE%"}).Decode, `{"m":"GET","c":200}`)
+}
 
 func FuzzTextLine(f *testing.F) {
 	for _, line := range evidencetest.Lines(f, textCorpus) {

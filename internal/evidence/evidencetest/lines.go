@@ -2,6 +2,7 @@ package evidencetest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -148,12 +149,47 @@ func BadLines() map[string][]byte {
 	}
 }
 
-// RefusesBadLines checks that a decoder makes nothing of them.
-func RefusesBadLines(t *testing.T, decode evidence.Decoder) {
+// Hostile checks that a decoder makes nothing of BadLines, and that in good
+// lines, JSON objects that it decodes, a member that it does not know does no
+// harm, whatever it holds: it is passed over, or the line is refused as
+// malformed, in bounded memory.
+func Hostile(t *testing.T, decode evidence.Decoder, good ...string) {
 	t.Helper()
 	for name, line := range BadLines() {
 		if got, err := decode(nil, &Origin, line); err == nil || len(got) != 0 {
 			t.Errorf("%s: %d pieces, error %v", name, len(got), err)
+		}
+	}
+	for _, line := range good {
+		plain := One(t, decode, line)
+		for name, m := range map[string]struct {
+			member  string
+			refused bool
+		}{
+			"arrays nested deeply":   {strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000), true},
+			"objects nested deeply":  {strings.Repeat(`{"a":`, 10_000) + "1" + strings.Repeat("}", 10_000), true},
+			"a NUL":                  {"\"\x00\"", true},
+			"a number that is none":  {"1e", true},
+			"an integer beyond 2^53": {"9007199254740993", false},
+			"an integer beyond 2^64": {strings.Repeat("9", 1000), false},
+			"a large exponent":       {"1e999999999", false},
+			"invalid UTF-8":          {"\"\xff\xfe\xc3\"", false},
+			"half a surrogate":       {`"\ud800"`, false},
+			"the same key twice":     {`1,"unknown member":2`, false},
+			"1 MiB":                  {`"` + strings.Repeat("a", 1<<20) + `"`, false},
+			"1 MiB of escapes":       {`"` + strings.Repeat(`\u0041`, 1<<20/6) + `"`, false},
+		} {
+			hostile := []byte(`{"unknown member":` + m.member + "," + strings.TrimLeft(line, " {"))
+			HeapStaysBelow(t, 16<<20, func() {
+				got, err := decode(nil, &Origin, hostile)
+				switch {
+				case name == "the same key twice" && errors.Is(err, evidence.ErrMalformed): // that may be refused
+				case m.refused && !errors.Is(err, evidence.ErrMalformed), !m.refused && err != nil:
+					t.Errorf("%s: %v", name, err)
+				case !m.refused && (len(got) != 1 || Render(&got[0]) != Render(&plain)):
+					t.Errorf("%s: %+v", name, got)
+				}
+			})
 		}
 	}
 }

@@ -353,3 +353,7 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+func TestHostile(t *testing.T) {
+	evidencetest.Hostile(t, decoder.Line, `{"auditID":"a","stage":"ResponseComplete","verb":"get","user":{"username":"u"},"requestReceivedTimestamp":"2026-11-23T10:00:00Z"}`)
+}

@@ -14,7 +14,7 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-func TestBadLines(t *testing.T) { evidencetest.RefusesBadLines(t, Decode) }
+func TestHostile(t *testing.T) { evidencetest.Hostile(t, Decode, traps[4]) }
 
 func FuzzDecode(f *testing.F) {
 	for _, line := range evidencetest.Lines(f, corpus...) {

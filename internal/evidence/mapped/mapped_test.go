@@ -81,7 +81,7 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%.60s: %v, want %v", line, err, want)
 		}
 	}
-	evidencetest.RefusesBadLines(t, d)
+	evidencetest.Hostile(t, d)
 }
 
 func TestPresetsCompile(t *testing.T) {

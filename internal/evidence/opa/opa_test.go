@@ -312,3 +312,7 @@ func BenchmarkDecode(b *testing.B) {
 		}
 	}
 }
+
+func TestHostile(t *testing.T) {
+	evidencetest.Hostile(t, Line, `{"decision_id":"d","result":true,"timestamp":"2026-11-23T10:00:00Z"}`)
+}

@@ -191,7 +191,9 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestBadLines(t *testing.T) { evidencetest.RefusesBadLines(t, Line) }
+func TestHostile(t *testing.T) {
+	evidencetest.Hostile(t, Line, string(lines(t, "server-1.13.jsonl")[0]))
+}
 
 func FuzzDecode(f *testing.F) {
 	for _, name := range files {

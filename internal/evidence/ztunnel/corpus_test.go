@@ -14,7 +14,10 @@ func TestCorpus(t *testing.T) {
 	}
 }
 
-func TestBadLines(t *testing.T) { evidencetest.RefusesBadLines(t, Decode) }
+func TestHostile(t *testing.T) {
+	evidencetest.Hostile(t, Decode,
+		`{"level":"info","time":"2025-03-01T10:00:00.000001Z","scope":"access","message":"connection complete","src.addr":"10.0.0.1:1","dst.addr":"10.0.0.2:2","direction":"inbound"}`)
+}
 
 func FuzzDecode(f *testing.F) {
 	for _, line := range evidencetest.Lines(f, corpus...) {
