@@ -35,6 +35,16 @@ func TestText(t *testing.T) {
 		{plain, "Bearer%20s3cret", "Bearer%20[redacted]"},
 		{plain, "see amqp://u:p@h:5672/v and redis://:pw@r", "see amqp://h:5672/v and redis://r"},
 		{plain, "eyJust text", "eyJust text"},
+		{plain, "grant_type=x&client_secret=a/b+c==&user=u", "grant_type=x&client_secret=[redacted]&user=u"},
+		{plain, "aws_secret_access_key=wJalr/x+y", "aws_secret_access_key=[redacted]"},
+		{plain, "a=1, access_token%3Ds3cret%26b, git-token=", "a=1, access_token%3D[redacted], git-token="},
+		{plain, "access_token=Bearer s3cret", "access_token=[redacted] [redacted]"},
+		{plain, "authz=git-1,tokens=git-2", "authz=git-1,tokens=git-2"},
+		{target, "/p;jsessionid=s3cret/q", "/p;jsessionid=[redacted]"},
+		{target, "/p%3Ftoken%3ds3cret", "/p%3Ftoken%3d[redacted]"},
+		{plain, "a -----BEGIN RSA PRIVATE KEY-----\ns3cret\n-----END RSA PRIVATE KEY----- b", "a [redacted] b"},
+		{plain, "-----BEGIN%20PRIVATE%20KEY-----%0As3cret", "[redacted]"},
+		{plain, "-----BEGIN CERTIFICATE-----\nMIIB", "-----BEGIN CERTIFICATE-----\nMIIB"},
 		{plain, "spiffe://example.org/ns/a/sa/b", "spiffe://example.org/ns/a/sa/b"},
 		{identity, `spiffe://x/cert/BEGIN`, `spiffe://x/cert/BEGIN`},
 		{clientCert, `By=spiffe://x/a;Hash=00;URI=spiffe://x/b`, `By=spiffe://x/a;Hash=00;URI=spiffe://x/b`},
@@ -51,7 +61,7 @@ func TestText(t *testing.T) {
 }
 
 func FuzzText(f *testing.F) {
-	for _, s := range []string{"Bearer a.b", "http://a:b@c/d?e", "eyJx.y eyJ", "Basic\tQQ==", "a%20b bearer+c", "://@://@", "@://@", "\xe8"} {
+	for _, s := range []string{"Bearer a.b", "http://a:b@c/d?e", "eyJx.y eyJ", "Basic\tQQ==", "a%20b bearer+c", "://@://@", "@://@", "\xe8", "a_token=Basic b", "pwd%3Dx&jwt=", "secret=-----BEGIN PRIVATE KEY-----\nx", "cookie=a; session=b"} {
 		f.Add(s, uint8(plain))
 		f.Add(s, uint8(url))
 		f.Add(s, uint8(target))

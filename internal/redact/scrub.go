@@ -6,17 +6,77 @@ import "strings"
 const cut = "[redacted]"
 
 // schemes are the authentication schemes whose credentials follow them.
-var schemes = [...]string{"bearer", "basic", "dpop", "negotiate", "token", "apikey"}
+var schemes = []string{"bearer", "basic", "dpop", "negotiate", "token", "apikey"}
 
 // scrub cuts out what looks like a credential: user information and query
 // strings in URLs, JWTs (eyJ…, which is {" in base64, followed by a dot), AWS
-// access keys, what follows a cookie header's name, and what follows the name
-// of an authentication scheme. It returns s itself if there is none.
+// access keys, private keys, the values of parameters that are named like
+// credentials, what follows a cookie header's name, and what follows the name of
+// an authentication scheme. It returns s itself if there is none.
 func scrub(s string) string {
 	if !suspicious(s) {
 		return s
 	}
-	return scrubSchemes(scrubCookies(scrubAWSKeys(scrubJWTs(scrubUserInfo(scrubQueries(s))))))
+	return scrubParameters(scrubSchemes(scrubPrivateKeys(scrubCookies(scrubAWSKeys(scrubJWTs(scrubUserInfo(scrubQueries(s))))))))
+}
+
+// secretNames are how the names of parameters end that hold a credential.
+var secretNames = []string{
+	"token", "secret", "password", "passwd", "pwd", "sessionid", "session", "apikey", "api_key", "api-key", "access_key", "secret_key",
+	"private_key", "credential", "credentials", "signature", "jwt", "assertion", "cookie",
+}
+
+// scrubParameters cuts the value of NAME=VALUE if the name ends as that of a
+// credential does, wherever it stands: in a form, behind a path, in a text. The
+// equals sign may be %3D.
+func scrubParameters(s string) string {
+	const encoded = "%3D"
+	for i := 0; i < len(s); i++ {
+		size := 1
+		switch {
+		case s[i] == '%' && len(s)-i >= len(encoded) && strings.EqualFold(s[i:i+len(encoded)], encoded):
+			size = len(encoded)
+		case s[i] != '=':
+			continue
+		}
+		if !endsInAny(s[:i], secretNames) {
+			continue
+		}
+		from := i + size
+		end := strings.IndexAny(s[from:], " \t\r\n\"'<>&;,")
+		if end < 0 {
+			end = len(s) - from
+		}
+		if end > 0 {
+			s = s[:from] + cut + s[from+end:]
+			i = from + len(cut) - 1
+		}
+	}
+	return s
+}
+
+// scrubPrivateKeys cuts private keys in PEM, also if they are URL-encoded or cut
+// off.
+func scrubPrivateKeys(s string) string {
+	const begin, end, dashes = "-----BEGIN", "-----END", "-----"
+	for from := 0; ; {
+		i := strings.Index(s[from:], begin)
+		if i < 0 {
+			return s
+		}
+		from += i
+		if !strings.Contains(s[from:min(len(s), from+64)], "PRIVATE") {
+			from += len(begin)
+			continue
+		}
+		rest := ""
+		if i := strings.Index(s[from:], end); i >= 0 {
+			rest = s[from+i+len(end):]
+			_, rest, _ = strings.Cut(rest, dashes)
+		}
+		s = s[:from] + cut + rest
+		from += len(cut)
+	}
 }
 
 // scrubCookies cuts what follows the name of a cookie header, up to the line's end.
@@ -85,7 +145,7 @@ func scrubQueries(s string) string {
 
 // suspicious is a cheap test that nothing to cut passes.
 func suspicious(s string) bool {
-	return strings.Contains(s, "eyJ") || strings.Contains(s, "AKIA") || strings.Contains(s, "ASIA") || strings.ContainsAny(s, " \t+@?") || strings.Contains(s, "%20")
+	return strings.Contains(s, "eyJ") || strings.Contains(s, "AKIA") || strings.Contains(s, "ASIA") || strings.ContainsAny(s, " \t+@?=%")
 }
 
 func scrubUserInfo(s string) string {
@@ -136,7 +196,7 @@ func scrubJWTs(s string) string {
 func scrubSchemes(s string) string {
 	for i := 0; i < len(s); i++ {
 		after := separator(s[i:])
-		if after == 0 || !endsInScheme(s[:i]) {
+		if after == 0 || !endsInAny(s[:i], schemes) {
 			continue
 		}
 		from := i + after
@@ -170,9 +230,9 @@ func separator(s string) int {
 	return 0
 }
 
-func endsInScheme(s string) bool {
-	for _, scheme := range schemes {
-		if n := len(s) - len(scheme); n >= 0 && strings.EqualFold(s[n:], scheme) {
+func endsInAny(s string, endings []string) bool {
+	for _, e := range endings {
+		if n := len(s) - len(e); n >= 0 && strings.EqualFold(s[n:], e) {
 			return true
 		}
 	}

@@ -21,7 +21,9 @@ import (
 	"go.opentelemetry.io/collector/processor/processortest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -140,6 +142,7 @@ func TestNoSecretIsSealed(t *testing.T) {
 		send         func(*testing.T, *sealed) int
 	}{
 		{"Envoy's access log service", "envoy_als", sendALS},
+		{"Envoy's access log service, malformed", "envoy_als", sendBrokenALS},
 		{"Envoy's OTLP logs", "envoy_otlp", func(t *testing.T, s *sealed) int { return sendLogs(t, s, envoyLog) }},
 		{"logs that nobody knows", "opaque", func(t *testing.T, s *sealed) int { return sendLogs(t, s, opaqueLog) }},
 		{"spans", "", sendSpans},
@@ -253,6 +256,52 @@ func sendALS(t *testing.T, s *sealed) int {
 		stream(id, []*accesslogv3.HTTPAccessLogEntry{&one})
 	}
 	return sent
+}
+
+// A wire is a message that is sent as it is.
+type wire []byte
+
+type wireCodec struct{}
+
+func (wireCodec) Name() string { return "proto" }
+func (wireCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(v.(wire))}, nil
+}
+func (wireCodec) Unmarshal(mem.BufferSlice, any) error { return nil }
+
+// sendBrokenALS sends messages that end anywhere, and each whole.
+func sendBrokenALS(t *testing.T, s *sealed) int {
+	endpoint := strings.TrimPrefix(serve(t, envoyaccesslogreceiver.NewFactory(), s.logs, map[string]any{}), "http://")
+	conn, err := grpc.NewClient(endpoint, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(wireCodec{})))
+	require.NoError(t, err)
+	defer conn.Close()
+	json := protojson.UnmarshalOptions{DiscardUnknown: true}
+	refused := 0
+	send := func(message []byte) {
+		c, err := conn.NewStream(t.Context(), &grpc.StreamDesc{ClientStreams: true}, alsv3.AccessLogService_StreamAccessLogs_FullMethodName)
+		require.NoError(t, err)
+		require.NoError(t, c.SendMsg(wire(message)))
+		require.NoError(t, c.CloseSend())
+		if c.RecvMsg(nil) != nil {
+			refused++
+		}
+	}
+	planted := evidencetest.PlantJSON(t, []byte(alsEntry))
+	for i := 0; i < len(planted); i += len(planted) / 100 {
+		e := new(accesslogv3.HTTPAccessLogEntry)
+		if json.Unmarshal(planted[i], e) != nil {
+			continue
+		}
+		message, err := proto.Marshal(&alsv3.StreamAccessLogsMessage{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{
+			HttpLogs: &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{LogEntry: []*accesslogv3.HTTPAccessLogEntry{e, e}}}})
+		require.NoError(t, err)
+		for part := range 8 {
+			send(message[:1+(i*7919+part*len(message)/8)%len(message)])
+		}
+		send(message)
+	}
+	require.Greater(t, refused, 50)
+	return 1
 }
 
 // fill sets every text of a message to shape, and returns how many.

@@ -530,10 +530,12 @@ func finalName(logType string) bool {
 	return false
 }
 
-// SplitAddress reads HOST:PORT or [IPv6]:PORT; anything else is an address
-// without port.
+// SplitAddress reads HOST:PORT or [IPv6]:PORT, of old proxies with tcp:// before
+// it; anything else that has no character that none has is an address without
+// port.
 func SplitAddress(s string) (string, uint16) {
-	if s == "" {
+	s = strings.TrimPrefix(s, "tcp://")
+	if s == "" || strings.ContainsAny(s, " \t\"'<>=;,?&") {
 		return "", 0
 	}
 	host, port, err := net.SplitHostPort(s)

@@ -128,14 +128,16 @@ func TestBuiltinFormats(t *testing.T) {
 		line  string
 		check func(*evidence.Evidence) bool
 	}{
-		"Istio 1.0":                    {start + rest, called},
-		"Istio 1.0 with a route":       {start + rest + " default", called},
-		"Istio 1.1":                    {start + `"-" ` + rest, called},
-		"Istio 1.3":                    {start + `"-" ` + rest + " default", called},
-		"Istio 1.4 without a route":    {start + `"-" "-" ` + rest, called},
-		"Istio 1.4":                    {start + `"-" "-" ` + rest + " default", called},
-		"Istio today":                  {start + `via_upstream - "-" ` + rest + " default", called},
-		"Envoy with a scheme upstream": {start + `0 135 5 2 "-" "-" "r-1" "orders:80" "tcp://10.0.0.2:80"`, func(e *evidence.Evidence) bool { return e.Status == 418 && e.RequestID == "r-1" }},
+		"Istio 1.0":                 {start + rest, called},
+		"Istio 1.0 with a route":    {start + rest + " default", called},
+		"Istio 1.1":                 {start + `"-" ` + rest, called},
+		"Istio 1.3":                 {start + `"-" ` + rest + " default", called},
+		"Istio 1.4 without a route": {start + `"-" "-" ` + rest, called},
+		"Istio 1.4":                 {start + `"-" "-" ` + rest + " default", called},
+		"Istio today":               {start + `via_upstream - "-" ` + rest + " default", called},
+		"Envoy with a scheme upstream": {start + `0 135 5 2 "-" "-" "r-1" "orders:80" "tcp://10.0.0.2:80"`, func(e *evidence.Evidence) bool {
+			return e.Status == 418 && e.RequestID == "r-1"
+		}},
 		"nowhere": {`[2026-11-23T10:00:00.000Z] "- - -" 0 UH - - "-" 0 0 0 - "-" "-" "-" "-" "-" BlackHoleCluster -` + captured, func(e *evidence.Evidence) bool {
 			return e.Role == evidence.RoleCaller && e.From.Address == "10.0.0.1" && e.To.Address == "10.7.7.7" && e.To.Port == 443 && e.PeerAddress == ""
 		}},

@@ -28,6 +28,11 @@ var SecretShapes = []string{
 	"x?a=b&token=" + Secret + "#" + Secret,
 	"Set-Cookie: sid=" + Secret + "; Path=/",
 	"AKIA" + AWSSecret,
+	"aws_secret_access_key=wJalr" + Secret + "MDENGbPxRfiCYEXAMPLEKEYab",
+	"-----BEGIN EC PRIVATE KEY-----\nMHcCAQEE" + Secret + "\n" + Secret + "==\n-----END EC PRIVATE KEY-----",
+	"/p%3Ftoken%3D" + Secret,
+	"/p;jsessionid=" + Secret + "/q",
+	"grant_type=password&client_secret=" + Secret + "&username=u",
 }
 
 // PlantJSON gives line once for each of its strings and each shape, with the
