@@ -115,6 +115,12 @@ func Decode(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evid
 	if err := c.End(); err != nil {
 		return dst, fmt.Errorf("hubble line: %w: byte %d: %w", evidence.ErrMalformed, c.Offset(), err)
 	}
+	if !found { // hubble observe -o json, before it was the exporter's form
+		c = jsonscan.New(line)
+		f.time, f.node = "", ""
+		f.read(&c)
+		found = f.verdict != ""
+	}
 	switch {
 	case f.twice != "":
 		return dst, fmt.Errorf("hubble line: %w: %s is there twice", evidence.ErrMalformed, f.twice)

@@ -112,6 +112,15 @@ func TestDenials(t *testing.T) {
 	}
 }
 
+// What the command line printed once: the flow alone.
+func TestBareFlow(t *testing.T) {
+	line := traps[0]
+	got, want := one(t, line[len(`{"flow":`):len(line)-1]), one(t, line)
+	if evidencetest.Render(&got) != evidencetest.Render(&want) {
+		t.Errorf("%s", evidencetest.Render(&got))
+	}
+}
+
 // A request and its response are told to be one by what both say of the request.
 func TestStages(t *testing.T) {
 	const http = `"l7":{"type":"REQUEST","http":{"method":"GET","url":"http://b/x?q=s","headers":[{"key":"X-Request-Id","value":"r-1"}]}}}}`

@@ -51,9 +51,16 @@ func Kept(key string) bool {
 	return false
 }
 
-// Line is Decode as an evidence.Decoder, for the lines of the log backend's file.
+// Line is Decode as an evidence.Decoder, for the lines of the log backend's
+// file, and for Azure's diagnostic logs, which have the event as
+// properties.log, an object or its text.
 func (d *Decoder) Line(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evidence.Evidence, error) {
 	e, err := d.Decode(line)
+	if errors.Is(err, ErrNoEvent) {
+		if event := enclosed(line); event != nil {
+			e, err = d.Decode(event)
+		}
+	}
 	switch {
 	case errors.Is(err, ErrNoEvent):
 		return dst, fmt.Errorf("%w: %w", evidence.ErrNotEvidence, err)
@@ -64,6 +71,34 @@ func (d *Decoder) Line(dst []evidence.Evidence, from *evidence.Origin, line []by
 		e.Cluster = from.Cluster
 	}
 	return append(dst, e), nil
+}
+
+// enclosed is the event within an envelope, nil if there is none.
+func enclosed(line []byte) (event []byte) {
+	c := jsonscan.New(line)
+	if !c.Object() {
+		return nil
+	}
+	for c.Next() {
+		if string(c.Key) != "properties" {
+			c.Skip()
+			continue
+		}
+		if !c.Object() {
+			continue
+		}
+		for c.Next() {
+			switch {
+			case string(c.Key) != "log":
+				c.Skip()
+			case c.Peek() == '{':
+				event = c.Raw()
+			default:
+				event = []byte(c.String())
+			}
+		}
+	}
+	return event
 }
 
 // Decode reads one event. It refuses what is no valid JSON, not an audit event

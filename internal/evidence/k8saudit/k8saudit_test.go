@@ -357,3 +357,24 @@ func BenchmarkDecode(b *testing.B) {
 func TestHostile(t *testing.T) {
 	evidencetest.Hostile(t, decoder.Line, `{"auditID":"a","stage":"ResponseComplete","verb":"get","user":{"username":"u"},"requestReceivedTimestamp":"2026-11-23T10:00:00Z"}`)
 }
+
+// Azure's diagnostic logs have the event within an envelope.
+func TestEnvelope(t *testing.T) {
+	const event = `{"kind":"Event","apiVersion":"audit.k8s.io/v1","auditID":"a-1","stage":"ResponseComplete","verb":"get","user":{"username":"u"},"requestReceivedTimestamp":"2026-11-23T10:00:00Z"}`
+	text, err := json.Marshal(event)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := evidencetest.One(t, decoder.Line, event)
+	for _, log := range []string{event, string(text)} {
+		got := evidencetest.One(t, decoder.Line, `{"category":"kube-audit","properties":{"pod":"p","log":`+log+`},"time":"2026-11-23T10:00:01Z"}`)
+		if evidencetest.Render(&got) != evidencetest.Render(&want) {
+			t.Errorf("%s", evidencetest.Render(&got))
+		}
+	}
+	for _, line := range []string{`{"properties":{"log":"no event"}}`, `{"properties":{"log":{}}}`, `{"properties":{}}`, `{"properties":1}`} {
+		if got, err := decoder.Line(nil, &evidencetest.Origin, []byte(line)); err == nil || len(got) != 0 {
+			t.Errorf("%s: %+v", line, got)
+		}
+	}
+}
