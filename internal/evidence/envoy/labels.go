@@ -291,7 +291,8 @@ func decisionIDIn(s string) string {
 // FromOTLPLog reads a record of Envoy's OpenTelemetry access logger, as Istio's
 // envoyOtelAls provider configures it, or Istio's JSON access log after a
 // receiver parsed it into attributes or a map body. Labels are looked for in
-// the attributes, then in a map body.
+// the attributes, then in a map body; if they say nothing of a request or a
+// connection, in a text body of one of the formats that need no configuration.
 //
 // It is false unless the record is one: the resource has both log_name and
 // node_name, which Envoy's logger adds; or the labels hold response_flags and
@@ -320,6 +321,10 @@ func FromOTLPLog(resource pcommon.Resource, lr plog.LogRecord) (evidence.Evidenc
 		return evidence.Evidence{}, false
 	}
 
+	// Istio without a format of one's own sends its text format as the body.
+	textual := !l.stated() && lr.Body().Type() == pcommon.ValueTypeStr && len(lr.Body().Str()) <= evidence.MaxLine &&
+		builtinLines().readText(strings.TrimSpace(lr.Body().Str()), &l)
+
 	var node Node
 	if ofNode {
 		node = ParseNodeID(nodeID.Str())
@@ -331,6 +336,9 @@ func FromOTLPLog(resource pcommon.Resource, lr plog.LogRecord) (evidence.Evidenc
 	}
 	var e evidence.Evidence
 	l.evidence(&node, &e)
+	if textual {
+		sane(&e)
+	}
 	if t := lr.Timestamp(); t != 0 && l.startTime == "" {
 		move := int64(t) - e.Start
 		if e.Start = int64(t); e.End != 0 {

@@ -56,6 +56,26 @@ func TestReferenceFormat(t *testing.T) {
 	evidencetest.Golden(t, "testdata/otlp_reference.golden", got)
 }
 
+// TestIstioText is what Istio sends without a format of one's own: the text
+// format as the body.
+func TestIstioText(t *testing.T) {
+	r, lr := logOf(t, envoyResource, nil)
+	lr.Body().SetStr(`[2026-11-23T10:00:00.000Z] "GET /a?token=SECRET HTTP/1.1" 403 - rbac_access_denied_matched_policy[ns[shop]-policy[p]-rule[0]] - "-" 0 19 3 - "-" "SECRET" "r-1" "orders:80" "-" inbound|80|| - 10.0.0.1:80 10.0.0.2:4000 - default` + "\n")
+	e, ok := FromOTLPLog(r, lr)
+	if !ok {
+		t.Fatal("not recognised")
+	}
+	evidencetest.RoundTrip(t, &e)
+	if e.Source != evidence.SourceEnvoyOTLP || e.Method != "GET" || e.Path != "/a" || e.Status != 403 || e.Role != evidence.RoleCallee || e.RequestID != "r-1" ||
+		e.Verdict == nil || e.Verdict.PolicyID != "p" || e.From.Address != "10.0.0.2" || strings.Contains(evidencetest.Render(&e), "SECRET") {
+		t.Error(evidencetest.Render(&e))
+	}
+	lr.Body().SetStr("started\n")
+	if e, ok := FromOTLPLog(r, lr); !ok || e.Method != "" || e.Path != "" {
+		t.Errorf("another text: %v %+v", ok, e)
+	}
+}
+
 // TestIstioJSON is Istio's default JSON format, parsed by a receiver.
 func TestIstioJSON(t *testing.T) {
 	const line = `{"authority":"reviews:9080","bytes_received":0,"bytes_sent":295,"connection_termination_details":null,

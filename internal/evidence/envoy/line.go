@@ -163,12 +163,7 @@ func (d *Lines) finish(dst []evidence.Evidence, from *evidence.Origin, l *labels
 	e := &dst[n]
 	l.evidence(&node, e)
 	e.Source = evidence.SourceEnvoyText
-	if e.Path != "" && e.Path[0] != '/' && e.Path != "*" {
-		e.Path = "" // no request target: an authority, or another field's text
-	}
-	if e.Protocol != "tcp" && !strings.HasPrefix(e.Protocol, "HTTP/") {
-		e.Protocol = ""
-	}
+	sane(e)
 	if e.Reporter.Node == "" {
 		e.Reporter.Node = from.Workload.PodName
 	}
@@ -180,6 +175,25 @@ func (d *Lines) finish(dst []evidence.Evidence, from *evidence.Origin, l *labels
 	}
 	applyTrace(e, l.headers.Trace())
 	return dst, nil
+}
+
+// builtinLines read what needs no configuration.
+var builtinLines = sync.OnceValue(func() *Lines {
+	l, err := NewLines("", nil)
+	if err != nil {
+		panic(err) // they are ours
+	}
+	return l
+})
+
+// sane drops what a text line's fields cannot be.
+func sane(e *evidence.Evidence) {
+	if e.Path != "" && e.Path[0] != '/' && e.Path != "*" {
+		e.Path = "" // no request target: an authority, or another field's text
+	}
+	if e.Protocol != "tcp" && !strings.HasPrefix(e.Protocol, "HTTP/") {
+		e.Protocol = ""
+	}
 }
 
 // stated tells whether the labels are a report at all.
