@@ -556,7 +556,7 @@ func (c *Correlator) bound(p *piece, parented bool) bool {
 				}
 			case callerProxy, callerApp:
 				// A retry's span, of which p did not say that it is its parent.
-				if !parented && !p.told && q.parent != p.span && agree(p, q) && c.overlap(p, q) &&
+				if !parented && !p.told && q.parent != p.span && (q.place == callerApp || agree(p, q)) && c.overlap(p, q) &&
 					slices.ContainsFunc(c.under(beneath[:0], q.trace, q.span), func(k *piece) bool { return k.place == p.place || k.place == calleeProxy }) {
 					return true
 				}
@@ -578,7 +578,11 @@ func (c *Correlator) lacksAttempt(log, p *piece) bool {
 	if log.resends == 0 || log.from.isNot(p.from) || log.to.isNot(p.to) || log.mirrored != p.mirrored {
 		return false
 	}
-	found := c.candidates(log, p.place, maxAlike)
+	at := p.place
+	if at == calleeApp {
+		at = calleeLog
+	}
+	found := c.candidates(log, at, maxAlike)
 	if log.hasNode() {
 		var buf [16]*piece
 		for _, q := range c.at(c.under(buf[:0], log.trace, log.span), log.trace, log.span) {
@@ -587,7 +591,7 @@ func (c *Correlator) lacksAttempt(log, p *piece) bool {
 				of = c.named(q)
 			}
 			for _, q := range of {
-				if q.place == p.place && !slices.Contains(found, q) {
+				if q.place == at && !slices.Contains(found, q) {
 					found = append(found, q)
 				}
 			}
@@ -748,7 +752,8 @@ func orders(n int, f func([]int)) {
 }
 
 // lag is how much later than its caller's a callee's proxy may notice that a call
-// is over.
+// is over, and how far a policy engine's clock may be from that of the proxy which
+// asks it.
 const lag = int64(20 * time.Millisecond)
 
 // overclaimed says whether what fits a caller's log can't all be its: there are
@@ -853,6 +858,9 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 		fitting := slices.DeleteFunc(slices.Clone(logs), func(p *piece) bool { fits, _ := c.fits(lead, p); return !fits })
 		j.doubt = j.doubt || len(logs) > 1 && len(fitting) != 1 || len(fitting) == 0 && (lead.told && lead.span == s && !agree(lead, logs[0]) ||
 			lead.to.differs(logs[0].to) && (logs[0].resends == 0 || lead.from.differs(logs[0].from)))
+		for _, p := range logs {
+			j.doubt = j.doubt || len(fitting) == 1 && p != fitting[0] && c.mayHaveTried(p, lead) && c.lacksAttempt(p, lead)
+		}
 		if len(fitting) > 0 {
 			logs = fitting
 		}
@@ -944,6 +952,9 @@ func (c *Correlator) callerReports(j *joined) {
 			c.callerAt(j, d.trace, d.parent, TierSpan)
 			linked = j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
 		}
+	}
+	if !linked && lead.place == calleeApp {
+		j.doubt = j.doubt || c.bound(lead, true) // its proxy's reports are lost
 	}
 	if j.slots[callerLog] == nil && lead.place != calleeApp {
 		log, identified, doubt := c.nearest(lead, callerLog)
@@ -1098,9 +1109,13 @@ func (c *Correlator) decisions(j *joined) {
 	// lost.
 	log := j.slots[callerLog]
 	retried := log != nil && log.resends > 0
+	// It is made while the call lasts.
+	untimely := func(d *piece) bool {
+		return lead.place.callee() && (d.start < lead.start-lag || d.start > lead.end+lag)
+	}
 	if d, doubt := c.decisionBySpan(j); d != nil && !c.nearerAttempt(j, d) {
 		j.set(d, TierSpan)
-		j.doubt = j.doubt || doubt || retried
+		j.doubt = j.doubt || doubt || retried || untimely(d)
 		return
 	}
 	if lead.place.callee() || lead.place == callerLog {
@@ -1108,7 +1123,7 @@ func (c *Correlator) decisions(j *joined) {
 			_, identified := c.fits(lead, d)
 			j.set(d, TierRequest)
 			j.trust(identified)
-			j.doubt = j.doubt || doubt || retried || slices.ContainsFunc(c.candidates(d, callerLog, maxAlike), func(q *piece) bool {
+			j.doubt = j.doubt || doubt || retried || untimely(d) || slices.ContainsFunc(c.candidates(d, callerLog, maxAlike), func(q *piece) bool {
 				return log != nil && q != log && !sameReport(q, log)
 			})
 		}
