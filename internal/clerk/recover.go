@@ -120,32 +120,45 @@ func (in *intake) recoverRecord(lr plog.LogRecord) bool {
 	if _, wire := m.Get(semconv.EvidenceID); !ok || wire {
 		return false
 	}
-	var id correlate.RecordID
+	var past correlate.Past
 	if amends, ok := m.Get(semconv.MeshAmends); ok {
 		v = amends
 	}
-	list, ok := m.Get(semconv.MeshAttestations)
-	if !fromHex(id[:], v.Str()) || !ok || list.Type() != pcommon.ValueTypeSlice {
+	if !fromHex(past.ID[:], v.Str()) {
 		return true
 	}
-	var cites []evidence.ID
-	callee := false
-	for _, item := range list.Slice().All() {
-		if item.Type() != pcommon.ValueTypeMap {
-			continue
+	if v, ok := m.Get(semconv.MeshEvidenceState); ok {
+		for _, s := range [...]correlate.State{correlate.Partial, correlate.Ambiguous} {
+			if v.Str() == s.String() {
+				past.State = s
+			}
 		}
-		var cited evidence.ID
-		if v, ok := item.Map().Get(attestationID); ok && fromHex(cited[:], v.Str()) {
-			cites = append(cites, cited)
-		}
-		if v, ok := item.Map().Get(attestationRole); ok && v.Str() == evidence.RoleCallee.String() {
-			callee = true
+	}
+	if v, ok := m.Get(semconv.MeshEvidenceStateReason); ok {
+		past.Reason = v.Str()
+	}
+	if v, ok := m.Get(semconv.InitiatorID); ok {
+		past.Initiator = v.Str()
+	}
+	// An amendment that only names the initiator cites nothing.
+	if list, ok := m.Get(semconv.MeshAttestations); ok && list.Type() == pcommon.ValueTypeSlice {
+		for _, item := range list.Slice().All() {
+			if item.Type() != pcommon.ValueTypeMap {
+				continue
+			}
+			var cited evidence.ID
+			if v, ok := item.Map().Get(attestationID); ok && fromHex(cited[:], v.Str()) {
+				past.Cites = append(past.Cites, cited)
+			}
+			if v, ok := item.Map().Get(attestationRole); ok && v.Str() == evidence.RoleCallee.String() {
+				past.Callee = true
+			}
 		}
 	}
 	// The evidence that it cites was sealed before it.
 	in.correlator.Add(time.Now(), in.evidence)
 	in.evidence = in.evidence[:0]
-	in.correlator.Recover(id, callee, cites)
+	in.correlator.Recover(past)
 	return true
 }
 

@@ -42,6 +42,7 @@ type action struct {
 	decided                       evidence.Decision
 	initiator                     string
 	start                         int64
+	recovered                     bool // of before a restart: what else was known then is not
 	state                         State
 	reason                        string
 }
@@ -82,7 +83,8 @@ type Correlator struct {
 	index      index
 	workflows  map[evidence.TraceID]*workflow
 	now        int64
-	recovering bool // nothing leaves: what has left before is not yet known
+	recovering bool                 // nothing leaves: what has left before is not yet known
+	recovered  map[RecordID]*action // while recovering
 
 	// The queue of pieces in order of arrival, and the first piece that has
 	// not settled and that has not reached its deadline.
@@ -588,35 +590,44 @@ func (c *Correlator) adopt(a *action, j *joined) {
 func (c *Correlator) BeginRecovery() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.recovering = true
+	c.recovering, c.recovered = true, make(map[RecordID]*action)
 }
 
 // EndRecovery lets records leave again.
 func (c *Correlator) EndRecovery(now time.Time) {
 	c.mu.Lock()
-	c.recovering = false
+	c.recovering, c.recovered = false, nil
 	c.mu.Unlock()
 	c.Advance(now)
 }
 
+// Past is a record that was out before a restart, or an amendment of one.
+type Past struct {
+	ID        RecordID // the record's
+	Callee    bool     // it has the callee's report
+	Cites     []evidence.ID
+	State     State
+	Reason    string
+	Initiator string // the user's id, "" if it names none
+}
+
 // Recover tells of a record that is out already, before a restart: the pieces it
-// cites, as far as they were added again, have left with it.
-func (c *Correlator) Recover(id RecordID, callee bool, cites []evidence.ID) {
+// cites, as far as they were added again, have left with it. If it names no
+// initiator, one who becomes known amends it.
+func (c *Correlator) Recover(past Past) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var a *action
-	for _, e := range cites {
-		if p := c.find(e); p != nil {
-			if p.action != nil && p.action.id == id {
-				a = p.action
-			}
-		}
-	}
+	a := c.recovered[past.ID]
 	if a == nil {
-		a = &action{id: id}
+		a = &action{id: past.ID, recovered: true}
+		c.recovered[past.ID] = a
 	}
-	a.callee = a.callee || callee
-	for _, e := range cites {
+	a.callee = a.callee || past.Callee
+	a.state, a.reason = past.State, past.Reason
+	if past.Initiator != "" {
+		a.initiator = past.Initiator
+	}
+	for _, e := range past.Cites {
 		p := c.find(e)
 		if p == nil {
 			continue
@@ -626,6 +637,10 @@ func (c *Correlator) Recover(id RecordID, callee bool, cites []evidence.ID) {
 		}
 		if p.place.callee() || !a.callee {
 			p.action = a
+		}
+		if a.start == 0 && p.trace != (evidence.TraceID{}) && p.place != observed {
+			a.start = p.start
+			c.left(a, p)
 		}
 		c.claim(p)
 	}

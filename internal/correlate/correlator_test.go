@@ -846,7 +846,7 @@ func TestRecovery(t *testing.T) {
 		for _, a := range r.Attestations {
 			cites = append(cites, a.ID)
 		}
-		after.Recover(r.ID, r.Attestations[0].Role == evidence.RoleCallee, cites)
+		after.Recover(Past{ID: r.ID, Callee: r.Attestations[0].Role == evidence.RoleCallee, Cites: cites, State: r.State, Reason: r.Reason})
 	}
 	after.EndRecovery(t0)
 	require.Empty(t, drain(t, after), "what has left does not leave again")

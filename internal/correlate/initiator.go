@@ -121,10 +121,14 @@ func (c *Correlator) remember(a *action, j *joined) {
 			in = m.piece
 		}
 	})
-	if in == nil || j.slots[observed] != nil {
-		return
+	if in != nil && j.slots[observed] == nil {
+		c.left(a, in)
 	}
-	if w := c.workflow(in); len(w.left) < maxLeft {
+}
+
+// left keeps a record of p's trace with it.
+func (c *Correlator) left(a *action, p *piece) {
+	if w := c.workflow(p); len(w.left) < maxLeft {
 		w.left = append(w.left, a)
 	}
 }
@@ -138,7 +142,9 @@ func (c *Correlator) inherit(p *piece) {
 	}
 	i := w.initiator()
 	for _, a := range w.left {
-		if a.initiator == i.ID {
+		// What a record from before a restart names may rest on evidence that
+		// was not read again.
+		if a.initiator == i.ID || a.recovered && a.initiator != "" {
 			continue
 		}
 		a.initiator = i.ID

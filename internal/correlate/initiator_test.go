@@ -119,6 +119,56 @@ func TestLateInitiatorAmends(t *testing.T) {
 	})
 }
 
+// A record that left before a restart is amended too once its user is known; but
+// not if it names one: who that was may rest on what was not read again.
+func TestLateInitiatorAfterRestart(t *testing.T) {
+	all := workflowOf3()
+	inner, entry := all[1], all[0]
+	for name, past := range map[string][]Past{
+		"names nobody":                   {{State: Partial, Reason: ReasonDeadline}},
+		"names somebody":                 {{Initiator: "bob"}},
+		"an amendment names somebody":    {{}, {Initiator: "bob"}},
+		"an amendment says who, no more": {{State: Partial, Reason: ReasonDeadline}, {Callee: true, State: Complete}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := New(testConfig())
+			c.BeginRecovery()
+			c.Add(t0, []evidence.Evidence{inner})
+			record := recordID(inner.ID)
+			named, last := "", Past{}
+			for i, p := range past {
+				p.ID = record
+				if i == 0 {
+					p.Callee, p.Cites = true, []evidence.ID{inner.ID}
+				}
+				c.Recover(p)
+				named, last = named+p.Initiator, p
+			}
+			c.EndRecovery(t0)
+			c.Add(t0.Add(time.Second), []evidence.Evidence{entry})
+			c.Advance(t0.Add(time.Minute))
+			var amendments []*Record
+			for _, r := range drain(t, c) {
+				if r.Amends == record {
+					amendments = append(amendments, r)
+				}
+			}
+			if named != "" {
+				require.Empty(t, amendments)
+				return
+			}
+			require.Len(t, amendments, 1)
+			assert.Equal(t, "alice", amendments[0].Initiator.ID)
+			assert.Equal(t, Inherited, amendments[0].Initiator.Derived)
+			assert.Equal(t, last.State, amendments[0].State)
+			assert.Equal(t, last.Reason, amendments[0].Reason)
+			c.Advance(t0.Add(time.Hour))
+			require.Empty(t, c.workflows)
+			require.Zero(t, c.Stats().Bytes)
+		})
+	}
+}
+
 func TestInitiatorWithoutTrace(t *testing.T) {
 	c := New(testConfig())
 	c.Add(t0, []evidence.Evidence{calleeALS("log", user("alice")), change("change", "audit-1")})
