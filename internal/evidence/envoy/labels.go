@@ -458,11 +458,10 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 	if id := evidence.Text(l.streamID, evidence.MaxName); id != e.RequestID {
 		e.StreamID = id
 	}
-	if t, err := time.Parse(time.RFC3339Nano, l.startTime); err == nil {
-		e.Start = unixNano(t.Unix(), int32(t.Nanosecond()))
-	}
-	if l.start != 0 {
-		e.Start = l.start
+	if e.Start = l.start; e.Start == 0 {
+		if t, err := time.Parse(time.RFC3339Nano, l.startTime); err == nil {
+			e.Start = unixNano(t.Unix(), int32(t.Nanosecond()))
+		}
 	}
 	if ms, err := strconv.ParseUint(l.duration, 10, 40); err == nil {
 		e.End = e.Start + int64(ms)*int64(time.Millisecond)

@@ -199,8 +199,12 @@ func sane(e *evidence.Evidence) {
 // stated tells whether the labels are a report at all.
 func (l *labels) stated() bool {
 	if l.startTime != "" {
-		if _, err := time.Parse(time.RFC3339Nano, l.startTime); err != nil {
+		t, err := time.Parse(time.RFC3339Nano, l.startTime)
+		if err != nil {
 			return false
+		}
+		if l.start == 0 { // so it is read once
+			l.start = unixNano(t.Unix(), int32(t.Nanosecond()))
 		}
 	}
 	return l.method != "" || l.status != "" || l.flags != "" || l.cluster != "" || l.downstreamRemote != "" || l.termination != ""
