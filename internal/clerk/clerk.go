@@ -54,6 +54,8 @@ type Clerk struct {
 	prover     prover
 	inventory  *inventory.Inventory // nil: the configuration says nothing of workloads
 
+	refusedProofs refusedProofs
+
 	// recording is true between Record and Stop: only then records have
 	// somewhere to go.
 	recording      atomic.Bool
@@ -167,6 +169,7 @@ func (c *Clerk) Logs(ctx context.Context, from *evidence.Reporter, ld plog.Logs,
 	defer in.done()
 	in.logs(ld)
 	if err := next(ctx, ld); err != nil {
+		c.refusedProofs.add(in.proven)
 		return err
 	}
 	in.accepted(ctx)
@@ -236,6 +239,7 @@ type intake struct {
 	reporter *evidence.Reporter // what our own receiver saw of its peer, else nil
 	sources  map[evidence.Source]int64
 	spans    []passing      // if they are enriched or held
+	proven   []evidence.ID  // by a certificate that was verified here
 	lost     []evidence.Gap // what a receiver of this process gave up
 	nodes    map[string]int // access log entries, by the proxy that wrote them
 	redacted int64
@@ -329,7 +333,8 @@ func (in *intake) logs(ld plog.Logs) {
 					n = 0
 					continue
 				}
-				n += in.report(lr.Attributes())
+				before, again := in.refusedProofs.has(lr.Attributes())
+				n += in.report(lr.Attributes(), again)
 				certificate := in.prover.show(lr)
 				n += in.redactor.LogRecord(lr)
 				e, known := readLog(rl.Resource(), lr)
@@ -352,7 +357,15 @@ func (in *intake) logs(ld plog.Logs) {
 						e, known = readLog(rl.Resource(), lr) // what is sealed is what counts
 					}
 				}
-				e.Digest = in.digest(func(b []byte) []byte { return appendLog(append(b, under[:]...), lr) })
+				digest := func() [32]byte {
+					return in.digest(func(b []byte) []byte { return appendLog(append(b, under[:]...), lr) })
+				}
+				e.Digest = digest()
+				if again && evidenceID(&e) != before { // it bears another's id
+					n += capProofs(lr.Attributes())
+					e, known = readLog(rl.Resource(), lr)
+					e.Digest = digest()
+				}
 				in.take(&e, known, lr.Attributes(), n)
 				in.route(&e, lr.TraceID(), lr.Attributes())
 				n = 0
@@ -426,9 +439,13 @@ func ownSource(m pcommon.Map) evidence.Source {
 
 // report makes a record's word about its reporter true: what our own receiver
 // saw, or nothing. Proofs that come over the wire are capped: nobody else
-// verified a certificate for us. It returns how many values it changed.
-func (in *intake) report(m pcommon.Map) int {
-	if in.reporter == nil {
+// verified a certificate for us, unless it is what we wrote ourselves, offered
+// again. It returns how many values it changed.
+func (in *intake) report(m pcommon.Map, again bool) int {
+	switch {
+	case in.reporter == nil && again:
+		return stripReporter(m)
+	case in.reporter == nil:
 		return stripReporter(m) + capProofs(m)
 	}
 	r := in.reporter
@@ -506,6 +523,9 @@ func (in *intake) take(e *evidence.Evidence, known bool, m pcommon.Map, redacted
 			total += before.Int() // what an earlier hop cut
 		}
 		m.PutInt(semconv.EvidenceRedacted, total)
+	}
+	if in.reporter == nil && len(e.From.Identities) > 0 && e.From.Identities[0].Proof == evidence.ProofSVID {
+		in.proven = append(in.proven, e.ID)
 	}
 	in.sources[e.Source]++
 	if known && in.reporter != nil && e.Source == evidence.SourceEnvoyALS { // from our own receiver

@@ -1,6 +1,7 @@
 package meshauditprocessor
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -156,6 +157,45 @@ func TestCertificatesOfOthers(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A receiver that is told no offers what we have written on already once more: it
+// is the same evidence, and what bears its id and is not the same is not.
+func TestCertificatesAfterARefusal(t *testing.T) {
+	const frontend = "spiffe://example.org/ns/shop/sa/frontend"
+	ca := evidencetest.NewCA(t)
+	cert := evidencetest.PEM(ca.Issue(t, frontend).Certificate[0])
+	synctest.Test(t, func(t *testing.T) {
+		cfg := createDefaultConfig()
+		cfg.Identity.TrustBundles.Files = []trustbundle.File{{TrustDomain: "example.org", Path: ca.File(t)}}
+		cfg.Identity.UnauthenticatedCertificates = true
+		p := newPair(t, cfg)
+		p.start(t)
+		ld := linesOf("/x", map[string]string{semconv.EvidenceSource: "envoy_text"},
+			`{"start_time":"2026-03-01T10:00:00.000Z","method":"GET","path":"/x","response_code":200,"response_flags":"-","downstream_peer_cert":"`+cert+`"}`)
+		lr := ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0)
+		forged := func() plog.Logs {
+			other := plog.NewLogs()
+			ld.CopyTo(other)
+			other.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Attributes().PutStr(semconv.URLPath, "/other")
+			return other
+		}
+		p.sink.refusing(func(plog.Logs) error { return errors.New("not now") })
+		require.Error(t, p.logs.ConsumeLogs(t.Context(), ld))
+		id := attr(t, lr, semconv.EvidenceID)
+		require.Error(t, p.logs.ConsumeLogs(t.Context(), ld), "twice")
+		p.sink.refusing(nil)
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), forged()))
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), ld))
+		time.Sleep(time.Minute)
+		p.stop(t)
+		sealed := p.sink.evidence()
+		require.Len(t, sealed, 2)
+		require.Equal(t, "mtls_san", attr(t, sealed[0], semconv.SourceIdentityProof))
+		require.NotEqual(t, id, attr(t, sealed[0], semconv.EvidenceID))
+		require.Equal(t, "svid", attr(t, sealed[1], semconv.SourceIdentityProof))
+		require.Equal(t, id, attr(t, sealed[1], semconv.EvidenceID))
+	})
 }
 
 // Statements about who a party is that disagree: each is kept on the record, and
