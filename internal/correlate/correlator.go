@@ -445,15 +445,9 @@ func (c *Correlator) leave(j *joined, reason string) {
 		r.ID = amendmentID(a.id, all)
 	}
 	a.note(r)
-	contested := j.doubt || j.calleeLead() == nil
-	if k := j.slots[callerLog]; k != nil && k.claimed && !a.has(k.id) {
-		contested = true // another record has it: of another attempt, or wrongly
-	}
 	c.adopt(a, j)
 	c.emit(r)
-	if contested {
-		c.contest(a, j)
-	}
+	c.contest(a, j)
 }
 
 // replaced says whether a cites what would not join it now.

@@ -859,7 +859,7 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 		j.doubt = j.doubt || len(logs) > 1 && len(fitting) != 1 || len(fitting) == 0 && (lead.told && lead.span == s && !agree(lead, logs[0]) ||
 			lead.to.differs(logs[0].to) && (logs[0].resends == 0 || lead.from.differs(logs[0].from)))
 		for _, p := range logs {
-			j.doubt = j.doubt || len(fitting) == 1 && p != fitting[0] && c.mayHaveTried(p, lead) && c.lacksAttempt(p, lead)
+			j.doubt = j.doubt || len(fitting) == 1 && p != fitting[0] && c.mayHaveTried(p, lead)
 		}
 		if len(fitting) > 0 {
 			logs = fitting
@@ -950,6 +950,10 @@ func (c *Correlator) callerReports(j *joined) {
 		// The decision that the log names knows from which span it was asked.
 		if d := c.decisionOf(log); d != nil && (node == nil || d.parent != node.span) {
 			c.callerAt(j, d.trace, d.parent, TierSpan)
+			if k := j.slots[callerLog]; k != nil && k.resends == 0 {
+				// It may be a span that others were called from as well.
+				j.doubt = j.doubt || slices.ContainsFunc(c.candidates(k, lead.place, maxAlike), func(q *piece) bool { return q != lead && c.forlorn(q) })
+			}
 			linked = j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
 		}
 	}
@@ -988,6 +992,20 @@ func (c *Correlator) callerReports(j *joined) {
 			c.callerAt(j, log.trace, log.span, TierRequest)
 		}
 	}
+}
+
+// forlorn says whether neither spans nor a request id lead from a callee's log to a
+// caller's.
+func (c *Correlator) forlorn(p *piece) bool {
+	if p.told || p.parent != (evidence.SpanID{}) {
+		return false
+	}
+	if p.hasNode() {
+		if _, proxies, _ := c.calleesAt(p.trace, p.span); len(proxies) > 0 {
+			return false
+		}
+	}
+	return len(c.candidates(p, callerLog, 0)) == 0
 }
 
 // application adds the caller's application's span where its proxy's, which stands
