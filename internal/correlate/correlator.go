@@ -3,6 +3,7 @@ package correlate
 import (
 	"container/list"
 	"crypto/sha256"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -500,13 +501,20 @@ func (a *action) amendment(what string, because evidence.ID) *Record {
 	return r
 }
 
+// otherwise says whether two records are of other parties.
+func (a *action) otherwise(b *action) bool {
+	return a.source != b.source && !a.source.IsZero() && !b.source.IsZero() ||
+		a.destination != b.destination && !a.destination.IsZero() && !b.destination.IsZero()
+}
+
 // maxContested bounds the records that one more is compared with.
 const maxContested = 16
 
 // contest amends as ambiguous what has left in no doubt and would not now: records
 // of the same request or trace, method and path, whose evidence j's contests.
 func (c *Correlator) contest(own *action, j *joined) {
-	var buf [8]*piece
+	var buf, leads [8]*piece
+	var seen [maxContested]*action
 	looked := 0
 	for _, at := range [...]place{calleeLog, calleeProxy, callerLog, decision} {
 		p := j.slots[at]
@@ -516,13 +524,15 @@ func (c *Correlator) contest(own *action, j *joined) {
 		for _, kind := range [...]lookup{byRequest, byTrace} {
 			for _, q := range c.sharing(buf[:0], kind, p) {
 				a := q.action
-				if a == nil || a == own || a.state == Ambiguous {
+				if a == nil || a == own || a.state == Ambiguous || a.otherwise(own) || slices.Contains(seen[:looked], a) {
 					continue
 				}
-				if looked++; looked > maxContested {
+				if looked == maxContested {
 					return
 				}
-				for _, lead := range c.leads(nil, q) {
+				seen[looked] = a
+				looked++
+				for _, lead := range c.leads(leads[:0], q) {
 					if now := c.gather(lead); now != nil && lead.action == a && (now.doubt || c.replaced(a, now)) {
 						c.doubt(a, p)
 					}
