@@ -508,10 +508,17 @@ func (c *Correlator) free(p, q *piece) bool {
 		logs, _, _ := c.calleesAt(q.trace, q.span)
 		return len(logs) == 0
 	case q.place == callerLog && q.hasNode() && q.resends == 0:
-		for _, k := range c.under(buf[:0], q.trace, q.span) {
-			if k.place.callee() && !contradict(q, k) || k.place == decision && slices.ContainsFunc(c.named(k), func(log *piece) bool {
-				return log != p && !contradict(q, log) && agree(q, log)
-			}) {
+		beneath := c.under(buf[:0], q.trace, q.span)
+		if len(beneath) == 0 {
+			return true
+		}
+		logs, _, _ := c.callersAt(q.trace, q.span)
+		alone := len(logs) < 2 // else what is beneath may be another's
+		for _, k := range beneath {
+			if k.place.callee() && !contradict(q, k) && (alone || agree(q, k)) ||
+				k.place == decision && alone && slices.ContainsFunc(c.named(k), func(log *piece) bool {
+					return log != p && !contradict(q, log) && agree(q, log)
+				}) {
 				return false
 			}
 		}
@@ -616,8 +623,8 @@ func (c *Correlator) triedElsewhere(p *piece) (best *piece) {
 	return best
 }
 
-// wanted says whether p, which has a caller's log, may as well be the attempt that
-// another tells of and nobody reported.
+// wanted says whether p, which has a caller's log, may as well be an attempt that
+// another tells of.
 func (c *Correlator) wanted(p, log *piece) bool {
 	var buf [16]*piece
 	looked := 0
@@ -626,7 +633,7 @@ func (c *Correlator) wanted(p, log *piece) bool {
 			if q.place != callerLog || q.resends == 0 || !q.final || q == log || sameReport(q, log) {
 				continue
 			}
-			if looked++; looked > maxAlike || c.mayHaveTried(q, p) && c.lacksAttempt(q, p) {
+			if looked++; looked > maxAlike || c.mayHaveTried(q, p) {
 				return true
 			}
 		}
@@ -752,9 +759,12 @@ func orders(n int, f func([]int)) {
 }
 
 // lag is how much later than its caller's a callee's proxy may notice that a call
-// is over, and how far a policy engine's clock may be from that of the proxy which
-// asks it.
-const lag = int64(20 * time.Millisecond)
+// is over; asking is how far a policy engine's clock may be from that of the proxy
+// which asks it.
+const (
+	lag    = int64(20 * time.Millisecond)
+	asking = int64(5 * time.Millisecond)
+)
 
 // overclaimed says whether what fits a caller's log can't all be its: there are
 // more reports than attempts that it tells of, or by one callee's clock they took
@@ -1129,7 +1139,7 @@ func (c *Correlator) decisions(j *joined) {
 	retried := log != nil && log.resends > 0
 	// It is made while the call lasts.
 	untimely := func(d *piece) bool {
-		return lead.place.callee() && (d.start < lead.start-lag || d.start > lead.end+lag)
+		return lead.place.callee() && (d.start < lead.start-asking || d.start > lead.end+asking)
 	}
 	if d, doubt := c.decisionBySpan(j); d != nil && !c.nearerAttempt(j, d) {
 		j.set(d, TierSpan)
