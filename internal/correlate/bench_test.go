@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -11,28 +13,54 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
 
-// hop gives the evidence of one call: both sidecars' reports, both proxies'
-// spans, as a mesh of 1000 workloads gives it.
-func hop(i uint64, dst []evidence.Evidence) []evidence.Evidence {
-	client := callerALS("x", mtls(fmt.Sprint("ns/shop/sa/w", i%1000), fmt.Sprint("ns/shop/sa/w", i%997)), reporter("sidecar~10.0.0.1~a-v1-abcde.shop~shop.svc.cluster.local"))
-	server := calleeALS("x", mtls(fmt.Sprint("ns/shop/sa/w", i%1000), fmt.Sprint("ns/shop/sa/w", i%997)), reporter("sidecar~10.0.0.2~b-v1-abcde.shop~shop.svc.cluster.local"), status(200))
-	in := proxySpan("x", evidence.SpanServer)
-	out := proxySpan("x", evidence.SpanClient)
-	for k, e := range []*evidence.Evidence{&client, &server, &in, &out} {
-		binary.BigEndian.PutUint64(e.ID[:], i)
-		e.ID[8] = byte(k)
-		binary.BigEndian.PutUint64(e.TraceID[:], i/4+1)
-		e.RequestID = fmt.Sprintf("e4e8c177-3962-9359-945e-%012x", i/4)
-		binary.BigEndian.PutUint64(e.SpanID[:], 2*i+1)
-		if e == &server || e == &in {
-			binary.BigEndian.PutUint64(e.SpanID[:], 2*i+2)
+// load gives the evidence of calls, one after the other: both sidecars' reports,
+// both proxies' spans, as a mesh of 1000 workloads gives it. A trace has four
+// calls.
+type load struct {
+	calls [1000][4]evidence.Evidence
+	next  uint64
+	batch []evidence.Evidence
+}
+
+func newLoad() *load {
+	l := new(load)
+	for i := range l.calls {
+		who := mtls(fmt.Sprint("ns/shop/sa/w", i), fmt.Sprint("ns/shop/sa/w", i*7%997))
+		l.calls[i] = [4]evidence.Evidence{
+			callerALS("x", who, reporter("sidecar~10.0.0.1~a-v1-abcde.shop~shop.svc.cluster.local")),
+			calleeALS("x", who, reporter("sidecar~10.0.0.2~b-v1-abcde.shop~shop.svc.cluster.local"), status(200)),
+			proxySpan("x", evidence.SpanServer),
+			proxySpan("x", evidence.SpanClient),
 		}
-		if e == &in {
-			binary.BigEndian.PutUint64(e.ParentSpanID[:], 2*i+1)
+		for k := range l.calls[i] {
+			l.calls[i][k].To.Workload = evidence.Workload{Name: "b", Namespace: "shop", Version: "v1"}
 		}
-		e.To.Workload = evidence.Workload{Name: "b", Namespace: "shop", Version: "v1"}
 	}
-	return append(dst, client, server, in, out)
+	return l
+}
+
+// take gives so many pieces of evidence, valid until the next time.
+func (l *load) take(n int) []evidence.Evidence {
+	l.batch = l.batch[:0]
+	for ; len(l.batch) < n; l.next++ {
+		requestID := fmt.Sprintf("e4e8c177-3962-9359-945e-%012x", l.next/4)
+		for k, e := range l.calls[l.next%uint64(len(l.calls))] {
+			binary.BigEndian.PutUint64(e.ID[:], l.next)
+			e.ID[8] = byte(k)
+			binary.BigEndian.PutUint64(e.TraceID[:], l.next/4+1)
+			e.RequestID = requestID
+			span := 2*l.next + 1
+			if e.Role == evidence.RoleCallee {
+				span++
+			}
+			binary.BigEndian.PutUint64(e.SpanID[:], span)
+			if e.SpanKind == evidence.SpanServer {
+				binary.BigEndian.PutUint64(e.ParentSpanID[:], span-1)
+			}
+			l.batch = append(l.batch, e)
+		}
+	}
+	return l.batch
 }
 
 // cpuTime is what the process has used, the garbage collector included: it
@@ -46,69 +74,133 @@ func cpuTime() time.Duration {
 }
 
 // BenchmarkCorrelate measures the CPU time from evidence to record: four pieces
-// each action, with so many pieces pending all the time.
+// each action, with so many pieces pending all the time, or kept for what comes
+// late after their record has left.
 func BenchmarkCorrelate(b *testing.B) {
 	for _, pending := range []int{1_000, 10_000, 100_000, 1_000_000} {
-		b.Run(fmt.Sprint("pending=", pending), func(b *testing.B) {
+		b.Run(fmt.Sprint("pending=", pending), func(b *testing.B) { benchmark(b, pending, 0) })
+	}
+	b.Run("left=1000000", func(b *testing.B) { benchmark(b, 10_000, 990_000) })
+}
+
+func benchmark(b *testing.B, pending, left int) {
+	cfg := testConfig()
+	cfg.MaxPending, cfg.MaxPendingBytes = 2*pending, 4<<30
+	// Time advances so that pending pieces are within the settling time.
+	step := cfg.Settle / time.Duration(pending)
+	cfg.Window = cfg.Settle
+	cfg.LateWindow = time.Duration(left) * step
+	c := New(cfg)
+	now := t0
+	load := newLoad()
+	var took time.Duration // making the evidence is not counted
+	feed := func(pieces int) {
+		for n := 0; n < pieces; n += len(load.batch) {
+			load.take(256)
+			now = now.Add(step * 256)
+			start := cpuTime()
+			c.Add(now, load.batch)
+			_, _ = c.Deliver(500, func([]*Record) error { return nil })
+			took += cpuTime() - start
+		}
+	}
+	feed((pending + left) * 5 / 4)
+	took = 0
+	b.ReportAllocs()
+	b.ResetTimer()
+	feed(b.N)
+	b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "cpu-ns/piece")
+	b.ReportMetric(float64(b.N)/took.Seconds(), "pieces/cpu-s")
+	if kept := c.Stats().Kept; kept < (pending+left)/2 {
+		b.Fatalf("only %d pieces are kept", kept)
+	}
+}
+
+// BenchmarkAdders measures how many pieces per second so many receivers at once
+// can add, and what CPU time that takes. Each has evidence of its own, made
+// before.
+func BenchmarkAdders(b *testing.B) {
+	for _, adders := range []int{1, 2} {
+		b.Run(fmt.Sprint(adders), func(b *testing.B) {
+			const pending, batch = 100_000, 512
 			cfg := testConfig()
-			cfg.MaxPending, cfg.MaxPendingBytes = 2*pending, 4<<30
-			cfg.LateWindow = 0
-			// Time advances so that pending pieces are within the settling time,
-			// a tenth of the window.
-			step := cfg.Settle / time.Duration(pending)
-			cfg.Window = cfg.Settle
+			cfg.Window, cfg.Settle, cfg.LateWindow = time.Second, time.Second, 0
+			cfg.MaxPending, cfg.MaxPendingBytes = 4*pending, 4<<30
 			c := New(cfg)
-			now := t0
-			var batch []evidence.Evidence
-			i := uint64(0)
-			var took time.Duration // making the evidence is not counted
-			feed := func(pieces int) {
-				for n := 0; n < pieces; n += len(batch) {
-					batch = batch[:0]
-					for len(batch) < 256 {
-						batch = hop(i, batch)
-						i++
+			b.ReportAllocs()
+			var added atomic.Int64
+			var deliver sync.WaitGroup
+			done := make(chan struct{})
+			deliver.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					case <-time.After(time.Millisecond):
+						_, _ = c.Deliver(500, func([]*Record) error { return nil })
 					}
-					now = now.Add(step * 256)
-					start := cpuTime()
-					c.Add(now, batch)
-					_, _ = c.Deliver(500, func([]*Record) error { return nil })
-					took += cpuTime() - start
 				}
+			})
+			loads := make([][]evidence.Evidence, adders)
+			for i := range loads {
+				l := newLoad()
+				l.next = uint64(i) << 40
+				loads[i] = l.take(b.N/adders + batch)
 			}
-			feed(pending + pending/4)
-			took = 0
+			runtime.GC()
 			b.ResetTimer()
-			feed(b.N)
-			b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "cpu-ns/piece")
-			b.ReportMetric(float64(b.N)/took.Seconds(), "pieces/cpu-s")
-			if kept := c.Stats().Kept; kept < pending/2 {
-				b.Fatalf("only %d pieces are kept", kept)
+			start := cpuTime()
+			var adding sync.WaitGroup
+			for _, all := range loads {
+				adding.Go(func() {
+					for n := 0; n < b.N/adders; n += batch {
+						now := t0.Add(time.Duration(added.Add(batch)) * cfg.Settle / pending)
+						c.Add(now, all[n:n+batch])
+					}
+				})
 			}
+			adding.Wait()
+			c.Advance(t0)
+			took := cpuTime() - start
+			b.ReportMetric(float64(took.Nanoseconds())/float64(b.N), "cpu-ns/piece")
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pieces/s")
+			close(done)
+			deliver.Wait()
 		})
 	}
 }
 
-// BenchmarkMemory measures what a pending piece costs on the heap, beside what
-// the correlator accounts for it.
+// BenchmarkMemory measures what a piece costs on the heap while it is pending and
+// when it has left, beside what the correlator accounts for it.
 func BenchmarkMemory(b *testing.B) {
-	const pieces = 400_000
-	cfg := testConfig()
-	cfg.MaxPending, cfg.MaxPendingBytes = 2*pieces, 4<<30
-	for b.Loop() {
-		var before, after runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&before)
-		c := New(cfg)
-		var batch []evidence.Evidence
-		for i := range uint64(pieces / 4) {
-			batch = hop(i, batch[:0])
-			c.Add(t0, batch)
-		}
-		runtime.GC()
-		runtime.ReadMemStats(&after)
-		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/pieces, "B/piece")
-		b.ReportMetric(float64(c.Stats().Bytes)/pieces, "accounted-B/piece")
-		runtime.KeepAlive(c)
+	for _, left := range []bool{false, true} {
+		b.Run(fmt.Sprint("left=", left), func(b *testing.B) {
+			const pieces = 400_000
+			cfg := testConfig()
+			cfg.MaxPending, cfg.MaxPendingBytes = 2*pieces, 4<<30
+			for b.Loop() {
+				var before, after runtime.MemStats
+				load := newLoad()
+				load.take(256)
+				runtime.GC()
+				runtime.ReadMemStats(&before)
+				c := New(cfg)
+				for i := 0; i < pieces; i += len(load.batch) {
+					now := t0
+					if left {
+						now = now.Add(time.Duration(i) * 100 * time.Microsecond)
+					}
+					c.Add(now, load.take(256))
+					_, _ = c.Deliver(500, func([]*Record) error { return nil })
+				}
+				runtime.GC()
+				runtime.GC() // pools are emptied by the second
+				runtime.ReadMemStats(&after)
+				b.ReportMetric((float64(after.HeapAlloc)-float64(before.HeapAlloc))/pieces, "B/piece")
+				b.ReportMetric(float64(c.Stats().Bytes)/pieces, "accounted-B/piece")
+				runtime.KeepAlive(c)
+				runtime.KeepAlive(load)
+			}
+		})
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -11,10 +12,9 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
 
-// A waiting piece's content is packed into one string: a tenth of the memory
-// of an Evidence with its eighty mostly empty fields, one pointer for the
-// garbage collector, and a copy, so that nothing of the sender's buffers is
-// retained.
+// A waiting piece's content is packed: a tenth of the memory of an Evidence with
+// its eighty mostly empty fields, nothing that the garbage collector must follow,
+// and a copy, so that nothing of the sender's buffers is retained.
 
 // Bounds of what is kept of one piece, in bytes and in statements. What is
 // longer is cut; the sealed evidence has all of it.
@@ -239,6 +239,7 @@ func appendIdentities(b []byte, ids []evidence.Identity) []byte {
 // unpacker reads a packed piece; after the first error it returns zeros.
 type unpacker struct {
 	s   string
+	ids *ids
 	bad bool
 }
 
@@ -281,11 +282,40 @@ func (u *unpacker) spiffeID() spiffeid.ID {
 	if s == "" {
 		return spiffeid.ID{}
 	}
-	id, err := spiffeid.FromString(s)
+	id, err := u.ids.parse(s)
 	if err != nil {
 		u.bad = true
 	}
 	return id
+}
+
+// ids keeps SPIFFE IDs that were parsed, so that the same few are not parsed, and
+// kept, for each record. They must not be changed.
+type ids map[string]*spiffeid.ID
+
+const maxIDs = 1 << 12 // of which one is, with what it keeps, some 200 bytes
+
+func (all *ids) parse(s string) (spiffeid.ID, error) {
+	if id := (*all)[s]; id != nil {
+		return *id, nil
+	}
+	id, err := spiffeid.FromString(strings.Clone(s))
+	if err != nil {
+		return id, err
+	}
+	return *all.shared(id), nil
+}
+
+func (all *ids) shared(id spiffeid.ID) *spiffeid.ID {
+	s := id.String()
+	if id := (*all)[s]; id != nil {
+		return id
+	}
+	if *all == nil || len(*all) == maxIDs {
+		*all = make(ids)
+	}
+	(*all)[s] = &id
+	return &id
 }
 
 func (u *unpacker) identities() []evidence.Identity {
@@ -304,9 +334,10 @@ func (u *unpacker) identities() []evidence.Identity {
 	return ids
 }
 
-// unpack reads what pack wrote into e. The strings of e share packed's memory.
-func unpack(packed string, e *evidence.Evidence) error {
-	u := &unpacker{s: packed}
+// unpack reads what pack wrote into e. The strings of e share packed's memory, its
+// SPIFFE IDs that of ids.
+func unpack(packed string, e *evidence.Evidence, ids *ids) error {
+	u := &unpacker{s: packed, ids: ids}
 	flags := u.uvarint()
 	if event := u.take(1); event != "" {
 		e.Event = evidence.Event(event[0])
@@ -361,10 +392,4 @@ func unpack(packed string, e *evidence.Evidence) error {
 		return errPacked
 	}
 	return nil
-}
-
-// packed returns e's content as one string of its own.
-func packed(scratch []byte, e *evidence.Evidence) (string, []byte) {
-	scratch = pack(scratch[:0], e)
-	return string(scratch), scratch
 }

@@ -118,7 +118,7 @@ func TestConnections(t *testing.T) {
 				c.Advance(t0.Add(time.Minute))
 				assert.Equal(t, tt.want, showAll(drain(t, c), batch), "shift %d", shift)
 				c.Advance(t0.Add(time.Hour))
-				require.Empty(t, c.index)
+				assertForgotten(t, c)
 			}
 		})
 	}

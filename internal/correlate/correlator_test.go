@@ -575,7 +575,7 @@ func TestLateDecisionAmends(t *testing.T) {
 	c.Advance(t0.Add(20 * time.Minute))
 	assert.Zero(t, c.Stats().Kept)
 	assert.Zero(t, c.Stats().Bytes)
-	assert.Empty(t, c.index)
+	assertForgotten(t, c)
 }
 
 func TestLateReportAmends(t *testing.T) {
@@ -871,18 +871,32 @@ func TestCrowdedKeyIsInDoubtAndBounded(t *testing.T) {
 	}
 	batch = append(batch, callerALS("client", request("always the same"), mtls("a", "b")))
 	c.Add(t0, batch)
-	for _, q := range c.index {
-		for kind := range lookups {
-			n := 0
-			for p := q; p != nil; p = p.chain[kind] {
-				n++
+	for i := range c.index.shards {
+		for _, s := range c.index.shards[i].slots {
+			for kind := range lookups {
+				n := 0
+				for p := c.index.first(s.key); p != nil; p = c.index.next(p, kind) {
+					n++
+				}
+				require.LessOrEqual(t, n, maxChain)
 			}
-			require.LessOrEqual(t, n, maxChain)
 		}
 	}
 	c.Advance(t0.Add(time.Minute))
 	rs := drain(t, c)
 	assert.Len(t, rs, 3*maxChain+1)
 	c.Advance(t0.Add(time.Hour))
-	assert.Empty(t, c.index)
+	assertForgotten(t, c)
+}
+
+// assertForgotten checks that nothing is left of what was forgotten.
+func assertForgotten(t assert.TestingT, c *Correlator) {
+	assert.Zero(t, c.Stats().Bytes)
+	assert.Equal(t, c.queue.first, c.queue.end)
+	assert.Zero(t, c.actions.used)
+	assert.Zero(t, c.workflows.all.used)
+	assert.Empty(t, c.workflows.of)
+	for i := range c.index.shards {
+		assert.Zero(t, c.index.shards[i].used)
+	}
 }

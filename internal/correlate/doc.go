@@ -61,11 +61,26 @@
 // keeps its keys, so that late evidence finds the record to amend, but not its
 // content.
 //
+// # A pass
+//
+// Add hashes and packs evidence, which needs no lock, and puts it into an inbox.
+// Whoever then finds nobody at work makes a pass over all that is in the inbox;
+// the others go. A pass goes in steps, and in a step as many workers as there are
+// cores share the pieces: there are no locks, but in each step whatever is
+// written has one writer (pass.go says which). What comes out is what one worker
+// makes of one piece after the other.
+//
+// To read it top to bottom: a piece and its keys (piece.go), the queue and the
+// index in which it stands (queue.go, index.go), a pass (pass.go, outlook.go),
+// what belongs to an action (join.go), how its record leaves and is written
+// (leave.go, write.go, record.go), what is kept of it (action.go,
+// initiator.go).
+//
 // # Cost
 //
-// One mutex guards the state; under it Add costs a few map operations for each
-// piece, independent of how much is pending: chains of pieces under one key are
-// cut at maxChain, after which the joins that rest on that key are ambiguous.
-// Parsing and packing happen outside the lock. Keys are 64-bit seeded hashes;
-// trace, span and evidence ids are compared exactly behind them.
+// A piece costs the same however much is pending: chains of pieces under one key
+// are cut at maxChain, after which the joins that rest on that key are ambiguous;
+// nothing that is pending holds a pointer, so the garbage collector does not look
+// at it. Keys are 64-bit seeded hashes; trace, span and evidence ids are compared
+// exactly behind them.
 package correlate

@@ -1,6 +1,11 @@
 package correlate
 
-import "github.com/meshaudit/meshaudit/internal/evidence"
+import (
+	"sync/atomic"
+	"unsafe"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
 
 // Initiator is who set a trace going: the user whom its earliest statement of
 // a user names, the entry hop's. Other hops inherit him.
@@ -28,30 +33,49 @@ const maxLeft = 64
 // have left. It lives as long as a piece that names a user, or leads one of those
 // records, is kept.
 type workflow struct {
-	pieces int
-	start  int64       // of the earliest piece that names a user
-	id     evidence.ID // its id, zero if there is none yet
-	packed string      // its content, which outlives the piece
-	left   []*action
-	cached *Initiator // of packed
+	named       *named // nil: nobody
+	pieces      uint32
+	left        uint32 // how many records have
+	first, last ref    // of their actions
 }
 
-// workflowBytes is a workflow's cost beyond packed: the struct, its map entry, and
-// a few records.
-const workflowBytes = 96 + 40 + 64
+// named is the earliest statement of a user in a trace. Its content outlives the
+// piece.
+type named struct {
+	start  int64
+	id     evidence.ID
+	packed string
+	cached atomic.Pointer[Initiator] // of packed
+}
 
-func (w *workflow) bytes() int { return workflowBytes + len(w.packed) }
+// workflows finds them by trace.
+type workflows struct {
+	of  map[evidence.TraceID]ref
+	all arena[workflow]
+}
 
-// workflow finds or makes that of a trace, for one more piece.
-func (c *Correlator) workflow(p *piece) *workflow {
-	w := c.workflows[p.trace]
-	if w == nil {
-		w = new(workflow)
-		c.workflows[p.trace] = w
-		c.queueBytes += w.bytes()
+// workflowBytes is a workflow's cost: itself and its map entry, in a map that is
+// half full.
+const workflowBytes = int(unsafe.Sizeof(workflow{})) + 40
+
+func (n *named) bytes() int {
+	if n == nil {
+		return 0
 	}
-	if !p.inWorkflow {
-		p.inWorkflow = true
+	return int(unsafe.Sizeof(*n)) + len(n.packed)
+}
+
+// workflow finds or makes that of a piece's trace, for one more piece.
+func (c *Correlator) workflow(p *piece) *workflow {
+	r := c.workflows.of[p.trace]
+	if r == 0 {
+		r = c.workflows.all.add()
+		c.workflows.of[p.trace] = r
+		c.bytes += workflowBytes
+	}
+	w := c.workflows.all.at(r)
+	if p.workflow == 0 {
+		p.workflow = r
 		w.pieces++
 	}
 	return w
@@ -60,32 +84,44 @@ func (c *Correlator) workflow(p *piece) *workflow {
 // names notes a piece that names a user.
 func (c *Correlator) names(p *piece) {
 	w := c.workflow(p)
-	first := piece{start: w.start, id: w.id}
-	if w.id == (evidence.ID{}) || p.before(&first) {
-		c.queueBytes += len(p.packed) - len(w.packed)
-		w.start, w.id, w.packed, w.cached = p.start, p.id, p.packed, nil
+	if w.named != nil && !p.before(&piece{start: w.named.start, id: w.named.id}) {
+		return
 	}
+	c.bytes -= w.named.bytes()
+	w.named = &named{start: p.start, id: p.id, packed: string(c.queue.contentOf(p))}
+	c.bytes += w.named.bytes()
 }
 
 // forgetWorkflow drops a trace's state with its last piece.
 func (c *Correlator) forgetWorkflow(p *piece) {
-	w := c.workflows[p.trace]
-	if w.pieces--; w.pieces == 0 {
-		c.queueBytes -= w.bytes()
-		delete(c.workflows, p.trace)
+	w := c.workflows.all.at(p.workflow)
+	if w.pieces--; w.pieces > 0 {
+		return
 	}
+	for r := w.first; r != 0; r = c.actions.at(r).left {
+		c.abandon(r)
+	}
+	c.bytes -= workflowBytes + w.named.bytes()
+	c.workflows.all.remove(p.workflow)
+	delete(c.workflows.of, p.trace)
 }
 
-func (w *workflow) initiator() *Initiator {
-	if w.cached == nil && w.packed != "" {
-		var e evidence.Evidence
-		if err := unpack(w.packed, &e); err != nil {
-			panic(err) // we packed it
-		}
-		e.ID = w.id
-		w.cached = initiatorOf(&e, Inherited)
+// initiator is nil if nobody was named.
+func (n *named) initiator() *Initiator {
+	if n == nil {
+		return nil
 	}
-	return w.cached
+	if i := n.cached.Load(); i != nil {
+		return i
+	}
+	var e evidence.Evidence
+	if err := unpack(n.packed, &e, new(ids)); err != nil {
+		panic(err) // we packed it
+	}
+	e.ID = n.id
+	i := initiatorOf(&e, Inherited)
+	n.cached.Store(i) // two workers may do so; they say the same
+	return i
 }
 
 func initiatorOf(e *evidence.Evidence, derived string) *Initiator {
@@ -102,8 +138,8 @@ func (c *Correlator) initiator(r *Record, all []statement) *Initiator {
 		return nil // no call; its actor acts himself
 	}
 	var first *Initiator
-	if w := c.workflows[r.TraceID]; w != nil {
-		first = w.initiator()
+	if w := c.workflows.all.at(c.workflows.of[r.TraceID]); w != nil {
+		first = w.named.initiator()
 	}
 	for _, s := range all {
 		if s.User != "" && (first == nil || s.User == first.ID) {
@@ -114,7 +150,7 @@ func (c *Correlator) initiator(r *Record, all []statement) *Initiator {
 }
 
 // remember keeps a record that has left with its trace.
-func (c *Correlator) remember(a *action, j *joined) {
+func (c *Correlator) remember(r ref, j *joined) {
 	var in *piece
 	j.all(func(m member) {
 		if in == nil && m.trace != (evidence.TraceID{}) {
@@ -122,34 +158,42 @@ func (c *Correlator) remember(a *action, j *joined) {
 		}
 	})
 	if in != nil && j.slots[observed] == nil {
-		c.left(a, in)
+		c.left(r, in)
 	}
 }
 
 // left keeps a record of p's trace with it.
-func (c *Correlator) left(a *action, p *piece) {
-	if w := c.workflow(p); len(w.left) < maxLeft {
-		w.left = append(w.left, a)
+func (c *Correlator) left(r ref, p *piece) {
+	w := c.workflow(p)
+	if w.left == maxLeft {
+		return
 	}
+	if w.left++; w.first == 0 {
+		w.first = r
+	} else {
+		c.actions.at(w.last).left = r
+	}
+	w.last = r
+	c.actions.at(r).users++
 }
 
 // inherit amends the records of p's trace that left before it was known who
 // set the trace going. A piece that names a user has had time to meet others.
 func (c *Correlator) inherit(p *piece) {
-	w := c.workflows[p.trace]
-	if w == nil || c.recovering {
+	if c.recovering || p.workflow == 0 {
 		return
 	}
-	i := w.initiator()
-	for _, a := range w.left {
-		// What a record from before a restart names may rest on evidence that
-		// was not read again.
-		if a.initiator == i.ID || a.recovered && a.initiator != "" {
-			continue
+	w := c.workflows.all.at(p.workflow)
+	i := w.named.initiator()
+	who := c.hash.initiator(i.ID)
+	for r := w.first; r != 0; {
+		a := c.actions.at(r)
+		if a.draft != 0 || a.awaits(who) {
+			c.draft(r, draft{
+				amends: true, what: "initiator", because: i.Evidence, trace: p.trace, initiator: i,
+				state: a.state, reason: a.reason,
+			})
 		}
-		a.initiator = i.ID
-		r := a.amendment("initiator", i.Evidence)
-		r.TraceID, r.Initiator = p.trace, i
-		c.emit(r)
+		r = a.left
 	}
 }

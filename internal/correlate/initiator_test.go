@@ -77,8 +77,7 @@ func TestInitiator(t *testing.T) {
 			}
 		}
 		c.Advance(t0.Add(time.Hour))
-		require.Empty(t, c.workflows)
-		require.Zero(t, c.Stats().Bytes)
+		assertForgotten(t, c)
 	})
 }
 
@@ -114,8 +113,7 @@ func TestLateInitiatorAmends(t *testing.T) {
 			}
 		}
 		c.Advance(now.Add(time.Hour))
-		require.Empty(t, c.workflows)
-		require.Zero(t, c.Stats().Bytes)
+		assertForgotten(t, c)
 	})
 }
 
@@ -163,7 +161,7 @@ func TestLateInitiatorAfterRestart(t *testing.T) {
 			assert.Equal(t, last.State, amendments[0].State)
 			assert.Equal(t, last.Reason, amendments[0].Reason)
 			c.Advance(t0.Add(time.Hour))
-			require.Empty(t, c.workflows)
+			assertForgotten(t, c)
 			require.Zero(t, c.Stats().Bytes)
 		})
 	}

@@ -91,7 +91,7 @@ var anchorOrder = [...]place{calleeLog, calleeProxy, calleeApp, callerLog, calle
 
 // at appends to dst the pieces that stand on a node of a trace.
 func (c *Correlator) at(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
-	for q := c.index[c.hash.span(byNode, t, s)]; q != nil; q = q.chain[byNode] {
+	for q := c.index.first(c.hash.span(byNode, t, s)); q != nil; q = c.index.next(q, byNode) {
 		if q.trace == t && q.span == s && q.keys[byNode-1] != 0 {
 			dst = append(dst, q)
 		}
@@ -101,7 +101,7 @@ func (c *Correlator) at(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*
 
 // under appends to dst the pieces whose parent is a node of a trace.
 func (c *Correlator) under(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
-	for q := c.index[c.hash.span(byParent, t, s)]; q != nil; q = q.chain[byParent] {
+	for q := c.index.first(c.hash.span(byParent, t, s)); q != nil; q = c.index.next(q, byParent) {
 		if q.trace == t && q.parent == s && q.keys[byParent-1] != 0 {
 			dst = append(dst, q)
 		}
@@ -117,7 +117,7 @@ func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
 	}
 	keys := [...]uint64{key, key - bucketStep, key + bucketStep}
 	for _, key := range keys[:p.buckets()] {
-		for q := c.index[key]; q != nil; q = q.chain[kind] {
+		for q := c.index.first(key); q != nil; q = c.index.next(q, kind) {
 			if q != p && q.keys[kind-1] == key {
 				dst = append(dst, q)
 			}
@@ -1090,7 +1090,7 @@ func (c *Correlator) crowd(p *piece) bool {
 	}
 	for _, key := range [...]uint64{p.keys[byTrace-1], p.keys[byTrace-1] - bucketStep, p.keys[byTrace-1] + bucketStep} {
 		n := 0
-		for q := c.index[key]; q != nil && p.keys[byTrace-1] != 0; q = q.chain[byTrace] {
+		for q := c.index.first(key); q != nil && p.keys[byTrace-1] != 0; q = c.index.next(q, byTrace) {
 			n++
 		}
 		if n == maxChain {

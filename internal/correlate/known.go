@@ -35,7 +35,8 @@ type Proven struct {
 // is known of any.
 func (c *Correlator) Known(spans []Node) []Known {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	defer c.unlock()
+	c.pass(c.now) // what was added may wait in the inbox
 	var all []Known
 	for i := range spans {
 		if k := c.known(&spans[i]); k != (Known{}) {
@@ -93,18 +94,19 @@ func (c *Correlator) hear(s *settled, pieces []*piece, at func(place) bool) []*p
 
 // tell adds what a piece says, or the record that it has left with.
 func (c *Correlator) tell(s *settled, p *piece) {
-	if a := p.action; a != nil {
-		s.source.say(Proven{a.source, a.sourceProof})
-		s.destination.say(Proven{a.destination, a.destinationProof})
-		s.decided.say(a.decided)
+	if a := c.actions.at(p.action); a != nil {
+		s.source.say(Proven{value(a.stated.source), a.stated.sourceProof})
+		s.destination.say(Proven{value(a.stated.destination), a.stated.destinationProof})
+		s.decided.say(a.stated.decided)
 		s.record.say(a.id)
 		return
 	}
-	if p.packed == "" {
+	content := c.queue.contentOf(p)
+	if content == nil {
 		return
 	}
 	var e evidence.Evidence
-	if err := unpack(p.packed, &e); err != nil {
+	if err := unpack(string(content), &e, &c.drafts.desks[0].ids); err != nil {
 		panic(err) // we packed it
 	}
 	for _, i := range e.From.Identities {

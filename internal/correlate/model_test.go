@@ -562,11 +562,11 @@ func FuzzUnpack(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		var e evidence.Evidence
-		if unpack(s, &e) != nil {
+		if unpack(s, &e, new(ids)) != nil {
 			return
 		}
 		var again evidence.Evidence
-		if err := unpack(string(pack(nil, &e)), &again); err != nil {
+		if err := unpack(string(pack(nil, &e)), &again, new(ids)); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -594,7 +594,7 @@ func TestPackKeepsAll(t *testing.T) {
 		*s = "act" + itoa(i+1)
 	}
 	var got evidence.Evidence
-	require.NoError(t, unpack(string(pack(nil, &e)), &got))
+	require.NoError(t, unpack(string(pack(nil, &e)), &got, new(ids)))
 	// What stands on the piece itself is not packed.
 	got.ID, got.Role, got.Start, got.End = e.ID, e.Role, e.Start, e.End
 	require.Equal(t, e, got)

@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
@@ -91,7 +92,8 @@ const (
 )
 
 // piece is one piece of evidence while the correlator knows it. Until it has
-// left, packed holds its content; the rest is what joins need.
+// left, the queue has its content; the rest is what joins need. It holds no
+// pointer.
 type piece struct {
 	id           evidence.ID
 	trace        evidence.TraceID
@@ -99,9 +101,17 @@ type piece struct {
 	start, end   int64 // unix nanoseconds
 	arrived      int64 // unix nanoseconds, the correlator's clock
 
+	name     uint64              // its key byID
 	keys     [lookups - 1]uint64 // of byNode … byTrace; 0: not in that chain
 	from, to party
 	reporter uint64 // hash of the reporter's name for itself
+
+	number        uint64          // in order of arrival
+	chain         [lookups]uint32 // how far the next in each chain is, 0: it is the last
+	content, size uint32          // where its content lies; size 0: it is gone
+	action        ref             // that this piece leads or is an exclusive part of, once it has left
+	workflow      ref             // that counts this piece
+	looked        uint32          // its number, and one, among the leads of an outlook
 
 	place    place
 	spanKind evidence.SpanKind
@@ -118,13 +128,9 @@ type piece struct {
 	// a report of a connection, and so of no request
 	connection bool
 	streamID   bool // a connection's: the source names it
-	// names a user in a trace; counted by its trace's workflow
-	user, inWorkflow bool
-	packed           string
-
-	action *action         // that this piece leads or is an exclusive part of, once it has left
-	next   *piece          // in order of arrival
-	chain  [lookups]*piece // next in each chain
+	user       bool // names a user in a trace
+	duplicate  bool // known already when it came
+	kept       bool // its content is not released when it is due
 }
 
 // node says whether the piece names a node of a trace.
@@ -137,12 +143,12 @@ func (p *piece) before(q *piece) bool {
 	return string(p.id[:]) < string(q.id[:])
 }
 
-// bytes is what a piece costs: the struct, its map entries and its content.
-func (p *piece) bytes() int { return pieceBytes + len(p.packed) }
+// bytes is what a piece costs: itself, its part of the index and its content.
+func (p *piece) bytes() int { return pieceBytes + int(p.size) }
 
-// pieceBytes is a piece's fixed cost: 376 bytes for the struct in its size
-// class and up to seven map entries, of which evidence usually fills four.
-const pieceBytes = 384 + 4*28
+// pieceBytes is a piece's fixed cost. Of its up to seven keys evidence usually has
+// four, and shares every second; their tables are at least a third full.
+const pieceBytes = int(unsafe.Sizeof(piece{})) + 2*3*int(unsafe.Sizeof(slot{}))
 
 // hasher makes keys. The seed is random: a sender cannot choose ids that
 // collide.
@@ -211,6 +217,9 @@ func (h hasher) span(kind lookup, t evidence.TraceID, s evidence.SpanID) uint64 
 
 func (h hasher) id(id evidence.ID) uint64 { return maphash.Comparable(h.seed, id) | 1 }
 
+// initiator hashes who set a trace going.
+func (h hasher) initiator(who string) uint64 { return h.text(lookups, who) }
+
 // party hashes what is said about a party. An identity counts from the proof
 // least on: what a header claims must not decide what a proxy's report joins.
 func (h hasher) party(p *evidence.Party, least evidence.Proof) party {
@@ -233,10 +242,10 @@ func (h hasher) party(p *evidence.Party, least evidence.Proof) party {
 	return out
 }
 
-// newPiece makes a piece of e; the content is packed by the caller.
-func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
-	p := &piece{
-		id: e.ID, trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
+// read makes p a piece of e; the content is packed by the caller.
+func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
+	*p = piece{
+		id: e.ID, name: h.id(e.ID), trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
 		start: e.Start, end: max(e.Start, e.End),
 		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
 		resends: uint8(min(max(e.ResendCount, 0), 255)), mirrored: mirrored(e.Host),
@@ -279,7 +288,7 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 	if at != decision && at != observed && e.Method == "" && (e.Event == evidence.EventConnection || e.Event == evidence.EventHandshake) {
 		p.connection = true
 		h.connection(p, e)
-		return p
+		return
 	}
 	if e.StreamID != "" && at != decision {
 		p.keys[byStream-1] = h.text(byStream, e.StreamID)
@@ -292,7 +301,6 @@ func (h hasher) newPiece(e *evidence.Evidence, at place) *piece {
 			p.keys[byTrace-1] = h.text(byTrace, string(e.TraceID[:]), e.Method, e.Path)
 		}
 	}
-	return p
 }
 
 // mirrored: Envoy sends a copy to HOST-shadow.
@@ -316,60 +324,5 @@ func (h hasher) connection(p *piece, e *evidence.Evidence) {
 	}
 	if p.tunnelled() {
 		p.keys[byTrace-1] = h.ends(byTrace, p.start, p.from.address, p.to.address, 0)
-	}
-}
-
-// maxChain bounds the pieces that one key leads to, and so the work that an
-// adversary who repeats a request id can cause. Beyond it pieces are still
-// recorded, but joins by that key are in doubt.
-const maxChain = 64
-
-// index finds pieces by key: one map from hash to the first piece of a chain,
-// oldest first.
-type index map[uint64]*piece
-
-func (ix index) insert(kind lookup, key uint64, p *piece) {
-	if key == 0 {
-		return
-	}
-	q := ix[key]
-	if q == nil {
-		ix[key] = p
-		return
-	}
-	for n := 1; ; n++ {
-		if n == maxChain {
-			p.crowded = true
-			if kind != byID {
-				p.keys[kind-1] = 0
-			}
-			return
-		}
-		if q.chain[kind] == nil {
-			q.chain[kind] = p
-			return
-		}
-		q = q.chain[kind]
-	}
-}
-
-func (ix index) remove(kind lookup, key uint64, p *piece) {
-	if key == 0 {
-		return
-	}
-	q := ix[key]
-	if q == p {
-		if p.chain[kind] == nil {
-			delete(ix, key)
-		} else {
-			ix[key] = p.chain[kind]
-		}
-		return
-	}
-	for ; q != nil; q = q.chain[kind] {
-		if q.chain[kind] == p {
-			q.chain[kind] = p.chain[kind]
-			return
-		}
 	}
 }

@@ -3,6 +3,7 @@ package correlate
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strconv"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -161,9 +162,10 @@ const maxConflicts = 16
 // merge makes the fields of a record out of statements, strongest place first.
 // kept are identities that a record already out states: an amendment is
 // compared with those too.
-func merge(r *Record, all []statement, kept *action) {
+func merge(r *Record, all []statement, kept *stated) {
 	anchor := all[0].Evidence
 	r.Start, r.End = anchor.Start, max(anchor.Start, anchor.End)
+	r.Attestations = make([]Attestation, 0, len(all))
 
 	calleeFirst, callerFirst := all, byCaller(all)
 	// What is said of the destination.
@@ -219,8 +221,8 @@ func merge(r *Record, all []statement, kept *action) {
 	mergeAddress(&r.Source, calleeFirst, func(e *evidence.Evidence) *evidence.Party { return &e.From })
 	mergeAddress(&r.Destination, to, func(e *evidence.Evidence) *evidence.Party { return &e.To })
 	if kept != nil {
-		r.Source.ID, r.Source.Proof = kept.source, kept.sourceProof
-		r.Destination.ID, r.Destination.Proof = kept.destination, kept.destinationProof
+		r.Source.ID, r.Source.Proof = value(kept.source), kept.sourceProof
+		r.Destination.ID, r.Destination.Proof = value(kept.destination), kept.destinationProof
 	}
 	// Who terminated the connection saw the peer's certificate: the callee's
 	// word counts for the source, the caller's for the destination.
@@ -341,7 +343,7 @@ func (r *Record) conflict(c Conflict) {
 
 // verdict settles what was decided: field by field the policy engine's own
 // word before that of a proxy.
-func (r *Record) verdict(all []statement, kept *action) {
+func (r *Record) verdict(all []statement, kept *stated) {
 	var ordered []statement
 	for _, own := range [...]bool{true, false} {
 		for _, s := range all {
@@ -355,7 +357,10 @@ func (r *Record) verdict(all []statement, kept *action) {
 	}
 	v := *ordered[0].Verdict
 	r.Verdict = &v
-	if kept != nil && kept.decided != "" && kept.decided != v.Decision {
+	if kept == nil {
+		kept = new(stated)
+	}
+	if kept.decided != "" && kept.decided != v.Decision {
 		r.conflict(Conflict{Field: semconv.AuthzDecision, Kept: string(v.Decision),
 			Other: string(kept.decided), From: "amended record", Evidence: ordered[0].ID})
 	}
@@ -510,4 +515,11 @@ func amendmentID(amends RecordID, adds []statement) RecordID {
 		h.Write(s.ID[:])
 	}
 	return RecordID(h.Sum(nil))
+}
+
+func itoa(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
 }

@@ -1,0 +1,190 @@
+package correlate
+
+import "slices"
+
+// met says whether all that is expected is there.
+func (c *Correlator) met(j *joined) bool {
+	if p := j.slots[observed]; p != nil {
+		return p.final
+	}
+	callee := j.calleeLead()
+	if c.cfg.ExpectCallee && callee == nil {
+		return false
+	}
+	if c.cfg.ExpectCaller && j.slots[callerLog] == nil && j.slots[callerProxy] == nil && j.slots[callerApp] == nil {
+		return false
+	}
+	if log := j.slots[calleeLog]; log != nil && log.lone {
+		return false
+	}
+	if log := j.slots[calleeLog]; log != nil && log.keys[byDecision-1] != 0 && j.slots[decision] == nil {
+		return false
+	}
+	if c.cfg.ExpectVerdict {
+		verdict := false
+		j.all(func(m member) { verdict = verdict || m.place == decision || m.verdict })
+		return verdict
+	}
+	return true
+}
+
+// actionOf finds the record that j's pieces have left with. A record that
+// left without the callee's report takes the first that comes.
+func (c *Correlator) actionOf(j *joined) ref {
+	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp} {
+		if p := j.slots[at]; p != nil && p.action != 0 {
+			return p.action
+		}
+	}
+	callee := j.calleeLead() != nil
+	for _, at := range [...]place{callerLog, callerProxy, callerApp, decision, observed} {
+		if p := j.slots[at]; p != nil && p.action != 0 && !(callee && c.actions.at(p.action).callee) {
+			return p.action
+		}
+	}
+	if j.slots[observed] != nil {
+		for _, m := range j.more { // an earlier stage may have left as the record
+			if m.action != 0 {
+				return m.action
+			}
+		}
+	}
+	return 0
+}
+
+// leave lets j's record leave, or an amendment of it with what is new. reason is
+// "" if the expectation is met.
+func (c *Correlator) leave(j *joined, reason string) {
+	r := c.actionOf(j)
+	a := c.actions.at(r)
+	first, gone := len(c.drafts.cites), false
+	j.all(func(m member) {
+		if a != nil && a.has(m.name) {
+			return
+		}
+		content := c.queue.contentOf(m.piece)
+		if content == nil {
+			gone = true // with the record of another attempt, which cites it
+			return
+		}
+		c.drafts.cites = append(c.drafts.cites, citation{m.piece, m.tier, content})
+	})
+	d := draft{joined: j, cites: c.drafts.cites[first:len(c.drafts.cites):len(c.drafts.cites)]}
+	if len(d.cites) == 0 {
+		return
+	}
+	doubt := j.doubt
+	if p := j.slots[decision]; p != nil && p.action != 0 && p.action != r {
+		// Another record has it. Only one that names it can be sure of it.
+		c.doubt(p.action, p)
+		doubt = doubt || j.tiers[decision] != TierDecisionID
+	}
+	if a != nil {
+		d.amends = true
+		doubt = doubt || c.replaced(a, j)
+	} else {
+		r = c.addAction()
+		a = c.actions.at(r)
+		a.start = d.cites[0].start
+		c.remember(r, j)
+	}
+	switch {
+	case doubt:
+		d.state, d.reason = Ambiguous, ReasonCandidates
+	case gone || !c.met(j):
+		d.state, d.reason = Partial, reason
+		if reason == "" {
+			d.reason = ReasonDeadline // an amendment that does not complete it
+		}
+	}
+	a.state, a.reason = d.state, d.reason
+	c.adopt(r, j)
+	c.draft(r, d)
+	c.contest(r, j)
+}
+
+// adopt makes j's pieces parts of the action r: what is only its own names it,
+// and all have left.
+func (c *Correlator) adopt(r ref, j *joined) {
+	a := c.actions.at(r)
+	callee := j.calleeLead() != nil
+	a.callee = a.callee || callee
+	j.all(func(m member) {
+		if c.queue.contentOf(m.piece) != nil {
+			c.bytes += a.cite(m.name)
+		}
+		if m.place.callee() || m.place == decision || !callee && (m.place.caller() || m.piece == j.lead()) {
+			c.point(m.piece, r)
+		}
+		c.claim(m.piece)
+	})
+}
+
+// replaced says whether a cites what would not join it now.
+func (c *Correlator) replaced(a *action, j *joined) bool {
+	if len(j.more) == maxMore {
+		return false // perhaps it was left out
+	}
+	return a.any(func(name uint64) bool {
+		in := c.index.first(name) == nil // it is forgotten
+		j.all(func(m member) { in = in || m.name == name })
+		return !in
+	})
+}
+
+// doubt amends a record that has left as ambiguous, because of a piece.
+func (c *Correlator) doubt(r ref, p *piece) {
+	a := c.actions.at(r)
+	if a.state == Ambiguous {
+		return
+	}
+	a.state, a.reason = Ambiguous, ReasonCandidates
+	c.draft(r, draft{amends: true, what: "doubt", because: p.id, trace: p.trace, state: a.state, reason: a.reason})
+}
+
+// maxContested bounds the records that one more is compared with.
+const maxContested = 16
+
+// contest amends as ambiguous what has left in no doubt and would not now: records
+// of the same request or trace, method and path, whose evidence j's contests.
+func (c *Correlator) contest(own ref, j *joined) {
+	var buf, leads [8]*piece
+	var seen [maxContested]ref
+	looked := 0
+	for _, at := range [...]place{calleeLog, calleeProxy, callerLog, decision} {
+		p := j.slots[at]
+		if p == nil {
+			continue
+		}
+		for _, kind := range [...]lookup{byRequest, byTrace} {
+			for _, q := range c.sharing(buf[:0], kind, p) {
+				r := q.action
+				if r == 0 || r == own || slices.Contains(seen[:looked], r) {
+					continue
+				}
+				if c.actions.at(r).state == Ambiguous || c.otherwise(r, own) {
+					continue
+				}
+				if looked == maxContested {
+					return
+				}
+				seen[looked] = r
+				looked++
+				for _, lead := range c.leads(leads[:0], q) {
+					if now := c.actionLedBy(lead); now != nil && lead.action == r && (now.doubt || c.replaced(c.actions.at(r), now)) {
+						c.doubt(r, p)
+					}
+				}
+			}
+		}
+	}
+}
+
+// otherwise says whether two records are of other parties. For that they must
+// have been written.
+func (c *Correlator) otherwise(r, s ref) bool {
+	a, b := c.actions.at(r), c.actions.at(s)
+	c.finish(a, &c.drafts.desks[0])
+	c.finish(b, &c.drafts.desks[0])
+	return a.stated.otherwise(&b.stated)
+}
