@@ -35,7 +35,6 @@ type folded struct {
 	state correlate.State // as the last of them says
 	tier  correlate.Tier  // as the first does
 	event string
-	wrong bool
 }
 
 func (f *folded) marked() bool { return f.state != correlate.Complete }
