@@ -30,6 +30,9 @@ type action struct {
 	unwritten, draft uint32
 	// has the callee's report
 	callee bool
+	// hashes of its parties' SPIFFE IDs, as its strongest pieces state them; 0: not
+	// known
+	source, destination uint64
 }
 
 // stated is what a record and its amendments state of what late evidence is
@@ -56,9 +59,9 @@ func (a *action) awaits(who uint64) bool {
 }
 
 // otherwise says whether two records are of other parties.
-func (s *stated) otherwise(t *stated) bool {
-	return s.source != nil && t.source != nil && *s.source != *t.source ||
-		s.destination != nil && t.destination != nil && *s.destination != *t.destination
+func (a *action) otherwise(b *action) bool {
+	return a.source != 0 && b.source != 0 && a.source != b.source ||
+		a.destination != 0 && b.destination != 0 && a.destination != b.destination
 }
 
 // any says whether f is true for a member.

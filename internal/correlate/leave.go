@@ -110,6 +110,8 @@ func (c *Correlator) adopt(r ref, j *joined) {
 	callee := j.calleeLead() != nil
 	a.callee = a.callee || callee
 	j.all(func(m member) {
+		keep(&a.source, m.from.spiffe)
+		keep(&a.destination, m.to.spiffe)
 		if c.queue.contentOf(m.piece) != nil {
 			c.bytes += a.cite(m.name)
 		}
@@ -162,7 +164,7 @@ func (c *Correlator) contest(own ref, j *joined) {
 				if r == 0 || r == own || slices.Contains(seen[:looked], r) {
 					continue
 				}
-				if c.actions.at(r).state == Ambiguous || c.otherwise(r, own) {
+				if c.actions.at(r).state == Ambiguous || c.actions.at(r).otherwise(c.actions.at(own)) {
 					continue
 				}
 				if looked == maxContested {
@@ -178,13 +180,4 @@ func (c *Correlator) contest(own ref, j *joined) {
 			}
 		}
 	}
-}
-
-// otherwise says whether two records are of other parties. For that they must
-// have been written.
-func (c *Correlator) otherwise(r, s ref) bool {
-	a, b := c.actions.at(r), c.actions.at(s)
-	c.finish(a, &c.drafts.desks[0])
-	c.finish(b, &c.drafts.desks[0])
-	return a.stated.otherwise(&b.stated)
 }

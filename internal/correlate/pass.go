@@ -18,10 +18,8 @@ import (
 //	write     their records                                    by action
 //	forget    pieces leave the index and the queue             by shard of the index
 //
-// look only reads, and what it finds depends on the set of pieces alone. Where it
-// matters for the next one what a record says, that is written at once (see
-// otherwise). So
-// what comes out is what one worker would make of one piece after the other.
+// look only reads, and what it finds depends on the set of pieces alone. So what
+// comes out is what one worker would make of one piece after the other.
 func (c *Correlator) pass(now int64) {
 	c.parcels = c.inbox.take(c.parcels[:0])
 	c.take(c.parcels)
