@@ -207,31 +207,36 @@ func compare(a, b *piece) int {
 	return 0
 }
 
-// calleesAt gives the callee's pieces of one node: its logs and proxy spans, and
-// the application spans on it or directly beneath it.
-func (c *Correlator) calleesAt(t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
-	var buf [8]*piece
-	for _, q := range c.at(buf[:0], t, s) {
-		switch q.place {
-		case calleeLog:
-			logs = append(logs, q)
-		case calleeProxy:
-			proxies = append(proxies, q)
-		case calleeApp:
-			apps = append(apps, q)
-		}
-	}
+// calleesAt gives the callee's pieces of one node, in memory that follows dst: its
+// logs and proxy spans, and the application spans on it or directly beneath it.
+func (c *Correlator) calleesAt(dst []*piece, t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
+	found := c.at(dst, t, s)[len(dst):]
+	n := len(found)
+	logs, proxies, apps = byPlace(found, calleeLog)
 	if len(apps) == 0 && len(logs)+len(proxies) > 0 {
-		for _, q := range c.under(buf[:0], t, s) {
-			if q.place == calleeApp {
-				apps = append(apps, q)
-			}
+		apps = slices.DeleteFunc(c.under(found, t, s)[n:], func(q *piece) bool { return q.place != calleeApp })
+		slices.SortFunc(apps, compare)
+	}
+	return logs, proxies, apps
+}
+
+// byPlace parts what stands on one node, in order: one side's logs, its first place,
+// and the spans of its proxy and its application.
+func byPlace(found []*piece, log place) (logs, proxies, apps []*piece) {
+	found = slices.DeleteFunc(found, func(q *piece) bool { return q.place < log || q.place > log+2 })
+	slices.SortFunc(found, func(a, b *piece) int {
+		if a.place != b.place {
+			return int(a.place) - int(b.place)
+		}
+		return compare(a, b)
+	})
+	n := [2]int{}
+	for i, last := range [...]place{log, log + 1} {
+		for n[i] < len(found) && found[n[i]].place <= last {
+			n[i]++
 		}
 	}
-	logs = firstReports(logs)
-	slices.SortFunc(proxies, compare)
-	slices.SortFunc(apps, compare)
-	return logs, proxies, apps
+	return firstReports(found[:n[0]:n[0]]), found[n[0]:n[1]:n[1]], found[n[1]:]
 }
 
 // callee fills j with the callee's pieces of the action that p, one of them, is
@@ -255,9 +260,10 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		}
 		p = proxy
 	}
-	logs, proxies, apps := c.calleesAt(p.trace, p.span)
+	var buf, above [8]*piece
+	logs, proxies, apps := c.calleesAt(buf[:0], p.trace, p.span)
 	if p.place == calleeApp && len(logs)+len(proxies) == 0 && p.keys[byParent-1] != 0 {
-		l, x, a := c.calleesAt(p.trace, p.parent)
+		l, x, a := c.calleesAt(above[:0], p.trace, p.parent)
 		if len(l)+len(x) > 0 && slices.Contains(a, p) {
 			logs, proxies, apps = l, x, a
 		}
@@ -500,19 +506,19 @@ func distance(a, b *piece) int64 {
 // free says whether q may still be p's by tier request, that is, no stronger
 // tier binds q to another action.
 func (c *Correlator) free(p, q *piece) bool {
-	var buf [8]*piece
+	var buf, callers [8]*piece
 	switch {
 	case q.place == calleeLog && p.place == calleeProxy:
 		return !q.hasNode()
 	case q.place == calleeProxy && p.place == calleeLog:
-		logs, _, _ := c.calleesAt(q.trace, q.span)
+		logs, _, _ := c.calleesAt(buf[:0], q.trace, q.span)
 		return len(logs) == 0
 	case q.place == callerLog && q.hasNode() && q.resends == 0:
 		beneath := c.under(buf[:0], q.trace, q.span)
 		if len(beneath) == 0 {
 			return true
 		}
-		logs, _, _ := c.callersAt(q.trace, q.span)
+		logs, _, _ := c.callersAt(callers[:0], q.trace, q.span)
 		alone := len(logs) < 2 // else what is beneath may be another's
 		for _, k := range beneath {
 			if k.place.callee() && !contradict(q, k) && (alone || agree(q, k)) ||
@@ -833,23 +839,9 @@ func (c *Correlator) mate(p *piece, at place) (*piece, bool) {
 	return q, doubt || backDoubt
 }
 
-// callersAt gives the caller's pieces of one node.
-func (c *Correlator) callersAt(t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
-	var buf [8]*piece
-	for _, q := range c.at(buf[:0], t, s) {
-		switch q.place {
-		case callerLog:
-			logs = append(logs, q)
-		case callerProxy:
-			proxies = append(proxies, q)
-		case callerApp:
-			apps = append(apps, q)
-		}
-	}
-	logs = firstReports(logs)
-	slices.SortFunc(proxies, compare)
-	slices.SortFunc(apps, compare)
-	return logs, proxies, apps
+// callersAt gives the caller's pieces of one node, in memory that follows dst.
+func (c *Correlator) callersAt(dst []*piece, t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
+	return byPlace(c.at(dst, t, s)[len(dst):], callerLog)
 }
 
 // callerAt adds the caller's pieces of one node, and the application's span
@@ -858,14 +850,15 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 	if s == (evidence.SpanID{}) {
 		return
 	}
-	logs, proxies, apps := c.callersAt(t, s)
+	var buf, over, room [8]*piece
+	logs, proxies, apps := c.callersAt(buf[:0], t, s)
 	lead := j.lead()
 	if lead != nil {
 		other := func(p *piece) bool { return contradict(lead, p) }
 		logs, proxies, apps = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
 	}
 	if lead != nil && len(logs) > 0 && j.slots[callerLog] == nil {
-		fitting := slices.DeleteFunc(slices.Clone(logs), func(p *piece) bool { fits, _ := c.fits(lead, p); return !fits })
+		fitting := slices.DeleteFunc(append(room[:0], logs...), func(p *piece) bool { fits, _ := c.fits(lead, p); return !fits })
 		j.doubt = j.doubt || len(logs) > 1 && len(fitting) != 1 || len(fitting) == 0 && (lead.told && lead.span == s && !agree(lead, logs[0]) ||
 			lead.to.differs(logs[0].to) && (logs[0].resends == 0 || lead.from.differs(logs[0].from)))
 		for _, p := range logs {
@@ -897,7 +890,7 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 		}
 	}
 	if len(proxies) > 0 && proxies[0].keys[byParent-1] != 0 {
-		if _, _, above := c.callersAt(t, proxies[0].parent); len(above) > 0 {
+		if _, _, above := c.callersAt(over[:0], t, proxies[0].parent); len(above) > 0 {
 			j.set(above[0], by)
 		}
 	}
@@ -907,7 +900,8 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 // told may be of another call there: the log of more reports than it tells of
 // attempts, a span of one with another destination.
 func (c *Correlator) shared(lead *piece, logs, proxies, apps []*piece) bool {
-	all, _, _ := c.calleesAt(lead.trace, lead.span)
+	var buf [8]*piece
+	all, _, _ := c.calleesAt(buf[:0], lead.trace, lead.span)
 	for i, list := range [...][]*piece{logs, proxies, apps} {
 		if len(list) == 0 {
 			continue
@@ -1007,11 +1001,12 @@ func (c *Correlator) callerReports(j *joined) {
 // forlorn says whether neither spans nor a request id lead from a callee's log to a
 // caller's.
 func (c *Correlator) forlorn(p *piece) bool {
+	var buf [8]*piece
 	if p.told || p.parent != (evidence.SpanID{}) {
 		return false
 	}
 	if p.hasNode() {
-		if _, proxies, _ := c.calleesAt(p.trace, p.span); len(proxies) > 0 {
+		if _, proxies, _ := c.calleesAt(buf[:0], p.trace, p.span); len(proxies) > 0 {
 			return false
 		}
 	}
@@ -1481,12 +1476,13 @@ func (c *Correlator) near(d *piece) []*piece {
 // claimants gives the leads of the actions that took the caller's log on p's
 // node by tier request.
 func (c *Correlator) claimants(p *piece) []*piece {
-	logs := []*piece{p}
+	var buf [16]*piece
+	var callers [8]*piece
+	logs := append(callers[:0], p)
 	if p.hasNode() {
-		logs, _, _ = c.callersAt(p.trace, p.span)
+		logs, _, _ = c.callersAt(callers[:0], p.trace, p.span)
 	}
 	var out []*piece
-	var buf [16]*piece
 	for _, log := range logs {
 		if log.place != callerLog || !c.free(log, log) {
 			continue
@@ -1517,7 +1513,8 @@ func (c *Correlator) callerLead(p *piece) *piece {
 	if p.place == callerLog || !p.hasNode() {
 		return c.firstOf(p)
 	}
-	logs, proxies, _ := c.callersAt(p.trace, p.span)
+	var buf [8]*piece
+	logs, proxies, _ := c.callersAt(buf[:0], p.trace, p.span)
 	other := func(q *piece) bool { return contradict(p, q) }
 	logs, proxies = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other)
 	switch {
