@@ -107,7 +107,12 @@ func TestFollow(t *testing.T) {
 		i, err := Open(nil, path, func(err error) { told = append(told, err) })
 		require.NoError(t, err)
 		defer i.Close()
-		version := func() string { time.Sleep(interval + interval/2); w, _ := i.Of(orders, 0); return w.Version }
+		version := func() string {
+			time.Sleep(interval + interval/2)
+			synctest.Wait()
+			w, _ := i.Of(orders, 0)
+			return w.Version
+		}
 		require.Equal(t, "1", version())
 		write(`{"workloads": [{"id": "*/orders", "version": "2"}]}`)
 		require.Equal(t, "2", version())
