@@ -44,26 +44,51 @@ func (r *recorder) start() { go r.run() }
 
 func (r *recorder) run() {
 	defer close(r.ended)
+	r.deliverOften(r.ctx, r.wake, func(now time.Time) {
+		r.correlator.Advance(now)
+		r.finder.examine(nil, now)
+	}, r.deliver, "records are refused; they are kept and offered again")
+}
+
+// stop lets all records leave and hands them on, as long as ctx allows.
+func (r *recorder) stop(ctx context.Context) error {
+	r.cancel()
+	<-r.ended
+	r.correlator.Flush()
+	err := deliverAll(ctx, func(ctx context.Context) error {
+		if err := r.deliver(ctx); err != nil {
+			return err
+		}
+		return r.finder.deliver(ctx, r.offer) // of the last records
+	})
+	if err != nil {
+		return fmt.Errorf("records are left over, recover_from brings them back: %w", err)
+	}
+	return nil
+}
+
+// deliverOften delivers until ctx ends: at each tick and when it is woken, less
+// often while that is refused. before comes first, each time.
+func (c *Clerk) deliverOften(ctx context.Context, wake <-chan struct{}, before func(now time.Time), deliver func(context.Context) error, refused string) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var refusedUntil time.Time
 	wait := tick
 	for {
 		select {
-		case <-r.ctx.Done():
+		case <-ctx.Done():
 			return
-		case <-r.wake:
+		case <-wake:
 		case <-ticker.C:
 		}
 		now := time.Now()
-		r.correlator.Advance(now)
-		r.finder.examine(nil, now)
+		before(now)
 		if now.Before(refusedUntil) {
 			continue
 		}
-		if err := r.deliver(r.ctx); err != nil {
-			if r.ctx.Err() == nil && wait == tick {
-				r.logger.Warn("records are refused; they are kept and offered again", zap.Error(err))
+		if err := deliver(ctx); err != nil {
+			if ctx.Err() == nil && wait == tick {
+				c.logger.Warn(refused, zap.Error(err))
 			}
 			wait = min(2*wait, longestWait)
 			refusedUntil = now.Add(wait)
@@ -73,25 +98,20 @@ func (r *recorder) run() {
 	}
 }
 
-// stop lets all records leave and hands them on, as long as ctx allows.
-func (r *recorder) stop(ctx context.Context) error {
-	r.cancel()
-	<-r.ended
-	r.correlator.Flush()
+// deliverAll delivers until nothing is left, as long as ctx allows; without a
+// deadline until it was refused for some seconds.
+func deliverAll(ctx context.Context, deliver func(context.Context) error) error {
 	for wait := tick; ; wait = min(2*wait, longestWait) {
-		err := r.deliver(ctx)
-		if err == nil {
-			err = r.finder.deliver(ctx, r.offer) // of the last records
-		}
+		err := deliver(ctx)
 		if err == nil {
 			return nil
 		}
 		if _, bounded := ctx.Deadline(); !bounded && wait >= longestWait {
-			return fmt.Errorf("records are left over, recover_from brings them back: %w", err)
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("records are left over, recover_from brings them back: %w", errors.Join(err, ctx.Err()))
+			return errors.Join(err, ctx.Err())
 		case <-time.After(wait):
 		}
 	}

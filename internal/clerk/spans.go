@@ -3,7 +3,6 @@ package clerk
 import (
 	"container/list"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -332,56 +331,20 @@ func (h *holder) release(now time.Time) {
 
 func (h *holder) run() {
 	defer close(h.ended)
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
-	var refusedUntil time.Time
-	wait := tick
-	for {
-		select {
-		case <-h.ctx.Done():
-			return
-		case <-h.wake:
-		case <-ticker.C:
-		}
-		now := time.Now()
-		h.release(now)
-		if now.Before(refusedUntil) {
-			continue
-		}
-		if err := h.deliver(h.ctx); err != nil {
-			if h.ctx.Err() == nil && wait == tick {
-				h.logger.Warn("spans are refused; they are kept and offered again, as far as there is room", zap.Error(err))
-			}
-			wait = min(2*wait, longestWait)
-			refusedUntil = now.Add(wait)
-			continue
-		}
-		wait, refusedUntil = tick, time.Time{}
-	}
+	h.deliverOften(h.ctx, h.wake, h.release, h.deliver, "spans are refused; they are kept and offered again, as far as there is room")
 }
 
 // stop hands all on that is held.
 func (h *holder) stop(ctx context.Context) error {
 	h.release(time.Now().Add(h.wait))
-	for wait := tick; ; wait = min(2*wait, longestWait) {
-		err := h.deliver(ctx)
-		if err == nil {
-			return nil
-		}
-		_, bounded := ctx.Deadline()
-		if bounded || wait < longestWait {
-			select {
-			case <-ctx.Done():
-				err = errors.Join(err, ctx.Err())
-			case <-time.After(wait):
-				continue
-			}
-		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		h.telemetry.DroppedSpans.Add(context.Background(), int64(h.ready.Len()))
-		return fmt.Errorf("%d spans are dropped, as evidence they are sealed: %w", h.ready.Len(), err)
+	err := deliverAll(ctx, h.deliver)
+	if err == nil {
+		return nil
 	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.telemetry.DroppedSpans.Add(context.Background(), int64(h.ready.Len()))
+	return fmt.Errorf("%d spans are dropped, as evidence they are sealed: %w", h.ready.Len(), err)
 }
 
 // deliver hands on what is ready. What will never be taken is dropped.

@@ -32,16 +32,6 @@ func (*tracesFace) Capabilities() consumer.Capabilities {
 	return consumer.Capabilities{MutatesData: true}
 }
 
-func (f *tracesFace) Start(context.Context, component.Host) error {
-	_, err := f.open()
-	return err
-}
-
-func (f *tracesFace) Shutdown(context.Context) error {
-	f.Close()
-	return nil
-}
-
 func (f *tracesFace) ConsumeTraces(ctx context.Context, td ptrace.Traces) error {
 	c, err := f.Clerk()
 	if err != nil {
@@ -107,16 +97,6 @@ type metricsFace struct {
 
 func (*metricsFace) Capabilities() consumer.Capabilities {
 	return consumer.Capabilities{MutatesData: false}
-}
-
-func (f *metricsFace) Start(context.Context, component.Host) error {
-	_, err := f.open()
-	return err
-}
-
-func (f *metricsFace) Shutdown(context.Context) error {
-	f.Close()
-	return nil
 }
 
 func (f *metricsFace) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {

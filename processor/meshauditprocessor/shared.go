@@ -1,6 +1,7 @@
 package meshauditprocessor
 
 import (
+	"context"
 	"fmt"
 	"sync/atomic"
 
@@ -30,6 +31,16 @@ func (f *face) open() (*clerk.Clerk, error) {
 		return nil, fmt.Errorf("%s is in no logs pipeline, so its records have nowhere to go: add %s to the processors of a logs pipeline", f.set.ID, f.set.ID)
 	}
 	return f.Open(&f.cfg.shared.Shared, func() (*clerk.Clerk, error) { return newClerk(f.set.TelemetrySettings, f.cfg) })
+}
+
+func (f *face) Start(context.Context, component.Host) error {
+	_, err := f.open()
+	return err
+}
+
+func (f *face) Shutdown(context.Context) error {
+	f.Close()
+	return nil
 }
 
 func errTwoLogs(id component.ID) error {
