@@ -25,9 +25,7 @@ type action struct {
 
 	users uint32 // pieces that point here, and the workflow
 	left  ref    // the next record of its trace that left
-	// Of its drafts in this pass the first that is not written and the last:
-	// their numbers and one.
-	unwritten, draft uint32
+	draft uint32 // the last of its drafts in this pass: its number and one
 	// has the callee's report
 	callee bool
 	// hashes of its parties' SPIFFE IDs, as its strongest pieces state them; 0: not

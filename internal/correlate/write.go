@@ -49,9 +49,6 @@ type drafts struct {
 func (c *Correlator) draft(r ref, d draft) {
 	n := uint32(len(c.drafts.all))
 	a := c.actions.at(r)
-	if a.unwritten == 0 {
-		a.unwritten = n + 1
-	}
 	if a.draft == 0 {
 		c.drafts.first = append(c.drafts.first, n)
 	} else {
@@ -68,7 +65,7 @@ func (c *Correlator) write() {
 	d := &c.drafts
 	c.workers.do(len(d.first), func(worker, i, end int) {
 		for ; i < end; i++ {
-			c.finish(c.actions.at(d.all[d.first[i]].action), &d.desks[worker])
+			c.records(d.first[i], &d.desks[worker])
 		}
 	})
 	c.ready.add(d.all)
@@ -83,10 +80,13 @@ func (c *Correlator) write() {
 	c.bury()
 }
 
-// finish writes the drafts of one action.
-func (c *Correlator) finish(a *action, w *desk) {
-	for ; a.unwritten != 0; a.unwritten = c.drafts.all[a.unwritten-1].next {
-		c.record(&c.drafts.all[a.unwritten-1], w)
+// records writes the drafts of one action, of which n is the first.
+func (c *Correlator) records(n uint32, w *desk) {
+	for d := &c.drafts.all[n]; ; d = &c.drafts.all[d.next-1] {
+		c.record(d, w)
+		if d.next == 0 {
+			return
+		}
 	}
 }
 

@@ -60,9 +60,6 @@ func NewCopied(b []byte) Cursor {
 	return c
 }
 
-// At returns a cursor at offset i of b, which it takes for a value's beginning.
-func At(b []byte, i int) Cursor { return Cursor{b: b, i: i} }
-
 // Offset is where the cursor stands; after an error, where that was seen.
 func (c *Cursor) Offset() int {
 	if c.err != nil {
