@@ -72,7 +72,8 @@
 //
 // To read it top to bottom: a piece and its keys (piece.go), the queue and the
 // index in which it stands (queue.go, index.go), a pass (pass.go, outlook.go),
-// what belongs to an action (join.go), how its record leaves and is written
+// what belongs to an action (join.go, by compare.go, nearest.go and decisions.go; leads.go
+// goes the way back), how its record leaves and is written
 // (leave.go, write.go, record.go), what is kept of it (action.go,
 // initiator.go).
 //

@@ -1,0 +1,157 @@
+package correlate
+
+import (
+	"slices"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// Which decisions are about an action.
+
+// decisions adds the decisions about the action.
+func (c *Correlator) decisions(j *joined) {
+	var buf [8]*piece
+	add := func(tier Tier, found []*piece) bool {
+		found = slices.DeleteFunc(found, func(q *piece) bool { return q.place != decision })
+		slices.SortFunc(found, compare)
+		for i, d := range found {
+			if i == 0 {
+				j.set(d, tier)
+			} else {
+				j.more = append(j.more, member{d, tier})
+			}
+		}
+		return len(found) > 0
+	}
+	for _, at := range [...]place{calleeLog, callerLog} {
+		log := j.slots[at]
+		if log == nil || log.keys[byDecision-1] == 0 {
+			continue
+		}
+		if add(TierDecisionID, c.sharing(buf[:0], byDecision, log)) || at == calleeLog {
+			return // what the callee's report names is waited for, not replaced
+		}
+	}
+	lead := j.lead()
+	// A decision that no log names may be of another attempt, whose log is
+	// lost.
+	log := j.slots[callerLog]
+	retried := log != nil && log.resends > 0
+	// It is made while the call lasts.
+	untimely := func(d *piece) bool {
+		return lead.place.callee() && (d.start < lead.start-asking || d.start > lead.end+asking)
+	}
+	if d, doubt := c.decisionBySpan(j); d != nil && !c.nearerAttempt(j, d) {
+		j.set(d, TierSpan)
+		j.doubt = j.doubt || doubt || retried || untimely(d)
+		return
+	}
+	if lead.place.callee() || lead.place == callerLog {
+		if d, doubt := c.mate(lead, decision); d != nil && !elsewhere(lead, d) && !j.askedElsewhere(d) {
+			_, identified := c.fits(lead, d)
+			j.set(d, TierRequest)
+			j.trust(identified)
+			j.doubt = j.doubt || doubt || retried || untimely(d) || slices.ContainsFunc(c.candidates(d, callerLog, maxAlike), func(q *piece) bool {
+				return log != nil && q != log && !sameReport(q, log)
+			})
+		}
+	}
+}
+
+// nearerAttempt says whether a decision asked from the caller's span is about
+// another attempt of the call, which is nearer to it in time.
+func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
+	lead, log := j.lead(), j.slots[callerLog]
+	var buf [16]*piece
+	rivals := c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent)
+	if log != nil {
+		rivals = append(rivals, c.candidates(log, lead.place, maxChain)...)
+	}
+	for _, q := range rivals {
+		if !q.place.callee() || !q.final || j.slots[q.place] == q {
+			continue
+		}
+		var other joined
+		c.callee(&other, q)
+		rival := other.calleeLead()
+		if rival != lead && rival.keys[byDecision-1] == 0 && !unlike(rival, d) && !elsewhere(rival, d) &&
+			(distance(rival, d) < distance(lead, d) || distance(rival, d) == distance(lead, d) && rival.before(lead)) {
+			return true
+		}
+	}
+	return false
+}
+
+// decisionOf finds the decision that a log names and that knows its caller's span.
+func (c *Correlator) decisionOf(log *piece) *piece {
+	var buf [8]*piece
+	found := slices.DeleteFunc(c.sharing(buf[:0], byDecision, log), func(q *piece) bool {
+		return q.place != decision || q.keys[byParent-1] == 0
+	})
+	if log.keys[byDecision-1] == 0 || len(found) == 0 {
+		return nil
+	}
+	return slices.MinFunc(found, compare)
+}
+
+// askedElsewhere says whether a decision was asked from another span than the
+// action's callers'.
+func (j *joined) askedElsewhere(d *piece) bool {
+	if d.keys[byParent-1] == 0 {
+		return false
+	}
+	known := false
+	for _, at := range [...]place{callerLog, callerProxy, callerApp} {
+		if p := j.slots[at]; p != nil && p.hasNode() && p.trace == d.trace {
+			if p.span == d.parent {
+				return false
+			}
+			known = true
+		}
+	}
+	return known
+}
+
+// decisionBySpan finds the decision, which no log names, that knows of a span
+// of the action: its own span is one of them, or it was asked with the
+// caller's. Of several, as with retries, the nearest in time.
+func (c *Correlator) decisionBySpan(j *joined) (best *piece, doubt bool) {
+	var buf [16]*piece
+	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp} {
+		p := j.slots[at]
+		if p == nil || !p.hasNode() {
+			continue
+		}
+		found := c.under(c.at(buf[:0], p.trace, p.span), p.trace, p.span)
+		if at.callee() && p.parent != (evidence.SpanID{}) {
+			found = c.under(found, p.trace, p.parent)
+		}
+		lead := j.lead()
+		for _, d := range found {
+			if d.place != decision || d == best || unlike(lead, d) || elsewhere(lead, d) || len(c.named(d)) > 0 || !c.overlap(lead, d) {
+				continue
+			}
+			doubt = doubt || best != nil || d.parent != (evidence.SpanID{}) && c.attemptedFrom(d)
+			if best == nil || distance(lead, d) < distance(lead, best) ||
+				distance(lead, d) == distance(lead, best) && d.before(best) {
+				best = d
+			}
+		}
+	}
+	return best, doubt
+}
+
+// attemptedFrom says whether several calls were made from the span that asked for
+// a decision.
+func (c *Correlator) attemptedFrom(d *piece) bool {
+	var buf [16]*piece
+	var n [places]int
+	for _, q := range c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent) {
+		if q.place.callee() && q.final && q.mirrored == d.mirrored {
+			if n[q.place]++; n[q.place] > 1 {
+				return true
+			}
+		}
+	}
+	return false
+}

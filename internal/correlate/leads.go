@@ -1,0 +1,191 @@
+package correlate
+
+import (
+	"slices"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// From a piece to the actions that it is part of: the way back from what gather
+// collects.
+
+// leads appends to dst the leads of the actions that p is part of: one, or for
+// a caller's piece one for each attempt that it covers.
+func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
+	add := func(q *piece) {
+		if q != nil && !slices.Contains(dst, q) {
+			dst = append(dst, q)
+		}
+	}
+	calleeOf := func(q *piece) *piece {
+		var j joined
+		c.callee(&j, q)
+		return j.calleeLead()
+	}
+	var buf [16]*piece
+	switch {
+	case p.place.callee():
+		add(calleeOf(p))
+
+	case p.place.caller():
+		if !p.final {
+			if p = c.finalOf(p); p == nil {
+				return dst
+			}
+		}
+		if p.hasNode() {
+			for _, q := range c.at(buf[:0], p.trace, p.span) {
+				if q.place.callee() {
+					add(calleeOf(q))
+				}
+			}
+			for _, q := range c.under(buf[:0], p.trace, p.span) {
+				switch {
+				case q.place.callee():
+					add(calleeOf(q))
+				case q.place == decision:
+					for _, log := range c.named(q) {
+						add(calleeOf(log))
+					}
+				case q.place == callerProxy && p.place == callerApp:
+					dst = c.leads(dst, q)
+				}
+			}
+		}
+		for _, q := range c.claimants(p) {
+			add(q)
+		}
+		if log := c.around(p, callerLog); p.place == callerApp && log != nil {
+			dst = c.leads(dst, log)
+		}
+		// On a node that several calls share not all are p's.
+		several := p.place == callerApp || len(dst) > 1 || len(dst) == 1 && contradict(dst[0], p)
+		for _, q := range c.at(buf[:0], p.trace, p.span) {
+			several = several || q != p && q.place.caller() && (q.place == p.place || contradict(q, p))
+		}
+		if several {
+			dst = slices.DeleteFunc(dst, func(lead *piece) bool { return !c.takes(lead, p) })
+		}
+		if len(dst) == 0 {
+			add(c.callerLead(p))
+		}
+
+	case p.place == decision:
+		for _, q := range c.named(p) {
+			dst = c.leads(dst, q)
+		}
+		if len(dst) > 0 {
+			return dst
+		}
+		for _, q := range c.near(p) {
+			for _, lead := range c.leads(nil, q) {
+				if j := c.gather(lead); j != nil && j.slots[decision] == p {
+					add(lead)
+				}
+			}
+		}
+		if len(dst) == 0 {
+			add(p)
+		}
+
+	case p.place == observed:
+		add(c.stages(p)[0])
+	}
+	return dst
+}
+
+// takes says whether lead's action has a caller's piece.
+func (c *Correlator) takes(lead, p *piece) bool {
+	j := joined{confidence: 1}
+	if lead.place.callee() {
+		c.callee(&j, lead)
+		c.caller(&j)
+	} else {
+		j = *c.gather(lead)
+	}
+	q := j.slots[p.place]
+	return q != nil && (q == p || sameReport(q, p))
+}
+
+// stages gives the reports of one observed event, which share a stream id: those
+// that stand for it first, then in order.
+func (c *Correlator) stages(p *piece) []*piece {
+	var buf [8]*piece
+	all := append(slices.DeleteFunc(c.sharing(buf[:0], byStream, p), func(q *piece) bool { return q.place != observed }), p)
+	slices.SortFunc(all, func(a, b *piece) int {
+		if a.final != b.final {
+			if a.final {
+				return -1
+			}
+			return 1
+		}
+		return compare(a, b)
+	})
+	return all[:min(len(all), maxMore)]
+}
+
+// near gives the pieces that a decision, which no log names, may be about.
+func (c *Correlator) near(d *piece) []*piece {
+	var near []*piece
+	if d.trace != (evidence.TraceID{}) {
+		near = c.at(near, d.trace, d.span)
+		near = c.at(near, d.trace, d.parent)
+		near = c.under(near, d.trace, d.parent)
+	}
+	near = c.sharing(near, byRequest, d)
+	near = c.sharing(near, byTrace, d)
+	return slices.DeleteFunc(near, func(q *piece) bool { return q.place == decision || !q.final })
+}
+
+// claimants gives the leads of the actions that took the caller's log on p's
+// node by tier request.
+func (c *Correlator) claimants(p *piece) []*piece {
+	var buf [16]*piece
+	var callers [8]*piece
+	logs := append(callers[:0], p)
+	if p.hasNode() {
+		logs, _, _ = c.callersAt(callers[:0], p.trace, p.span)
+	}
+	var out []*piece
+	for _, log := range logs {
+		if log.place != callerLog || !c.free(log, log) {
+			continue
+		}
+		for _, kind := range [...]lookup{byRequest, byTrace} {
+			for _, q := range c.sharing(buf[:0], kind, log) {
+				if q.place != calleeLog && q.place != calleeProxy || !q.final || slices.Contains(out, q) {
+					continue
+				}
+				if ok, _ := c.fits(log, q); !ok && !c.mayHaveTried(log, q) {
+					continue
+				}
+				j := joined{confidence: 1}
+				c.callee(&j, q)
+				lead := j.calleeLead()
+				c.caller(&j)
+				if took := j.slots[callerLog]; took != nil && (took == log || sameReport(took, log)) && !slices.Contains(out, lead) {
+					out = append(out, lead)
+				}
+			}
+		}
+	}
+	return out
+}
+
+// callerLead is the strongest of the caller's pieces on p's node.
+func (c *Correlator) callerLead(p *piece) *piece {
+	if p.place == callerLog || !p.hasNode() {
+		return c.firstOf(p)
+	}
+	var buf [8]*piece
+	logs, proxies, _ := c.callersAt(buf[:0], p.trace, p.span)
+	other := func(q *piece) bool { return contradict(p, q) }
+	logs, proxies = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other)
+	switch {
+	case len(logs) > 0:
+		return logs[0]
+	case len(proxies) > 0:
+		return proxies[0]
+	}
+	return p
+}

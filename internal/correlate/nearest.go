@@ -1,0 +1,427 @@
+package correlate
+
+import (
+	"math"
+	"slices"
+	"time"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// Who else may be of a piece's call: what stands on its node or shares a key, which
+// of that fits best, and whether something else may do as well.
+
+// at appends to dst the pieces that stand on a node of a trace.
+func (c *Correlator) at(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
+	for q := c.index.first(c.hash.span(byNode, t, s)); q != nil; q = c.index.next(q, byNode) {
+		if q.trace == t && q.span == s && q.keys[byNode-1] != 0 {
+			dst = append(dst, q)
+		}
+	}
+	return dst
+}
+
+// under appends to dst the pieces whose parent is a node of a trace.
+func (c *Correlator) under(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
+	for q := c.index.first(c.hash.span(byParent, t, s)); q != nil; q = c.index.next(q, byParent) {
+		if q.trace == t && q.parent == s && q.keys[byParent-1] != 0 {
+			dst = append(dst, q)
+		}
+	}
+	return dst
+}
+
+// sharing appends to dst the other pieces with p's key of this kind.
+func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
+	key := p.keys[kind-1]
+	if key == 0 {
+		return dst
+	}
+	keys := [...]uint64{key, key - bucketStep, key + bucketStep}
+	for _, key := range keys[:p.buckets()] {
+		for q := c.index.first(key); q != nil; q = c.index.next(q, kind) {
+			if q != p && q.keys[kind-1] == key {
+				dst = append(dst, q)
+			}
+		}
+	}
+	return dst
+}
+
+// nearest finds the piece of a place that fits p best by tier request or
+// connection, and whether there was more than one. What agrees on the addresses
+// beats what only tells of the same identities; a connection with the same source
+// port those that only go the same way.
+func (c *Correlator) nearest(p *piece, at place) (best *piece, identified, doubt bool) {
+	var buf [16]*piece
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			if q.place != at || q == best || !q.final && at != decision || !c.free(p, q) {
+				continue
+			}
+			fits, byID := c.fits(p, q)
+			if !fits {
+				continue
+			}
+			if best != nil {
+				if sameReport(best, q) {
+					if q.before(best) {
+						best, identified = q, byID
+					}
+					continue
+				}
+				better, worse := agree(p, q) && !agree(p, best), agree(p, best) && !agree(p, q)
+				if p.connection {
+					better, worse = byID && !identified, identified && !byID
+				}
+				if better {
+					best, identified, doubt = q, byID, false
+				}
+				if better || worse {
+					continue
+				}
+				doubt = true
+			}
+			d, e := apart(p, q), int64(0)
+			if best != nil {
+				e = apart(p, best)
+			}
+			if best == nil || d < e || d == e && q.before(best) {
+				best, identified = q, byID
+			}
+		}
+	}
+	return best, identified, doubt || best != nil && (p.crowded || best.crowded)
+}
+
+// free says whether q may still be p's by tier request, that is, no stronger
+// tier binds q to another action.
+func (c *Correlator) free(p, q *piece) bool {
+	var buf, callers [8]*piece
+	switch {
+	case q.place == calleeLog && p.place == calleeProxy:
+		return !q.hasNode()
+	case q.place == calleeProxy && p.place == calleeLog:
+		logs, _, _ := c.calleesAt(buf[:0], q.trace, q.span)
+		return len(logs) == 0
+	case q.place == callerLog && q.hasNode() && q.resends == 0:
+		beneath := c.under(buf[:0], q.trace, q.span)
+		if len(beneath) == 0 {
+			return true
+		}
+		logs, _, _ := c.callersAt(callers[:0], q.trace, q.span)
+		alone := len(logs) < 2 // else what is beneath may be another's
+		for _, k := range beneath {
+			if k.place.callee() && !contradict(q, k) && (alone || agree(q, k)) ||
+				k.place == decision && alone && slices.ContainsFunc(c.named(k), func(log *piece) bool {
+					return log != p && !contradict(q, log) && agree(q, log)
+				}) {
+				return false
+			}
+		}
+	case q.place == decision && p.place != decision:
+		// A log that names a decision has it or waits for it; a decision
+		// that a log names is that log's.
+		return p.keys[byDecision-1] == 0 && len(c.named(q)) == 0 && !c.spanned(q)
+	case p.place == decision:
+		return q.keys[byDecision-1] == 0 && !c.spanned(p)
+	}
+	return true
+}
+
+// spanned says whether spans bind decision d to a call: a callee's piece stands
+// on a node that d knows of, or beneath the one from which it was asked.
+func (c *Correlator) spanned(d *piece) bool {
+	var buf [8]*piece
+	found := c.at(buf[:0], d.trace, d.span)
+	if d.keys[byParent-1] != 0 {
+		found = c.under(c.at(found, d.trace, d.parent), d.trace, d.parent)
+	}
+	return slices.ContainsFunc(found, func(q *piece) bool { return q.place.callee() })
+}
+
+// bound says whether a caller's log or span may be p's although it is bound to
+// another action, or too far away in time. parented: spans tell beneath which p is.
+func (c *Correlator) bound(p *piece, parented bool) bool {
+	var buf, beneath [16]*piece
+	retried := 0
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			switch q.place {
+			case callerLog:
+				if q.resends > 0 {
+					retried++
+				}
+				if retried > maxAlike || c.lacksAttempt(q, p) {
+					return true // the clocks may be further apart than they should, and a gateway between
+				}
+				if !q.final || c.free(p, q) {
+					continue
+				}
+			case callerProxy, callerApp:
+				// A retry's span, of which p did not say that it is its parent.
+				if !parented && !p.told && q.parent != p.span && (q.place == callerApp || agree(p, q)) && c.overlap(p, q) &&
+					slices.ContainsFunc(c.under(beneath[:0], q.trace, q.span), func(k *piece) bool { return k.place == p.place || k.place == calleeProxy }) {
+					return true
+				}
+				continue
+			default:
+				continue
+			}
+			if fits, _ := c.fits(p, q); fits {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lacksAttempt says whether a caller's log tells of more attempts than there are
+// reports of, and of nobody else than p.
+func (c *Correlator) lacksAttempt(log, p *piece) bool {
+	if log.resends == 0 || log.from.isNot(p.from) || log.to.isNot(p.to) || log.mirrored != p.mirrored {
+		return false
+	}
+	at := p.place
+	if at == calleeApp {
+		at = calleeLog
+	}
+	found := c.candidates(log, at, maxAlike)
+	if log.hasNode() {
+		var buf [16]*piece
+		for _, q := range c.at(c.under(buf[:0], log.trace, log.span), log.trace, log.span) {
+			of := []*piece{q}
+			if q.place == decision {
+				of = c.named(q)
+			}
+			for _, q := range of {
+				if q.place == at && !slices.Contains(found, q) {
+					found = append(found, q)
+				}
+			}
+		}
+	}
+	return len(found) <= int(log.resends)
+}
+
+// triedElsewhere finds the nearest caller's log that may tell of attempts of
+// which p is one, though it names another address: the last attempt's callee's, or
+// its own where p sees a gateway's between them.
+func (c *Correlator) triedElsewhere(p *piece) (best *piece) {
+	var buf [16]*piece
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			if q.place == callerLog && q.final && c.mayHaveTried(q, p) &&
+				(best == nil || distance(p, q) < distance(p, best) || distance(p, q) == distance(p, best) && q.before(best)) {
+				best = q
+			}
+		}
+	}
+	return best
+}
+
+// wanted says whether p, which has a caller's log, may as well be an attempt that
+// another tells of.
+func (c *Correlator) wanted(p, log *piece) bool {
+	var buf [16]*piece
+	looked := 0
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			if q.place != callerLog || q.resends == 0 || !q.final || q == log || sameReport(q, log) {
+				continue
+			}
+			if looked++; looked > maxAlike || c.mayHaveTried(q, p) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// mayHaveTried says whether a caller's log tells of several attempts, of which p,
+// at another address, may be one.
+func (c *Correlator) mayHaveTried(log, p *piece) bool {
+	if log.place != callerLog || !p.place.callee() || log.resends == 0 || log.connection || p.connection || log.mirrored != p.mirrored || !c.overlap(log, p) ||
+		log.trace != p.trace && log.trace != (evidence.TraceID{}) && p.trace != (evidence.TraceID{}) {
+		return false
+	}
+	from, known := log.from.matches(p.from, false)
+	to, stated := log.to.matches(p.to, true)
+	// One of both may be another address, of which nothing else is known.
+	return from != to && (from || !known) && (to || !stated)
+}
+
+// candidates gives the reports of a place that fit p best by tier request, one for
+// each call: of a caller's log the attempts. Of more than most it gives any, one
+// too many.
+func (c *Correlator) candidates(p *piece, at place, most int) []*piece {
+	var buf [16]*piece
+	var out []*piece
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			if q.place != at || !q.final || !c.free(p, q) ||
+				slices.ContainsFunc(out, func(k *piece) bool { return k == q || sameReport(k, q) }) {
+				continue
+			}
+			if fits, _ := c.fits(p, q); fits {
+				if out = append(out, q); len(out) > most {
+					return out
+				}
+			}
+		}
+	}
+	disagree := func(q *piece) bool { return !agree(p, q) }
+	if slices.ContainsFunc(out, func(q *piece) bool { return agree(p, q) }) {
+		out = slices.DeleteFunc(out, disagree)
+	}
+	return out
+}
+
+// maxAlike bounds the alike calls, or attempts of one, that are told apart; more are
+// in doubt without a look, so that who repeats a request id costs little.
+const maxAlike = 5
+
+// pair settles which caller's log is p's where several calls are alike: as many
+// callers' reports as callees', each of which fits each. Of all ways to pair them
+// it takes that in which they lie closest; how far the clocks are apart does not
+// change which. It is sure if in no other way each callee's report lies within its
+// caller's with the two clocks set right, where all are of two proxies.
+func (c *Correlator) pair(p *piece) (log *piece, sure bool) {
+	callers := c.candidates(p, callerLog, maxAlike)
+	if len(callers) < 2 || len(callers) > maxAlike {
+		return nil, false
+	}
+	callees := c.candidates(callers[0], p.place, maxAlike)
+	if len(callees) != len(callers) {
+		return nil, false
+	}
+	slices.SortFunc(callers, compare)
+	slices.SortFunc(callees, compare)
+	sure = p.reporter != 0 && callers[0].reporter != 0
+	for i, k := range callers {
+		if k.resends > 0 || k.crowded || callees[i].crowded ||
+			!sameSet(c.candidates(k, p.place, maxAlike), callees) || !sameSet(c.candidates(callees[i], callerLog, maxAlike), callers) {
+			return nil, false
+		}
+		sure = sure && k.reporter == callers[0].reporter && callees[i].reporter == p.reporter
+	}
+	of := slices.IndexFunc(callees, func(q *piece) bool { return q == p || sameReport(q, p) })
+	if of < 0 {
+		return nil, false
+	}
+	ways, least := 0, 0.0
+	orders(len(callers), func(order []int) {
+		cost, low, high := 0.0, int64(math.MinInt64), int64(math.MaxInt64)
+		for i, n := range order {
+			begin, end := callers[n].start-callees[i].start, callers[n].end-callees[i].end
+			cost += float64(begin)*float64(begin) + float64(end)*float64(end)
+			low, high = max(low, begin-rounding), min(high, end+rounding)
+		}
+		if low <= high {
+			ways++
+		}
+		if log == nil || cost < least {
+			log, least = callers[order[of]], cost
+		}
+	})
+	return log, sure && ways == 1
+}
+
+func sameSet(a, b []*piece) bool {
+	return len(a) == len(b) && !slices.ContainsFunc(a, func(p *piece) bool { return !slices.Contains(b, p) })
+}
+
+// orders calls f with 0 … n-1 in every order, the lexically first first.
+func orders(n int, f func([]int)) {
+	order := make([]int, 0, n)
+	var next func()
+	next = func() {
+		if len(order) == n {
+			f(order)
+			return
+		}
+		for i := range n {
+			if !slices.Contains(order, i) {
+				order = append(order, i)
+				next()
+				order = order[:len(order)-1]
+			}
+		}
+	}
+	next()
+}
+
+// lag is how much later than its caller's a callee's proxy may notice that a call
+// is over; asking is how far a policy engine's clock may be from that of the proxy
+// which asks it.
+const (
+	lag    = int64(20 * time.Millisecond)
+	asking = int64(5 * time.Millisecond)
+)
+
+// overclaimed says whether what fits a caller's log can't all be its: there are
+// more reports than attempts that it tells of, or by one callee's clock they took
+// longer than the whole call.
+func (c *Correlator) overclaimed(log *piece, at place) bool {
+	all := c.candidates(log, at, maxAlike)
+	n := len(all)
+	if n > maxAlike {
+		return true
+	}
+	if log.resends > 0 {
+		var buf [16]*piece
+		looked := 0
+		for _, kind := range [...]lookup{byRequest, byTrace} {
+			for _, q := range c.sharing(buf[:0], kind, log) {
+				if q.place != at || !q.final || !c.mayHaveTried(log, q) {
+					continue
+				}
+				if looked++; looked > maxAlike {
+					return true
+				}
+				if len(c.candidates(q, callerLog, 0)) == 0 && c.triedElsewhere(q) == log {
+					n++
+				}
+			}
+		}
+	}
+	if log.crowded || n > 1+int(log.resends) {
+		return true
+	}
+	for _, p := range all {
+		first, last := p.start, p.end
+		for _, q := range all {
+			if q.crowded || q != p && q.reporter == p.reporter && p.reporter != 0 && q.start+rounding < p.end && p.start+rounding < q.end {
+				return true // or the next attempt did not wait for the one before
+			}
+			if q.reporter == p.reporter && p.reporter != 0 {
+				first, last = min(first, q.start), max(last, q.end)
+			}
+		}
+		if log.end > log.start && last-first > log.end-log.start+lag {
+			return true
+		}
+	}
+	return false
+}
+
+// named gives the logs that name decision d.
+func (c *Correlator) named(d *piece) []*piece {
+	var buf [8]*piece
+	return slices.DeleteFunc(c.sharing(buf[:0], byDecision, d), func(q *piece) bool {
+		return q.place == decision || !q.final
+	})
+}
+
+// mate is nearest where both must choose each other.
+func (c *Correlator) mate(p *piece, at place) (*piece, bool) {
+	q, _, doubt := c.nearest(p, at)
+	if q == nil || !c.free(q, p) {
+		return nil, false
+	}
+	back, _, backDoubt := c.nearest(q, p.place)
+	if back != p && (back == nil || !sameReport(back, p)) {
+		return nil, false
+	}
+	return q, doubt || backDoubt
+}
