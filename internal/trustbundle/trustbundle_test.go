@@ -146,13 +146,14 @@ func TestFiles(t *testing.T) {
 
 func TestFilesThatCannotBeRead(t *testing.T) {
 	dir := t.TempDir()
+	var told reports // a source beside the files may already tell
 	for name, content := range map[string]string{"empty": "", "text": "x", "no keys": `{"keys": []}`, "json": `{"keys": [{"use":"x509-svid"}]}`, "long": strings.Repeat(" ", maxBundle+1)} {
 		path := filepath.Join(dir, name)
 		write(t, path, []byte(content))
-		_, err := Open(t.Context(), Config{Files: []File{{td.Name(), path}}}, nil)
+		_, err := Open(t.Context(), Config{Files: []File{{td.Name(), path}}}, told.report)
 		require.ErrorContains(t, err, "trust bundle of example.org, "+path)
 	}
-	_, err := Open(t.Context(), Config{Files: []File{{td.Name(), filepath.Join(dir, "none")}}, WorkloadAPI: "unix:///none"}, nil)
+	_, err := Open(t.Context(), Config{Files: []File{{td.Name(), filepath.Join(dir, "none")}}, WorkloadAPI: "unix:///none"}, told.report)
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
