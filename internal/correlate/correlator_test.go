@@ -245,6 +245,18 @@ func TestJoins(t *testing.T) {
 			callerALS("client", trace(1, 2, 0)), calleeALS("server", trace(1, 3, 0)),
 		}, []string{"mesh.request complete span: app in app out client proxy in proxy out server"}},
 
+		{"a proxy that answers by itself logs what came in", []evidence.Evidence{
+			proxySpan("out", client, trace(1, 1, 0)), proxySpan("in", server, trace(1, 2, 1), reporter("q")),
+			calleeALS("denied", trace(1, 0, 1), reporter("q"), status(403), decided("d")), opa("d", decided("d"), trace(1, 0, 1)),
+		}, []string{"mesh.request complete span: d denied in out"}},
+
+		{"two attempts, the second of which a proxy answers by itself", []evidence.Evidence{
+			proxySpan("out", client, trace(1, 1, 0)),
+			proxySpan("in 1", server, trace(1, 2, 1), reporter("q 1")), calleeALS("log 1", trace(1, 0, 2), reporter("q 1"), status(503)),
+			proxySpan("in 2", server, trace(1, 3, 1), reporter("q 2"), at(20*time.Millisecond)),
+			calleeALS("log 2", trace(1, 0, 1), reporter("q 2"), status(403), at(20*time.Millisecond)),
+		}, []string{"mesh.request complete span: in 1 log 1 out", "mesh.request complete span: in 2 log 2 out"}},
+
 		{"from server to client is the next hop", []evidence.Evidence{
 			proxySpan("in", server, trace(1, 1, 0)), proxySpan("out", client, trace(1, 2, 1)),
 			appSpan("app", server, trace(1, 3, 1)), appSpan("app out", client, trace(1, 4, 3)),

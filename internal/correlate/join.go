@@ -88,16 +88,34 @@ func (j *joined) all(f func(member)) {
 var anchorOrder = [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp, decision, observed}
 
 // calleesAt gives the callee's pieces of one node, in memory that follows dst: its
-// logs and proxy spans, and the application spans on it or directly beneath it.
+// logs and proxy spans, and the application spans on it or directly beneath it. A
+// proxy that answers by itself logs the span that came in, above its own.
 func (c *Correlator) calleesAt(dst []*piece, t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
 	found := c.at(dst, t, s)[len(dst):]
 	n := len(found)
 	logs, proxies, apps = byPlace(found, calleeLog)
+	if len(logs) > 0 && logs[0].told && len(proxies) == 0 {
+		found = c.under(found, t, s)
+		proxies = slices.DeleteFunc(found[n:], func(q *piece) bool {
+			return q.place != calleeProxy || !slices.ContainsFunc(logs, func(log *piece) bool { return c.answered(log, q) })
+		})
+		slices.SortFunc(proxies, compare)
+		n = len(found)
+	}
 	if len(apps) == 0 && len(logs)+len(proxies) > 0 {
 		apps = slices.DeleteFunc(c.under(found, t, s)[n:], func(q *piece) bool { return q.place != calleeApp })
 		slices.SortFunc(apps, compare)
 	}
 	return logs, proxies, apps
+}
+
+// answered says whether a log that stands on the span that came in, and the span
+// of a proxy beneath that, are one proxy's about one request.
+func (c *Correlator) answered(log, proxy *piece) bool {
+	var buf [8]*piece
+	return log.told && log.reporter != 0 && log.reporter == proxy.reporter && !unlike(log, proxy) &&
+		log.start <= proxy.end+rounding && proxy.start <= log.end+rounding &&
+		!slices.ContainsFunc(c.at(buf[:0], proxy.trace, proxy.span), func(q *piece) bool { return q.place == calleeLog })
 }
 
 // byPlace parts what stands on one node, in order: one side's logs, its first place,
@@ -142,9 +160,10 @@ func (c *Correlator) callee(j *joined, p *piece) {
 	}
 	var buf, above [8]*piece
 	logs, proxies, apps := c.calleesAt(buf[:0], p.trace, p.span)
-	if p.place == calleeApp && len(logs)+len(proxies) == 0 && p.keys[byParent-1] != 0 {
+	alone := p.place == calleeApp && len(proxies) == 0 || p.place == calleeProxy && len(apps) == 0
+	if alone && len(logs) == 0 && p.keys[byParent-1] != 0 {
 		l, x, a := c.calleesAt(above[:0], p.trace, p.parent)
-		if len(l)+len(x) > 0 && slices.Contains(a, p) {
+		if len(l)+len(x) > 0 && (slices.Contains(a, p) || slices.Contains(x, p)) {
 			logs, proxies, apps = l, x, a
 		}
 	}
