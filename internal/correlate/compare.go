@@ -49,10 +49,8 @@ func (p party) matches(q party, port bool) (match, identified bool) {
 // called by whom: not by address either, which a gateway between them may change. A
 // caller that tried more than once names the last it called.
 func agree(a, b *piece) bool {
-	return !differ(a, b) || (a.resends > 0 || b.resends > 0) && !a.from.differs(b.from)
+	return !a.from.differs(b.from) && (!a.to.differs(b.to) || a.resends > 0 || b.resends > 0)
 }
-
-func differ(a, b *piece) bool { return a.from.differs(b.from) || a.to.differs(b.to) }
 
 // elsewhere says whether two statements from one place, a policy engine's and its
 // proxy's, tell of other addresses. Identities in a policy's input are claims.
@@ -91,30 +89,60 @@ func compare(a, b *piece) int {
 	return 0
 }
 
-// fits says whether two pieces may tell of one action by tier request: the same
-// request or trace (the caller has seen to that), parties, method, path and
-// overlapping time.
-func (c *Correlator) fits(a, b *piece) (fits, identified bool) {
-	if a.trace != b.trace && a.trace != (evidence.TraceID{}) && b.trace != (evidence.TraceID{}) {
-		return false, false
+// fit says how well two pieces tell of one action by tier request or connection;
+// more is better.
+type fit uint8
+
+const (
+	unfit fit = iota
+	// One party's address differs, and nothing else is known of it: the caller's,
+	// where the callee sees that of a gateway or a node, or the callee's, where the
+	// caller tried more than once and names the last.
+	perhaps
+	// The same identities at other addresses, or the ends of a tunnel.
+	roughly
+	well
+)
+
+// fit compares two pieces of the same request or trace, method and path (the caller
+// has seen to that) by parties and time.
+func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
+	switch {
+	case a.trace != b.trace && a.trace != (evidence.TraceID{}) && b.trace != (evidence.TraceID{}):
+		return unfit, false
+	case a.connection || b.connection:
+		switch {
+		case !a.connection || !b.connection || apart(a, b) > c.hash.bucket || !a.sameEnds(b):
+			return unfit, false
+		case a.samePort(b):
+			return well, true
+		}
+		return roughly, false
+	case !c.overlap(a, b) || a.mirrored != b.mirrored:
+		return unfit, false
 	}
-	if a.connection || b.connection {
-		near := apart(a, b) <= c.hash.bucket
-		return a.connection && b.connection && near && a.sameEnds(b), a.samePort(b)
-	}
-	if !c.overlap(a, b) {
-		return false, false
+	how = roughly
+	if agree(a, b) {
+		how = well
 	}
 	if a.place == calleeLog && b.place == calleeProxy || a.place == calleeProxy && b.place == calleeLog {
 		// One proxy's log and span: its name for itself must be the same.
-		return a.reporter != 0 && a.reporter == b.reporter, false
-	}
-	if a.mirrored != b.mirrored {
-		return false, false
+		if a.reporter == 0 || a.reporter != b.reporter {
+			return unfit, false
+		}
+		return how, false
 	}
 	from, byFrom := a.from.matches(b.from, false)
 	to, byTo := a.to.matches(b.to, true)
-	return from && to, byFrom && byTo
+	switch {
+	case from && to:
+		return how, byFrom && byTo
+	case !from && !to, !from && byFrom, !to && byTo, !(a.place == callerLog && b.place.callee() || a.place.callee() && b.place == callerLog):
+		return unfit, false
+	case !to && a.resends == 0 && b.resends == 0:
+		return unfit, false
+	}
+	return perhaps, false
 }
 
 // sameEnds says whether two reports of connections tell of the same two ends:
@@ -177,21 +205,26 @@ func (c *Correlator) overlap(a, b *piece) bool {
 	return a.start <= b.end+skew && b.start <= a.end+skew
 }
 
-// apart is how far two reports are apart in time: when they began, and of a
-// connection also when it ended, where both tell.
+// apart is how far two reports are apart in time: when they began, and when they
+// ended, where both tell. Of several attempts the first begins with the call, and the
+// last ends with it.
 func apart(a, b *piece) int64 {
-	d := distance(a, b)
-	if a.connection && a.end > a.start && b.end > b.start {
-		d = max(d, max(a.end-b.end, b.end-a.end))
+	begin, end := abs(a.start-b.start), abs(a.end-b.end)
+	switch {
+	case a.end == a.start || b.end == b.start || a.place == decision || b.place == decision:
+		return begin
+	case a.resends > 0 || b.resends > 0:
+		return min(begin, end)
 	}
-	return d
+	return max(begin, end)
 }
 
-func distance(a, b *piece) int64 {
-	if d := a.start - b.start; d >= 0 {
-		return d
-	}
-	return b.start - a.start
+func abs(d int64) int64 { return max(d, -d) }
+
+// nearer says whether a is nearer to p than b is; of two as near it is the first.
+func nearer(p, a, b *piece) bool {
+	d, e := apart(p, a), apart(p, b)
+	return d < e || d == e && a.before(b)
 }
 
 // rounding is how far times of one clock may be off: some proxies tell begin and

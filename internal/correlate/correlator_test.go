@@ -345,6 +345,22 @@ func TestJoins(t *testing.T) {
 			calleeALS("try 1", request("r"), addresses("1", "2"), status(503)), calleeALS("try 2", request("r"), addresses("1", "3"), at(5*time.Millisecond)),
 		}, []string{"mesh.request ambiguous/several_candidates request: client try 1", "mesh.request complete request: client try 2"}},
 
+		{"a caller behind a node's address, and no word on who: the only one that calls that pod", []evidence.Evidence{
+			callerALS("client", request("r"), addresses("10.0.0.1", "2")), callerALS("another", request("r"), addresses("10.0.0.1", "3")),
+			calleeALS("server", request("r"), addresses("192.168.0.1", "2"), at(time.Millisecond)),
+		}, []string{"mesh.request ambiguous/several_candidates request: client server", "mesh.request partial/deadline none: another"}},
+
+		{"two alike calls, one tried again: begin and end tell whose attempts are whose", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, lasting(50*time.Millisecond)), calleeALS("server 1", request("r"), ab, at(2*time.Millisecond), lasting(47*time.Millisecond)),
+			callerALS("client 2", request("r"), ab, resends(1), at(time.Millisecond), lasting(80*time.Millisecond)),
+			calleeALS("server 2, try 1", request("r"), ab, at(time.Millisecond), lasting(9*time.Millisecond)),
+			calleeALS("server 2, try 2", request("r"), ab, at(11*time.Millisecond), lasting(69*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates request: client 1 server 1",
+			"mesh.request ambiguous/several_candidates request: client 2 server 2, try 1",
+			"mesh.request ambiguous/several_candidates request: client 2 server 2, try 2",
+		}},
+
 		{"more reports than the caller tells of attempts", []evidence.Evidence{
 			callerALS("client", request("r"), ab, resends(1)), calleeALS("try 1", request("r"), ab), calleeALS("try 2", request("r"), ab, at(2*time.Millisecond)),
 			calleeALS("of another, whose report is lost", request("r"), ab, at(-20*time.Millisecond)),

@@ -48,10 +48,11 @@ func (c *Correlator) decisions(j *joined) {
 	}
 	if lead.place.callee() || lead.place == callerLog {
 		if d, doubt := c.mate(lead, decision); d != nil && !elsewhere(lead, d) && !j.askedElsewhere(d) {
-			_, identified := c.fits(lead, d)
+			_, identified := c.fit(lead, d)
+			callers, _ := c.candidates(nil, d, callerLog, maxAlike)
 			j.set(d, TierRequest)
 			j.trust(identified)
-			j.doubt = j.doubt || doubt || retried || untimely(d) || slices.ContainsFunc(c.candidates(d, callerLog, maxAlike), func(q *piece) bool {
+			j.doubt = j.doubt || doubt || retried || untimely(d) || slices.ContainsFunc(callers, func(q *piece) bool {
 				return log != nil && q != log && !sameReport(q, log)
 			})
 		}
@@ -65,7 +66,8 @@ func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 	var buf [16]*piece
 	rivals := c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent)
 	if log != nil {
-		rivals = append(rivals, c.candidates(log, lead.place, maxChain)...)
+		fitting, _ := c.candidates(nil, log, lead.place, maxChain)
+		rivals = append(rivals, fitting...)
 	}
 	for _, q := range rivals {
 		if !q.place.callee() || !q.final || j.slots[q.place] == q {
@@ -75,7 +77,7 @@ func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 		c.callee(&other, q)
 		rival := other.calleeLead()
 		if rival != lead && rival.keys[byDecision-1] == 0 && !unlike(rival, d) && !elsewhere(rival, d) &&
-			(distance(rival, d) < distance(lead, d) || distance(rival, d) == distance(lead, d) && rival.before(lead)) {
+			nearer(d, rival, lead) {
 			return true
 		}
 	}
@@ -132,8 +134,7 @@ func (c *Correlator) decisionBySpan(j *joined) (best *piece, doubt bool) {
 				continue
 			}
 			doubt = doubt || best != nil || d.parent != (evidence.SpanID{}) && c.attemptedFrom(d)
-			if best == nil || distance(lead, d) < distance(lead, best) ||
-				distance(lead, d) == distance(lead, best) && d.before(best) {
+			if best == nil || nearer(lead, d, best) {
 				best = d
 			}
 		}

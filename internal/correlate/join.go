@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -272,18 +273,17 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 		logs, proxies, apps = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
 	}
 	if lead != nil && len(logs) > 0 && j.slots[callerLog] == nil {
-		fitting := slices.DeleteFunc(append(room[:0], logs...), func(p *piece) bool { fits, _ := c.fits(lead, p); return !fits })
+		fitting := slices.DeleteFunc(append(room[:0], logs...), func(p *piece) bool { how, _ := c.fit(lead, p); return how <= perhaps })
 		j.doubt = j.doubt || len(logs) > 1 && len(fitting) != 1 || len(fitting) == 0 && (lead.told && lead.span == s && !agree(lead, logs[0]) ||
 			lead.to.differs(logs[0].to) && (logs[0].resends == 0 || lead.from.differs(logs[0].from)))
 		for _, p := range logs {
-			j.doubt = j.doubt || len(fitting) == 1 && p != fitting[0] && c.mayHaveTried(p, lead)
+			how, _ := c.fit(lead, p)
+			j.doubt = j.doubt || len(fitting) == 1 && p != fitting[0] && how == perhaps
 		}
 		if len(fitting) > 0 {
 			logs = fitting
 		}
-		slices.SortStableFunc(logs, func(a, b *piece) int {
-			return int(min(max(distance(lead, a)-distance(lead, b), -1), 1))
-		})
+		slices.SortStableFunc(logs, func(a, b *piece) int { return cmp.Compare(apart(lead, a), apart(lead, b)) })
 	}
 	log := j.slots[callerLog]
 	if log == nil && len(logs) > 0 {
@@ -369,8 +369,9 @@ func (c *Correlator) callerReports(j *joined) {
 		if d := c.decisionOf(log); d != nil && (node == nil || d.parent != node.span) {
 			c.callerAt(j, d.trace, d.parent, TierSpan)
 			if k := j.slots[callerLog]; k != nil && k.resends == 0 {
+				alike, _ := c.candidates(nil, k, lead.place, maxAlike)
 				// It may be a span that others were called from as well.
-				j.doubt = j.doubt || slices.ContainsFunc(c.candidates(k, lead.place, maxAlike), func(q *piece) bool { return q != lead && c.forlorn(q) })
+				j.doubt = j.doubt || slices.ContainsFunc(alike, func(q *piece) bool { return q != lead && c.forlorn(q) })
 			}
 			linked = j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
 		}
@@ -379,22 +380,17 @@ func (c *Correlator) callerReports(j *joined) {
 		j.doubt = j.doubt || c.bound(lead, true) // its proxy's reports are lost
 	}
 	if j.slots[callerLog] == nil && lead.place != calleeApp {
-		log, identified, doubt := c.nearest(lead, callerLog)
-		sure := false
-		switch {
-		case lead.connection:
-		case log == nil:
-			log, doubt = c.triedElsewhere(lead), true
-		case doubt:
-			if paired, certain := c.pair(lead); paired != nil {
-				log, sure = paired, certain
-				doubt = !sure
-			}
-		}
+		log, how, doubt := c.nearest(lead, callerLog)
 		if lead.connection {
-			c.connection(j, lead, log, identified, doubt)
+			c.connection(j, lead, log, how, doubt)
 			return
 		}
+		sure := false
+		if paired, certain := c.assign(lead); paired != nil {
+			log, sure = paired, certain
+			doubt = !sure
+		}
+		doubt = doubt || how == perhaps
 		if log == nil || linked && log.hasNode() {
 			// A log on another node than the spans is of another call. With
 			// no caller at all it may be this one's: of a retry that it does
@@ -402,6 +398,7 @@ func (c *Correlator) callerReports(j *joined) {
 			j.doubt = j.doubt || !linked && c.bound(lead, proxy != nil || parent != evidence.SpanID{})
 			return
 		}
+		_, identified := c.fit(lead, log)
 		j.set(log, TierRequest)
 		j.trust(identified)
 		j.doubt = j.doubt || doubt || !agree(lead, log) || !sure && c.overclaimed(log, lead.place) || c.wanted(lead, log) ||
@@ -424,7 +421,8 @@ func (c *Correlator) forlorn(p *piece) bool {
 			return false
 		}
 	}
-	return len(c.candidates(p, callerLog, 0)) == 0
+	found, _ := c.candidates(nil, p, callerLog, 0)
+	return len(found) == 0
 }
 
 // application adds the caller's application's span where its proxy's, which stands
@@ -476,7 +474,7 @@ func (c *Correlator) around(p *piece, at place) *piece {
 // connection adds the caller's report of a connection. A connection is not
 // tried again, so both must choose each other. A callee's report that nobody
 // chose, though some fitted, is in doubt; so is what shares a full chain.
-func (c *Correlator) connection(j *joined, lead, log *piece, samePort, doubt bool) {
+func (c *Correlator) connection(j *joined, lead, log *piece, how fit, doubt bool) {
 	if log == nil {
 		j.doubt = j.doubt || c.crowd(lead)
 		return
@@ -487,8 +485,8 @@ func (c *Correlator) connection(j *joined, lead, log *piece, samePort, doubt boo
 		return
 	}
 	j.set(log, TierConnection)
-	j.trust(samePort)
-	j.doubt = j.doubt || doubt || backDoubt || !samePort && (c.crowd(lead) || c.crowd(log))
+	j.trust(how == well)
+	j.doubt = j.doubt || doubt || backDoubt || how < well && (c.crowd(lead) || c.crowd(log))
 }
 
 // crowd says whether a chain by which a connection's other report would be

@@ -156,7 +156,7 @@ func (c *Correlator) claimants(p *piece) []*piece {
 				if q.place != calleeLog && q.place != calleeProxy || !q.final || slices.Contains(out, q) {
 					continue
 				}
-				if ok, _ := c.fits(log, q); !ok && !c.mayHaveTried(log, q) {
+				if how, _ := c.fit(log, q); how == unfit {
 					continue
 				}
 				j := joined{confidence: 1}

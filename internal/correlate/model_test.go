@@ -3,6 +3,7 @@ package correlate
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -197,50 +198,73 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 	same := func(a, b []evidence.Evidence) bool {
 		return slices.EqualFunc(a, b, func(x, y evidence.Evidence) bool { return x.Position == y.Position })
 	}
-	// Of the callers' logs that fit, l's is the nearest. Where there are as many
-	// as reports of alike calls, each fits each, and none was tried again, they are
-	// taken in the order in which beginnings and ends lie closest.
+	// How far apart two reports are: when they began and ended; of a call that was
+	// tried again the attempts begin or end with it.
+	apart := func(a, b evidence.Evidence) int64 {
+		begin, end := max(a.Start-b.Start, b.Start-a.Start), max(a.End-b.End, b.End-a.End)
+		switch {
+		case a.Role == evidence.RoleDecision || b.Role == evidence.RoleDecision:
+			return begin
+		case a.ResendCount+b.ResendCount > 0:
+			return min(begin, end)
+		}
+		return max(begin, end)
+	}
+	nearest := func(to evidence.Evidence, of []evidence.Evidence) []evidence.Evidence {
+		slices.SortStableFunc(of, func(a, b evidence.Evidence) int { return cmp.Compare(apart(to, a), apart(to, b)) })
+		return of
+	}
+	// Of the callers' logs that fit, l's is the nearest. Where each fits each report of
+	// as many alike calls, or more, they are shared out so that begins and ends of
+	// each call and its attempts lie closest.
 	callerOf := func(l evidence.Evidence) (evidence.Evidence, bool) {
 		fitting := callersOf(l)
 		if len(fitting) == 0 {
 			return evidence.Evidence{}, false
 		}
 		alike := calleesOf(fitting[0], l)
-		pairs := len(fitting) > 1 && len(fitting) <= maxAlike && len(alike) == len(fitting)
+		share := len(fitting) > 1 && len(alike) <= maxAlike
 		for _, o := range fitting {
-			pairs = pairs && o.ResendCount == 0 && same(calleesOf(o, l), alike)
+			share = share && same(calleesOf(o, l), alike)
 		}
 		for _, k := range alike {
-			pairs = pairs && same(callersOf(k), fitting)
+			share = share && same(callersOf(k), fitting)
 		}
-		if !pairs {
-			d := func(e evidence.Evidence) int64 { return max(e.Start-l.Start, l.Start-e.Start) }
-			slices.SortStableFunc(fitting, func(a, b evidence.Evidence) int { return cmp.Compare(d(a), d(b)) })
-			return fitting[0], true
-		}
-		var best []evidence.Evidence
-		least := 0.0
-		var try func(taken []evidence.Evidence)
-		try = func(taken []evidence.Evidence) {
-			if len(taken) == len(fitting) {
-				cost := 0.0
-				for i, o := range taken {
-					begin, end := float64(o.Start-alike[i].Start), float64(o.End-alike[i].End)
-					cost += begin*begin + end*end
-				}
-				if best == nil || cost < least {
-					best, least = slices.Clone(taken), cost
+		best, least := nearest(l, slices.Clone(fitting))[0], math.Inf(1)
+		var try func(of []int)
+		try = func(of []int) {
+			if len(of) < len(alike) {
+				for n := range fitting {
+					try(append(slices.Clone(of), n))
 				}
 				return
 			}
-			for _, o := range fitting {
-				if !slices.ContainsFunc(taken, func(t evidence.Evidence) bool { return t.Position == o.Position }) {
-					try(append(slices.Clone(taken), o))
+			cost, own := 0.0, evidence.Evidence{}
+			for n, o := range fitting {
+				var begins, ends []int64
+				for i, k := range alike {
+					if of[i] != n {
+						continue
+					}
+					begins, ends = append(begins, k.Start), append(ends, k.End)
+					if k.Position == l.Position {
+						own = o
+					}
 				}
+				if len(begins) == 0 || len(begins) > 1+o.ResendCount {
+					return
+				}
+				begin, end := float64(o.Start-slices.Min(begins)), float64(o.End-slices.Max(ends))
+				cost += begin*begin + end*end
+			}
+			if cost < least {
+				best, least = own, cost
 			}
 		}
-		try(nil)
-		return best[slices.IndexFunc(alike, func(k evidence.Evidence) bool { return k.Position == l.Position })], true
+		if share {
+			try(nil)
+		}
+		return best, true
 	}
 	// The decision of an action: that which its callee's log names, else of those
 	// that no log names and that were asked from its spans the nearest, unless
@@ -249,7 +273,6 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 		if lead.Role == evidence.RoleCallee && lead.DecisionID != "" {
 			return decided([]evidence.Evidence{lead})
 		}
-		distance := func(e, d evidence.Evidence) int64 { return max(e.Start-d.Start, d.Start-e.Start) }
 		found := ordered(where(func(d evidence.Evidence) bool {
 			return d.Role == evidence.RoleDecision && d.ParentSpanID != evidence.SpanID{} && d.Path == lead.Path &&
 				!slices.ContainsFunc(all, func(k evidence.Evidence) bool {
@@ -263,8 +286,7 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 		if len(found) == 0 {
 			return nil
 		}
-		slices.SortStableFunc(found, func(a, b evidence.Evidence) int { return cmp.Compare(distance(lead, a), distance(lead, b)) })
-		d := found[0]
+		d := nearest(lead, found)[0]
 		for _, c := range callees {
 			k := leadOf(c)
 			reached := func(e evidence.Evidence) bool {
@@ -272,8 +294,7 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 					return lead.Role == evidence.RoleCallee && o.Role == evidence.RoleCaller && isLog(o) && slices.ContainsFunc(calleesOf(o, lead), func(x evidence.Evidence) bool { return x.Position == e.Position })
 				})
 			}
-			if k.Position != lead.Position && k.DecisionID == "" && slices.ContainsFunc(c, reached) && (distance(k, d) < distance(lead, d) ||
-				distance(k, d) == distance(lead, d) && cmp.Or(cmp.Compare(k.Start, lead.Start), strings.Compare(string(k.ID[:]), string(lead.ID[:]))) < 0) {
+			if k.Position != lead.Position && k.DecisionID == "" && slices.ContainsFunc(c, reached) && nearest(d, ordered([]evidence.Evidence{k, lead}))[0].Position == k.Position {
 				return nil
 			}
 		}

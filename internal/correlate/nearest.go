@@ -48,50 +48,48 @@ func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
 	return dst
 }
 
-// nearest finds the piece of a place that fits p best by tier request or
-// connection, and whether there was more than one. What agrees on the addresses
-// beats what only tells of the same identities; a connection with the same source
-// port those that only go the same way.
-func (c *Correlator) nearest(p *piece, at place) (best *piece, identified, doubt bool) {
+// candidates appends to dst, which is empty, the reports of a place that fit p best
+// by tier request or connection, one for each call: of a caller's log the attempts.
+// Of more than most it gives any, one too many.
+func (c *Correlator) candidates(dst []*piece, p *piece, at place, most int) (best []*piece, how fit) {
 	var buf [16]*piece
 	for _, kind := range [...]lookup{byRequest, byTrace} {
 		for _, q := range c.sharing(buf[:0], kind, p) {
-			if q.place != at || q == best || !q.final && at != decision || !c.free(p, q) {
+			if q.place != at || !q.final && at != decision {
 				continue
 			}
-			fits, byID := c.fits(p, q)
-			if !fits {
+			fits, _ := c.fit(p, q)
+			if fits == unfit || fits < how || !c.free(p, q) {
 				continue
 			}
-			if best != nil {
-				if sameReport(best, q) {
-					if q.before(best) {
-						best, identified = q, byID
-					}
-					continue
-				}
-				better, worse := agree(p, q) && !agree(p, best), agree(p, best) && !agree(p, q)
-				if p.connection {
-					better, worse = byID && !identified, identified && !byID
-				}
-				if better {
-					best, identified, doubt = q, byID, false
-				}
-				if better || worse {
-					continue
-				}
-				doubt = true
+			if fits > how {
+				dst, how = dst[:0], fits
 			}
-			d, e := apart(p, q), int64(0)
-			if best != nil {
-				e = apart(p, best)
+			switch i := slices.IndexFunc(dst, func(k *piece) bool { return k == q || sameReport(k, q) }); {
+			case i < 0:
+				dst = append(dst, q)
+			case q.before(dst[i]):
+				dst[i] = q
 			}
-			if best == nil || d < e || d == e && q.before(best) {
-				best, identified = q, byID
+			if how == well && len(dst) > most {
+				return dst, how
 			}
 		}
 	}
-	return best, identified, doubt || best != nil && (p.crowded || best.crowded)
+	return dst, how
+}
+
+// nearest finds of the pieces of a place that fit p best the nearest in time, and
+// whether there was more than one.
+func (c *Correlator) nearest(p *piece, at place) (best *piece, how fit, doubt bool) {
+	var buf [8]*piece
+	all, how := c.candidates(buf[:0], p, at, 2*maxChain)
+	for _, q := range all {
+		if best == nil || nearer(p, q, best) {
+			best = q
+		}
+	}
+	return best, how, len(all) > 1 || best != nil && (p.crowded || best.crowded)
 }
 
 // free says whether q may still be p's by tier request, that is, no stronger
@@ -168,7 +166,7 @@ func (c *Correlator) bound(p *piece, parented bool) bool {
 			default:
 				continue
 			}
-			if fits, _ := c.fits(p, q); fits {
+			if how, _ := c.fit(p, q); how > perhaps {
 				return true
 			}
 		}
@@ -186,7 +184,8 @@ func (c *Correlator) lacksAttempt(log, p *piece) bool {
 	if at == calleeApp {
 		at = calleeLog
 	}
-	found := c.candidates(log, at, maxAlike)
+	var room [8]*piece
+	found, _ := c.candidates(room[:0], log, at, maxAlike)
 	if log.hasNode() {
 		var buf [16]*piece
 		for _, q := range c.at(c.under(buf[:0], log.trace, log.span), log.trace, log.span) {
@@ -204,22 +203,6 @@ func (c *Correlator) lacksAttempt(log, p *piece) bool {
 	return len(found) <= int(log.resends)
 }
 
-// triedElsewhere finds the nearest caller's log that may tell of attempts of
-// which p is one, though it names another address: the last attempt's callee's, or
-// its own where p sees a gateway's between them.
-func (c *Correlator) triedElsewhere(p *piece) (best *piece) {
-	var buf [16]*piece
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, p) {
-			if q.place == callerLog && q.final && c.mayHaveTried(q, p) &&
-				(best == nil || distance(p, q) < distance(p, best) || distance(p, q) == distance(p, best) && q.before(best)) {
-				best = q
-			}
-		}
-	}
-	return best
-}
-
 // wanted says whether p, which has a caller's log, may as well be an attempt that
 // another tells of.
 func (c *Correlator) wanted(p, log *piece) bool {
@@ -230,7 +213,8 @@ func (c *Correlator) wanted(p, log *piece) bool {
 			if q.place != callerLog || q.resends == 0 || !q.final || q == log || sameReport(q, log) {
 				continue
 			}
-			if looked++; looked > maxAlike || c.mayHaveTried(q, p) {
+			looked++
+			if how, _ := c.fit(p, q); looked > maxAlike || how == perhaps {
 				return true
 			}
 		}
@@ -238,82 +222,62 @@ func (c *Correlator) wanted(p, log *piece) bool {
 	return false
 }
 
-// mayHaveTried says whether a caller's log tells of several attempts, of which p,
-// at another address, may be one.
-func (c *Correlator) mayHaveTried(log, p *piece) bool {
-	if log.place != callerLog || !p.place.callee() || log.resends == 0 || log.connection || p.connection || log.mirrored != p.mirrored || !c.overlap(log, p) ||
-		log.trace != p.trace && log.trace != (evidence.TraceID{}) && p.trace != (evidence.TraceID{}) {
-		return false
-	}
-	from, known := log.from.matches(p.from, false)
-	to, stated := log.to.matches(p.to, true)
-	// One of both may be another address, of which nothing else is known.
-	return from != to && (from || !known) && (to || !stated)
-}
-
-// candidates gives the reports of a place that fit p best by tier request, one for
-// each call: of a caller's log the attempts. Of more than most it gives any, one
-// too many.
-func (c *Correlator) candidates(p *piece, at place, most int) []*piece {
-	var buf [16]*piece
-	var out []*piece
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, p) {
-			if q.place != at || !q.final || !c.free(p, q) ||
-				slices.ContainsFunc(out, func(k *piece) bool { return k == q || sameReport(k, q) }) {
-				continue
-			}
-			if fits, _ := c.fits(p, q); fits {
-				if out = append(out, q); len(out) > most {
-					return out
-				}
-			}
-		}
-	}
-	disagree := func(q *piece) bool { return !agree(p, q) }
-	if slices.ContainsFunc(out, func(q *piece) bool { return agree(p, q) }) {
-		out = slices.DeleteFunc(out, disagree)
-	}
-	return out
-}
-
 // maxAlike bounds the alike calls, or attempts of one, that are told apart; more are
 // in doubt without a look, so that who repeats a request id costs little.
 const maxAlike = 5
 
-// pair settles which caller's log is p's where several calls are alike: as many
-// callers' reports as callees', each of which fits each. Of all ways to pair them
-// it takes that in which they lie closest; how far the clocks are apart does not
-// change which. It is sure if in no other way each callee's report lies within its
-// caller's with the two clocks set right, where all are of two proxies.
-func (c *Correlator) pair(p *piece) (log *piece, sure bool) {
-	callers := c.candidates(p, callerLog, maxAlike)
+// assign settles which caller's log is p's where several calls are alike: each report
+// of the callers fits each of the callees, and no caller tells of fewer attempts than
+// it must have made. Of all ways to share out the callees' reports it takes that in
+// which each call's begin and end lie closest to those of its attempts; how far the
+// clocks are apart does not change which. It is sure if none was tried again and in no
+// other way each callee's report lies within its caller's with the two clocks set
+// right, where all are of two proxies.
+func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
+	var room, space, scratch [maxAlike + 1]*piece
+	callers, _ := c.candidates(room[:0], p, callerLog, maxAlike)
 	if len(callers) < 2 || len(callers) > maxAlike {
 		return nil, false
 	}
-	callees := c.candidates(callers[0], p.place, maxAlike)
-	if len(callees) != len(callers) {
+	callees, _ := c.candidates(space[:0], callers[0], p.place, maxAlike)
+	if len(callees) < len(callers) || len(callees) > maxAlike {
 		return nil, false
 	}
 	slices.SortFunc(callers, compare)
 	slices.SortFunc(callees, compare)
-	sure = p.reporter != 0 && callers[0].reporter != 0
-	for i, k := range callers {
-		if k.resends > 0 || k.crowded || callees[i].crowded ||
-			!sameSet(c.candidates(k, p.place, maxAlike), callees) || !sameSet(c.candidates(callees[i], callerLog, maxAlike), callers) {
+	sure = p.reporter != 0 && callers[0].reporter != 0 && len(callees) == len(callers)
+	for _, k := range callers {
+		of, _ := c.candidates(scratch[:0], k, p.place, maxAlike)
+		if k.crowded || !sameSet(of, callees) {
 			return nil, false
 		}
-		sure = sure && k.reporter == callers[0].reporter && callees[i].reporter == p.reporter
+		sure = sure && k.resends == 0 && k.reporter == callers[0].reporter
 	}
-	of := slices.IndexFunc(callees, func(q *piece) bool { return q == p || sameReport(q, p) })
-	if of < 0 {
+	own := -1
+	for i, q := range callees {
+		of, _ := c.candidates(scratch[:0], q, callerLog, maxAlike)
+		if q.crowded || !sameSet(of, callers) {
+			return nil, false
+		}
+		if q == p || sameReport(q, p) {
+			own = i
+		}
+		sure = sure && q.reporter == p.reporter
+	}
+	if own < 0 {
 		return nil, false
 	}
 	ways, least := 0, 0.0
-	orders(len(callers), func(order []int) {
+	shareOut(callees, callers, func(of []int) {
 		cost, low, high := 0.0, int64(math.MinInt64), int64(math.MaxInt64)
-		for i, n := range order {
-			begin, end := callers[n].start-callees[i].start, callers[n].end-callees[i].end
+		for n, k := range callers {
+			first, last := int64(math.MaxInt64), int64(math.MinInt64)
+			for i, q := range callees {
+				if of[i] == n {
+					first, last = min(first, q.start), max(last, q.end)
+				}
+			}
+			begin, end := k.start-first, k.end-last
 			cost += float64(begin)*float64(begin) + float64(end)*float64(end)
 			low, high = max(low, begin-rounding), min(high, end+rounding)
 		}
@@ -321,7 +285,7 @@ func (c *Correlator) pair(p *piece) (log *piece, sure bool) {
 			ways++
 		}
 		if log == nil || cost < least {
-			log, least = callers[order[of]], cost
+			log, least = callers[of[own]], cost
 		}
 	})
 	return log, sure && ways == 1
@@ -331,24 +295,34 @@ func sameSet(a, b []*piece) bool {
 	return len(a) == len(b) && !slices.ContainsFunc(a, func(p *piece) bool { return !slices.Contains(b, p) })
 }
 
-// orders calls f with 0 … n-1 in every order, the lexically first first.
-func orders(n int, f func([]int)) {
-	order := make([]int, 0, n)
-	var next func()
-	next = func() {
-		if len(order) == n {
-			f(order)
-			return
-		}
-		for i := range n {
-			if !slices.Contains(order, i) {
-				order = append(order, i)
-				next()
-				order = order[:len(order)-1]
+// shareOut calls f with each way to give every callee's report to a caller's, each of
+// which gets one, and at most as many as it tells of attempts.
+func shareOut(callees, callers []*piece, f func(of []int)) {
+	of := make([]int, len(callees))
+	got := make([]int, len(callers))
+	var next func(i, without int)
+	next = func(i, without int) {
+		switch {
+		case without > len(callees)-i: // not enough are left
+		case i == len(callees):
+			f(of)
+		default:
+			for n, k := range callers {
+				if got[n] > int(k.resends) {
+					continue
+				}
+				left := without
+				if got[n] == 0 {
+					left--
+				}
+				of[i] = n
+				got[n]++
+				next(i+1, left)
+				got[n]--
 			}
 		}
 	}
-	next()
+	next(0, len(callers))
 }
 
 // lag is how much later than its caller's a callee's proxy may notice that a call
@@ -363,7 +337,8 @@ const (
 // more reports than attempts that it tells of, or by one callee's clock they took
 // longer than the whole call.
 func (c *Correlator) overclaimed(log *piece, at place) bool {
-	all := c.candidates(log, at, maxAlike)
+	var room [8]*piece
+	all, _ := c.candidates(room[:0], log, at, maxAlike)
 	n := len(all)
 	if n > maxAlike {
 		return true
@@ -373,13 +348,13 @@ func (c *Correlator) overclaimed(log *piece, at place) bool {
 		looked := 0
 		for _, kind := range [...]lookup{byRequest, byTrace} {
 			for _, q := range c.sharing(buf[:0], kind, log) {
-				if q.place != at || !q.final || !c.mayHaveTried(log, q) {
+				if how, _ := c.fit(log, q); q.place != at || !q.final || how != perhaps || slices.Contains(all, q) {
 					continue
 				}
 				if looked++; looked > maxAlike {
 					return true
 				}
-				if len(c.candidates(q, callerLog, 0)) == 0 && c.triedElsewhere(q) == log {
+				if took, _, _ := c.nearest(q, callerLog); took == log {
 					n++
 				}
 			}
