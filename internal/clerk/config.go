@@ -112,11 +112,15 @@ type FindingsConfig struct {
 	// MustDecide are patterns of paths, with * for any text, on which some
 	// policy must decide. Default: none.
 	MustDecide []string `mapstructure:"must_decide"`
+	// DecisionWait is how long after its record a decision on such a path may
+	// come. Default 10s; 10m where OPA uploads by its own defaults.
+	DecisionWait time.Duration `mapstructure:"decision_wait"`
 	// Repeat is how long a finding that goes on waits before it is stated again,
 	// with its count. Default 1h.
 	Repeat time.Duration `mapstructure:"repeat"`
 	// MaxCredentials bounds the certificates that are remembered to find shared
-	// ones, about 120 bytes each. Default 1000000.
+	// ones, about 100 bytes each, and as many again that were used before them.
+	// Default 1000000.
 	MaxCredentials int `mapstructure:"max_credentials"`
 }
 
@@ -161,7 +165,7 @@ func DefaultConfig() Config {
 		MaxPendingBytes: 256 << 20,
 		Expect:          []string{expectCallee},
 		Ledger:          LedgerConfig{Lag: 5 * time.Second},
-		Findings:        FindingsConfig{Repeat: time.Hour, MaxCredentials: 1_000_000},
+		Findings:        FindingsConfig{DecisionWait: 10 * time.Second, Repeat: time.Hour, MaxCredentials: 1_000_000},
 	}
 }
 
@@ -172,6 +176,17 @@ const minPendingBytes = 1 << 20
 func (c *Config) Faults() error {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for _, d := range [...]struct {
+		name string
+		time.Duration
+	}{
+		{"window", c.Window}, {"late_window", c.LateWindow}, {"settle", c.Settle}, {"clock_skew", c.ClockSkew}, {"ledger::lag", c.Ledger.Lag},
+		{"findings::repeat", c.Findings.Repeat}, {"findings::decision_wait", c.Findings.DecisionWait},
+	} {
+		if d.Duration > 0 && d.Duration < time.Millisecond { // a bare number is one of nanoseconds
+			fault("`%s` needs a unit, as in 10s; got %v", d.name, d.Duration)
+		}
+	}
 	if c.Window <= 0 {
 		fault("`window` must be positive, got %v", c.Window)
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl/contexts/ottllog"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl/ottlfuncs"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/otel/attribute"
@@ -27,7 +28,6 @@ import (
 const (
 	maxOpenFindings  = 10_000
 	maxReadyFindings = 1024 // that wait to be taken
-	findingsTick     = time.Minute
 )
 
 func (f *FindingsConfig) validate(fault func(string, ...any)) {
@@ -38,6 +38,9 @@ func (f *FindingsConfig) validate(fault func(string, ...any)) {
 		if c.Severity != "" && !slices.Contains(findings.Severities, c.Severity) {
 			fault("`findings::kinds::%s::severity` must be one of %v, got %q", kind, findings.Severities, c.Severity)
 		}
+		if kind == findings.EvidenceGap && c.Condition != "" {
+			fault("`findings::kinds::evidence_gap::condition`: a gap has no record that a condition could look at; `off` and `severity` hold for all of them")
+		}
 		if _, err := parseCondition(c.Condition, zap.NewNop()); err != nil {
 			fault("`findings::kinds::%s::condition`: %w", kind, err)
 		}
@@ -47,8 +50,18 @@ func (f *FindingsConfig) validate(fault func(string, ...any)) {
 			fault("`findings::must_decide`: %w", err)
 		}
 	}
+	for _, td := range f.TrustDomains {
+		if got, err := spiffeid.TrustDomainFromString(td); err != nil {
+			fault("`findings::trust_domains`: %q is none: %w", td, err)
+		} else if got.Name() != td {
+			fault("`findings::trust_domains`: write %s, got %q", got.Name(), td)
+		}
+	}
 	if f.Repeat <= 0 {
 		fault("`findings::repeat` must be positive, got %v", f.Repeat)
+	}
+	if f.DecisionWait < 0 {
+		fault("`findings::decision_wait` must not be negative, got %v", f.DecisionWait)
 	}
 	if f.MaxCredentials <= 0 {
 		fault("`findings::max_credentials` must be positive, got %d", f.MaxCredentials)
@@ -78,7 +91,6 @@ type finder struct {
 	severity   map[findings.Kind]findings.Severity
 	conditions map[findings.Kind]*recordCondition
 	ready      []findings.Finding
-	next       time.Time // to advance
 
 	mu   sync.Mutex
 	gaps []evidence.Gap // that came as evidence, to be looked at
@@ -97,7 +109,7 @@ func newFinder(c *Clerk) (*finder, error) {
 			return nil, err
 		}
 	}
-	dc := findings.Config{TrustDomains: cfg.TrustDomains, Repeat: cfg.Repeat, MaxOpen: maxOpenFindings, MaxCredentials: cfg.MaxCredentials}
+	dc := findings.Config{TrustDomains: cfg.TrustDomains, DecisionWait: cfg.DecisionWait, Repeat: cfg.Repeat, MaxOpen: maxOpenFindings, MaxCredentials: cfg.MaxCredentials}
 	for _, p := range cfg.MustDecide {
 		g, err := query.ParseGlob(p)
 		if err != nil {
@@ -123,12 +135,11 @@ func (f *finder) examine(batch []*correlate.Record, now time.Time) {
 	f.gaps = nil
 	f.mu.Unlock()
 	for i := range gaps {
-		f.detector.Gap(&gaps[i], now, f.accept(nil), f.report)
+		if !f.off[findings.EvidenceGap] {
+			f.detector.Gap(&gaps[i], now, f.report)
+		}
 	}
-	if now.After(f.next) {
-		f.detector.Advance(now, f.report)
-		f.next = now.Add(findingsTick)
-	}
+	f.detector.Advance(now, f.report)
 }
 
 // accept decides by configuration and condition whether a kind is looked for. A
@@ -141,7 +152,7 @@ func (f *finder) accept(r *correlate.Record) func(findings.Kind) bool {
 		switch {
 		case f.off[k]:
 			return false
-		case c == nil || r == nil:
+		case c == nil:
 			return true
 		}
 		if written == (plog.Logs{}) {
@@ -155,13 +166,14 @@ func (f *finder) accept(r *correlate.Record) func(findings.Kind) bool {
 	}
 }
 
-// report keeps a finding until it is taken. One that finds no room is stated
-// again by its count.
-func (f *finder) report(found findings.Finding) {
-	f.telemetry.Findings.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", string(found.Kind)))))
-	if len(f.ready) < maxReadyFindings {
-		f.ready = append(f.ready, found)
+// report keeps a finding until it is taken, if there is room.
+func (f *finder) report(found findings.Finding) bool {
+	if len(f.ready) == maxReadyFindings {
+		return false
 	}
+	f.ready = append(f.ready, found)
+	f.telemetry.Findings.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", string(found.Kind)))))
+	return true
 }
 
 // sawGap takes a gap that came as evidence.
@@ -173,20 +185,52 @@ func (f *finder) sawGap(g evidence.Gap) {
 	}
 }
 
-// deliver offers what was found, in one request.
+// end states and offers all that was not stated yet.
+func (f *finder) end(ctx context.Context, offer offer) error {
+	for {
+		f.detector.End(time.Now(), f.report)
+		if len(f.ready) == 0 {
+			return nil
+		}
+		if err := f.deliver(ctx, offer); err != nil {
+			return err
+		}
+	}
+}
+
+// deliver offers what was found, in one request. What will never be taken is
+// dropped, alone.
 func (f *finder) deliver(ctx context.Context, offer offer) error {
-	if len(f.ready) == 0 {
+	switch err := f.offer(ctx, offer, f.ready); {
+	case err == nil:
+		f.ready = f.ready[:0]
+		return nil
+	case !f.permanent(err):
+		return err
+	}
+	for len(f.ready) > 0 {
+		err := f.offer(ctx, offer, f.ready[:1])
+		if err != nil && !f.permanent(err) {
+			return err
+		}
+		if err != nil {
+			f.refusedForGood.Add(1)
+			f.logger.Error("a finding was refused for good and is dropped", zap.Error(err))
+		}
+		f.ready = slices.Delete(f.ready, 0, 1)
+	}
+	return nil
+}
+
+func (f *finder) offer(ctx context.Context, offer offer, found []findings.Finding) error {
+	if len(found) == 0 {
 		return nil
 	}
 	ld, records := f.newRecords()
-	for i := range f.ready {
-		f.write(&f.ready[i], records.AppendEmpty())
+	for i := range found {
+		f.write(&found[i], records.AppendEmpty())
 	}
-	if err := offer(ctx, ld); err != nil {
-		return err
-	}
-	f.ready = f.ready[:0]
-	return nil
+	return offer(ctx, ld)
 }
 
 func (f *finder) write(found *findings.Finding, lr plog.LogRecord) {

@@ -59,7 +59,7 @@ func (r *recorder) stop(ctx context.Context) error {
 		if err := r.deliver(ctx); err != nil {
 			return err
 		}
-		return r.finder.deliver(ctx, r.offer) // of the last records
+		return r.finder.end(ctx, r.offer)
 	})
 	if err != nil {
 		return fmt.Errorf("records are left over, recover_from brings them back: %w", err)
@@ -139,6 +139,10 @@ func (r *recorder) send(ctx context.Context, batch []*correlate.Record) error {
 		}
 	}
 	r.finder.examine(batch, time.Now())
+	// Before the records: after a crash between the two they come out again.
+	if err := r.finder.deliver(ctx, r.offer); err != nil {
+		return err
+	}
 	err := r.offer(ctx, r.recordsToLogs(batch, time.Now()))
 	switch {
 	case err == nil:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -140,6 +141,18 @@ func (in *intake) recoverRecord(lr plog.LogRecord) bool {
 	if v, ok := m.Get(semconv.InitiatorID); ok {
 		past.Initiator = v.Str()
 	}
+	status, grpc := 0, ""
+	if v, ok := m.Get(semconv.HTTPResponseStatusCode); ok {
+		status = int(v.Int())
+	}
+	if v, ok := m.Get(semconv.RPCGRPCStatusCode); ok {
+		grpc = strconv.FormatInt(v.Int(), 10)
+	}
+	past.Upshot.Answer = correlate.AnswerOf(status, grpc)
+	if v, ok := m.Get(semconv.AuthzDecision); ok {
+		enforced, ok := m.Get(semconv.AuthzEnforced)
+		past.Upshot.Decided, past.Upshot.Denied = true, ok && enforced.Bool() && v.Str() == string(evidence.Deny)
+	}
 	// An amendment that only names the initiator cites nothing.
 	if list, ok := m.Get(semconv.MeshAttestations); ok && list.Type() == pcommon.ValueTypeSlice {
 		for _, item := range list.Slice().All() {
@@ -151,7 +164,7 @@ func (in *intake) recoverRecord(lr plog.LogRecord) bool {
 				past.Cites = append(past.Cites, cited)
 			}
 			if v, ok := item.Map().Get(attestationRole); ok && v.Str() == evidence.RoleCallee.String() {
-				past.Callee = true
+				past.Upshot.Callee = true
 			}
 		}
 	}

@@ -40,6 +40,7 @@ type stated struct {
 	decided                       evidence.Decision
 	initiator                     uint64 // hash of who it is, 0: not known
 	sourceProof, destinationProof evidence.Proof
+	upshot                        Upshot
 }
 
 // actionBytes is what an action costs.

@@ -158,11 +158,11 @@ func (c *Correlator) EndRecovery(now time.Time) {
 // Past is a record that was out before a restart, or an amendment of one.
 type Past struct {
 	ID        RecordID // the record's
-	Callee    bool     // it has the callee's report
 	Cites     []evidence.ID
 	State     State
 	Reason    string
 	Initiator string // the user's id, "" if it names none
+	Upshot    Upshot
 }
 
 // Recover tells of a record that is out already, before a restart: the pieces it
@@ -181,8 +181,9 @@ func (c *Correlator) Recover(past Past) {
 		a.users++ // until recovery ends
 	}
 	a := c.actions.at(r)
-	a.callee = a.callee || past.Callee
+	a.callee = a.callee || past.Upshot.Callee
 	a.state, a.reason = past.State, past.Reason
+	a.stated.upshot = a.stated.upshot.and(past.Upshot)
 	if past.Initiator != "" {
 		a.stated.initiator = c.hash.initiator(past.Initiator)
 	}

@@ -874,7 +874,7 @@ func TestRecovery(t *testing.T) {
 		for _, a := range r.Attestations {
 			cites = append(cites, a.ID)
 		}
-		after.Recover(Past{ID: r.ID, Callee: r.Attestations[0].Role == evidence.RoleCallee, Cites: cites, State: r.State, Reason: r.Reason})
+		after.Recover(Past{ID: r.ID, Upshot: r.Upshot, Cites: cites, State: r.State, Reason: r.Reason})
 	}
 	after.EndRecovery(t0)
 	require.Empty(t, drain(t, after), "what has left does not leave again")

@@ -126,7 +126,7 @@ func TestLateInitiatorAfterRestart(t *testing.T) {
 		"names nobody":                   {{State: Partial, Reason: ReasonDeadline}},
 		"names somebody":                 {{Initiator: "bob"}},
 		"an amendment names somebody":    {{}, {Initiator: "bob"}},
-		"an amendment says who, no more": {{State: Partial, Reason: ReasonDeadline}, {Callee: true, State: Complete}},
+		"an amendment says who, no more": {{State: Partial, Reason: ReasonDeadline}, {Upshot: Upshot{Callee: true}, State: Complete}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := New(testConfig())
@@ -137,7 +137,7 @@ func TestLateInitiatorAfterRestart(t *testing.T) {
 			for i, p := range past {
 				p.ID = record
 				if i == 0 {
-					p.Callee, p.Cites = true, []evidence.ID{inner.ID}
+					p.Upshot.Callee, p.Cites = true, []evidence.ID{inner.ID}
 				}
 				c.Recover(p)
 				named, last = named+p.Initiator, p

@@ -3,6 +3,7 @@ package correlate
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -47,6 +48,23 @@ const (
 )
 
 func (o Outcome) String() string { return [...]string{"unknown", "success", "failure"}[o] }
+
+// Answer is what the caller of an action got.
+type Answer uint8
+
+const (
+	Unanswered Answer = iota // or nobody says
+	Served
+	Refused
+)
+
+// Upshot is what a record and its amendments together say became of an action.
+type Upshot struct {
+	Answer  Answer
+	Callee  bool // the callee reports it
+	Decided bool // there is a verdict
+	Denied  bool // one that is enforced says deny
+}
 
 // Party is the caller or the callee as the record states it.
 type Party struct {
@@ -126,6 +144,7 @@ type Record struct {
 	Outcome                          Outcome
 
 	TLS          evidence.TLS
+	Peer         string // the address that TLS was spoken with, which is not written
 	Verdict      *evidence.Verdict
 	PolicyChange *PolicyChange // not of the correlator: who knows the changes sets it
 
@@ -140,9 +159,48 @@ type Record struct {
 	State        State
 	Reason       string
 
+	// Upshot is that of the record and its amendments up to this one, Before that
+	// of those before this one.
+	Upshot, Before Upshot
+
 	// Examined is of whoever looks at each record once, though it may be handed
 	// over more than once.
 	Examined bool
+}
+
+// Fold adds what the record says to what those before it did.
+func (r *Record) Fold(before Upshot) {
+	v := r.Verdict
+	says := Upshot{
+		Answer:  AnswerOf(r.Status, r.GRPCStatus),
+		Callee:  slices.ContainsFunc(r.Attestations, func(a Attestation) bool { return a.Role == evidence.RoleCallee }),
+		Decided: v != nil,
+		Denied:  v != nil && v.Enforced && v.Decision == evidence.Deny,
+	}
+	r.Before, r.Upshot = before, before.and(says)
+}
+
+// and adds what one record says. Of the answer the callee's word counts: a
+// caller's report may be of another attempt.
+func (u Upshot) and(says Upshot) Upshot {
+	if says.Answer != Unanswered && (says.Callee || u.Answer == Unanswered) {
+		u.Answer = says.Answer
+	}
+	u.Callee = u.Callee || says.Callee
+	u.Decided = u.Decided || says.Decided
+	u.Denied = u.Denied || says.Denied
+	return u
+}
+
+// AnswerOf reads an HTTP status, 0 for none, and a gRPC status, "" for none.
+func AnswerOf(status int, grpc string) Answer {
+	switch {
+	case grpc == "0", grpc == "" && status >= 100 && status < 400:
+		return Served
+	case grpc != "", status != 0:
+		return Refused
+	}
+	return Unanswered
 }
 
 // bytes estimates what a record costs while it waits for the consumer.
@@ -205,6 +263,11 @@ func merge(r *Record, all []statement, kept *stated) {
 		if !r.TLS.Known && (s.place.callee() && e.TLS.Known || e.TLS.FailureReason != "") {
 			r.TLS = e.TLS
 			r.TLS.Known = true
+			if s.place.callee() {
+				if r.Peer = e.PeerAddress; r.Peer == "" {
+					r.Peer = e.From.Address
+				}
+			}
 		}
 		r.Attestations = append(r.Attestations, Attestation{
 			ID: e.ID, Digest: e.Digest, Source: e.Source, Role: e.Role, Reporter: e.Reporter,

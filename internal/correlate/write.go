@@ -198,6 +198,8 @@ func (c *Correlator) note(a *action, r *Record, w *desk) {
 	if r.Initiator != nil {
 		k.initiator = c.hash.initiator(r.Initiator.ID)
 	}
+	r.Fold(k.upshot)
+	k.upshot = r.Upshot
 }
 
 // eventName is what the strongest statement that says more than "a request"

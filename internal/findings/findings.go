@@ -13,6 +13,7 @@
 package findings
 
 import (
+	"container/list"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -71,8 +72,10 @@ type Config struct {
 	// MustDecide are patterns of paths for which there must be a verdict. None:
 	// no path must.
 	MustDecide []query.Glob
-	Repeat     time.Duration // between two statements of one finding
-	MaxOpen    int           // findings that are remembered
+	// DecisionWait is how long after its record a decision may come.
+	DecisionWait time.Duration
+	Repeat       time.Duration // between two statements of one finding
+	MaxOpen      int           // findings that are remembered
 	// MaxCredentials bounds the certificates that are remembered, in each of
 	// two generations.
 	MaxCredentials int
@@ -94,11 +97,15 @@ type Finding struct {
 }
 
 // StatementID names this statement of the finding, among those of its kind and
-// subject.
+// subject, by the record that showed it first. The same records give the same.
 func (f *Finding) StatementID() correlate.RecordID {
-	b := binary.BigEndian.AppendUint64(f.ID[:], uint64(f.First.UnixNano()))
+	b := append(f.ID[:], f.Records[0][:]...)
 	return sha256.Sum256(binary.BigEndian.AppendUint64(b, f.Count))
 }
+
+// clocks is how far those of who issued a certificate and of who saw it used may
+// be apart.
+const clocks = 30 * time.Second
 
 // maxCited bounds the records that a finding cites; its count tells of all.
 const maxCited = 8
@@ -107,23 +114,37 @@ const maxCited = 8
 type Detector struct {
 	cfg         Config
 	domains     map[string]bool
-	open        map[[32]byte]*state
+	open        map[[32]byte]*list.Element
+	byLast      list.List // of *state
+	undecided   map[correlate.RecordID]Finding
+	waits       []wait // by due
+	swept       time.Time
 	credentials credentials
 	policies    policies
 }
 
-// state is a finding that was stated and may go on.
+// Report takes a finding that is to be stated now. It is false if there is no
+// room for it; then the finding is stated later.
+type Report func(Finding) bool
+
+// state is a finding that may go on.
 type state struct {
 	Finding
-	stated  time.Time
-	counted uint64 // when it was stated last
+	stated  time.Time // last
+	counted uint64    // then
+}
+
+// wait is of a record on which a decision may yet come.
+type wait struct {
+	record correlate.RecordID
+	due    time.Time
 }
 
 // New makes a Detector.
 func New(cfg Config) *Detector {
 	d := &Detector{
-		cfg: cfg, domains: map[string]bool{}, open: map[[32]byte]*state{},
-		credentials: newCredentials(cfg.MaxCredentials), policies: policies{last: map[string]*change{}},
+		cfg: cfg, domains: map[string]bool{}, open: map[[32]byte]*list.Element{}, undecided: map[correlate.RecordID]Finding{},
+		credentials: newCredentials(cfg.MaxCredentials), policies: newPolicies(),
 	}
 	for _, td := range cfg.TrustDomains {
 		d.domains[td] = true
@@ -133,29 +154,45 @@ func New(cfg Config) *Detector {
 
 // Observe looks at a record and calls report for every finding that is to be
 // stated now. accept decides, by the record, whether a kind is looked for at all.
-func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind) bool, report func(Finding)) {
-	found := func(k Kind, subject, what string) {
-		if !accept(k) {
-			return
-		}
+func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind) bool, report Report) {
+	finding := func(k Kind, subject, what string) Finding {
 		f := Finding{
 			Kind: k, Subject: subject, What: what, First: now, Last: now, Count: 1, Records: []correlate.RecordID{r.ID},
 			Source: r.Source.ID, Destination: r.Destination.ID, User: r.User, TraceID: r.TraceID,
 		}
-		d.count(f, now, report)
+		if r.Amends != (correlate.RecordID{}) {
+			f.Records = []correlate.RecordID{r.Amends, r.ID}
+		}
+		return f
+	}
+	found := func(k Kind, subject, what string) {
+		if accept(k) {
+			d.count(finding(k, subject, what), now, report)
+		}
 	}
 	route := name(&r.Source) + " to " + name(&r.Destination)
 	request := strings.TrimSpace(r.Method + " " + r.Path)
 
-	if v := r.Verdict; v != nil && v.Enforced && v.Decision == evidence.Deny && served(r) {
-		found(DeniedButServed, route+" "+v.PolicyID, fmt.Sprintf("%s: %s was denied by %s, and served with %s", route, request, first(v.PolicyID, v.Engine), status(r)))
+	if against(r.Upshot) && !against(r.Before) {
+		policy, by := "", "a policy"
+		if v := r.Verdict; v != nil {
+			policy, by = v.PolicyID, first(v.PolicyID, v.Engine)
+		}
+		found(DeniedButServed, route+" "+policy, fmt.Sprintf("%s: %s was denied by %s, and served%s", route, request, by, status(r)))
 	}
-	if r.Verdict == nil && r.State == correlate.Complete && served(r) && d.mustDecide(r.Path) {
-		found(ServedWithoutDecision, route+" "+r.Path, fmt.Sprintf("%s: %s was served and nobody decided on it", route, request))
+	if r.Verdict != nil {
+		delete(d.undecided, r.Amends) // it came late
+	} else if p := d.mustDecide(r.Path); p != "" && undecided(r.Upshot) && !undecided(r.Before) && accept(ServedWithoutDecision) {
+		d.await(finding(ServedWithoutDecision, route+" "+p, fmt.Sprintf("%s: %s was served and nobody decided on it", route, request)), now, report)
 	}
 	for _, c := range r.Conflicts {
 		if c.Field == semconv.SourceSPIFFEID || c.Field == semconv.DestinationSPIFFEID {
-			found(IdentityConflict, c.Field+" "+c.Kept+" "+c.Other,
+			// What is only claimed anybody may make up anew with each request.
+			other := c.Other
+			if c.OtherProof <= evidence.ProofClaimed {
+				other = c.From
+			}
+			found(IdentityConflict, c.Field+" "+c.Kept+" "+other,
 				fmt.Sprintf("%s: %s is %s (%s), and %s says %s (%s)", request, party(c.Field), first(c.Kept, "not known"), c.KeptProof, c.From, c.Other, c.OtherProof))
 		}
 		if who := workload(c.Field); who != "" {
@@ -166,33 +203,34 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 	if r.TLS.Known && !r.TLS.Established && r.TLS.FailureReason == "" && !local(r) {
 		found(Plaintext, route, route+" talk without TLS")
 	}
-	if end := r.TLS.ClientNotAfter; end != 0 && r.Start > end*int64(time.Second) {
+	if end := r.TLS.ClientNotAfter; end != 0 && r.Start > end*int64(time.Second)+int64(clocks) {
 		found(ExpiredCertificate, name(&r.Source)+" "+r.TLS.ClientSHA256,
 			fmt.Sprintf("%s used a certificate that expired at %s", name(&r.Source), time.Unix(end, 0).UTC().Format(time.RFC3339)))
 	}
 	if len(d.domains) > 0 {
 		for _, p := range [...]*correlate.Party{&r.Source, &r.Destination} {
 			if td := p.ID.TrustDomain().Name(); td != "" && !d.domains[td] {
-				found(UnknownTrustDomain, td, fmt.Sprintf("%s is of the trust domain %s, which is not configured", p.ID, td))
+				subject := td
+				if p.Proof <= evidence.ProofClaimed {
+					subject = p.From // as above
+				}
+				found(UnknownTrustDomain, subject, fmt.Sprintf("%s is of the trust domain %s, which is not configured", p.ID, td))
 			}
 		}
 	}
 	if r.TLS.ClientSHA256 != "" && accept(SharedCredential) {
-		if one, other, shared := d.credentials.use(r.TLS.ClientSHA256, holder(&r.Source), now); shared {
+		if one, other := d.credentials.use(r, now); other != "" {
 			found(SharedCredential, r.TLS.ClientSHA256,
 				fmt.Sprintf("the certificate %s of %s is used by %s and by %s at once", r.TLS.ClientSHA256, name(&r.Source), one, other))
 		}
 	}
 	if c := d.policies.observe(r); c != nil {
-		found(PolicyChanged, c.object, fmt.Sprintf("%s: %s by %s", c.object, first(c.action, "changed"), first(c.by, "nobody known")))
+		found(PolicyChanged, c.what, fmt.Sprintf("%s: %s by %s", c.what, first(c.action, "changed"), first(c.by, "nobody known")))
 	}
 }
 
 // Gap states that evidence is missing.
-func (d *Detector) Gap(g *evidence.Gap, now time.Time, accept func(Kind) bool, report func(Finding)) {
-	if !accept(EvidenceGap) {
-		return
-	}
+func (d *Detector) Gap(g *evidence.Gap, now time.Time, report Report) {
 	d.count(Finding{
 		Kind: EvidenceGap, Subject: string(g.Source) + " " + g.Reporter.Node + " " + g.Reason, First: now, Last: now, Count: 1,
 		What:    fmt.Sprintf("%s of %s lost %s entries: %s", g.Source, first(g.Reporter.Node, "a reporter that is not known"), count(g.Count), g.Reason),
@@ -201,81 +239,140 @@ func (d *Detector) Gap(g *evidence.Gap, now time.Time, accept func(Kind) bool, r
 }
 
 // count adds to a finding, and states it if it is new or was stated long ago.
-func (d *Detector) count(f Finding, now time.Time, report func(Finding)) {
+func (d *Detector) count(f Finding, now time.Time, report Report) {
 	f.ID = sha256.Sum256([]byte(string(f.Kind) + "\x00" + f.Subject))
-	s := d.open[f.ID]
-	if s == nil {
-		d.makeRoom()
-		s = &state{Finding: f, stated: now, counted: 1}
-		d.open[f.ID] = s
-		report(s.Finding)
+	e := d.open[f.ID]
+	if e == nil {
+		for d.byLast.Len() >= d.cfg.MaxOpen && d.byLast.Len() > 0 {
+			d.forget(d.byLast.Front(), report)
+		}
+		s := &state{Finding: f}
+		d.open[f.ID] = d.byLast.PushBack(s)
+		s.state(now, report)
 		return
 	}
+	d.byLast.MoveToBack(e)
+	s := e.Value.(*state)
 	s.Count++
 	s.Last, s.What = now, f.What
-	if len(s.Records) < maxCited && !slices.Contains(s.Records, f.Records[0]) {
-		s.Records = append(s.Records, f.Records[0])
+	for _, id := range f.Records {
+		if len(s.Records) < maxCited && !slices.Contains(s.Records, id) {
+			s.Records = append(s.Records, id)
+		}
 	}
 	if now.Sub(s.stated) >= d.cfg.Repeat {
-		d.state(s, now, report)
+		s.state(now, report)
 	}
 }
 
-func (d *Detector) state(s *state, now time.Time, report func(Finding)) {
-	s.stated, s.counted = now, s.Count
+// state states a finding. One that is not taken is as if it was not stated.
+func (s *state) state(now time.Time, report Report) bool {
 	f := s.Finding
 	f.Records = slices.Clone(f.Records)
-	report(f)
+	if !report(f) {
+		return false
+	}
+	s.stated, s.counted = now, s.Count
+	return true
 }
 
-// Advance states again what went on since it was stated, and forgets what has
-// ended. Call it once in a while.
-func (d *Detector) Advance(now time.Time, report func(Finding)) {
-	for id, s := range d.open {
-		if now.Sub(s.stated) < d.cfg.Repeat {
-			continue
-		}
-		if s.Count > s.counted {
-			d.state(s, now, report)
-		} else {
-			delete(d.open, id)
-		}
+// forget states what was not stated yet of a finding, if there is room.
+func (d *Detector) forget(e *list.Element, report Report) {
+	s := d.byLast.Remove(e).(*state)
+	delete(d.open, s.ID)
+	if s.Count > s.counted {
+		s.state(s.Last, report)
 	}
 }
 
-// makeRoom forgets the finding that was quiet for longest.
-func (d *Detector) makeRoom() {
-	if len(d.open) < d.cfg.MaxOpen {
+// await keeps a finding back for as long as a decision may come.
+func (d *Detector) await(f Finding, now time.Time, report Report) {
+	id := f.Records[0]
+	if len(d.waits) >= d.cfg.MaxOpen {
+		d.judge(now, 1, report)
+	}
+	d.undecided[id] = f
+	d.waits = append(d.waits, wait{id, now.Add(d.cfg.DecisionWait)})
+}
+
+// judge counts the first n of those that were kept back and are undecided still.
+func (d *Detector) judge(now time.Time, n int, report Report) {
+	for _, w := range d.waits[:n] {
+		if f, ok := d.undecided[w.record]; ok {
+			delete(d.undecided, w.record)
+			d.count(f, now, report)
+		}
+	}
+	d.waits = slices.Delete(d.waits, 0, n)
+}
+
+// sweep is how often findings are looked at that go on.
+const sweep = time.Minute
+
+// Advance states again what went on since it was stated, forgets what has
+// ended, and states what waited for a decision that did not come. Call it often.
+func (d *Detector) Advance(now time.Time, report Report) {
+	n := slices.IndexFunc(d.waits, func(w wait) bool { return w.due.After(now) })
+	if n < 0 {
+		n = len(d.waits)
+	}
+	d.judge(now, n, report)
+	if now.Sub(d.swept) < sweep {
 		return
 	}
-	var oldest *state
-	for _, s := range d.open {
-		if oldest == nil || s.Last.Before(oldest.Last) {
-			oldest = s
+	d.swept = now
+	for e := d.byLast.Front(); e != nil; {
+		s, next := e.Value.(*state), e.Next()
+		switch {
+		case now.Sub(s.stated) < d.cfg.Repeat:
+		case s.Count > s.counted:
+			s.state(now, report)
+		default:
+			d.forget(e, report)
+		}
+		e = next
+	}
+}
+
+// End states all that was not stated yet, as far as there is room.
+func (d *Detector) End(now time.Time, report Report) {
+	d.judge(now, len(d.waits), report)
+	for e := d.byLast.Front(); e != nil; e = e.Next() {
+		if s := e.Value.(*state); s.Count > s.counted && !s.state(now, report) {
+			return
 		}
 	}
-	if oldest != nil {
-		delete(d.open, oldest.ID)
+}
+
+// mustDecide is the pattern of paths like this one, "" if nobody must decide. A
+// finding for each path would be one for each order, account and the like.
+func (d *Detector) mustDecide(path string) string {
+	for _, p := range d.cfg.MustDecide {
+		if p.Match(path) {
+			return p.String()
+		}
 	}
+	return ""
 }
 
-func (d *Detector) mustDecide(path string) bool {
-	return slices.ContainsFunc(d.cfg.MustDecide, func(p query.Glob) bool { return p.Match(path) })
+// undecided tells a call that the callee says was served, and nobody decided on.
+func undecided(u correlate.Upshot) bool {
+	return u.Answer == correlate.Served && u.Callee && !u.Decided
 }
 
-// served: something other than the policy's own denial was answered.
-func served(r *correlate.Record) bool {
-	if r.GRPCStatus != "" {
-		return r.GRPCStatus == "0"
-	}
-	return r.Status >= 100 && r.Status < 400
-}
+// against tells a call that was served against a policy. Its verdict may come
+// after its record, and its record after the verdict.
+func against(u correlate.Upshot) bool { return u.Denied && u.Answer == correlate.Served }
 
+// status is "" in an amendment that adds none.
 func status(r *correlate.Record) string {
-	if r.GRPCStatus != "" {
-		return "gRPC status " + r.GRPCStatus
+	switch {
+	case r.GRPCStatus != "":
+		return " with gRPC status " + r.GRPCStatus
+	case r.Status != 0:
+		return fmt.Sprintf(" with %d", r.Status)
 	}
-	return fmt.Sprint(r.Status)
+	return ""
 }
 
 // local: a call that never left its pod needs no TLS.

@@ -23,7 +23,7 @@ func detector() *Detector {
 	if err != nil {
 		panic(err)
 	}
-	return New(Config{TrustDomains: []string{"example.org"}, MustDecide: []query.Glob{admin}, Repeat: time.Hour, MaxOpen: 100, MaxCredentials: 1000})
+	return New(Config{TrustDomains: []string{"example.org"}, MustDecide: []query.Glob{admin}, DecisionWait: time.Second, Repeat: time.Hour, MaxOpen: 100, MaxCredentials: 1000})
 }
 
 var made int
@@ -38,14 +38,16 @@ func record(change func(*correlate.Record)) *correlate.Record {
 		TLS:         evidence.TLS{Known: true, Established: true, Mutual: true, ClientNotAfter: t0.Unix() + 60},
 		Verdict:     &evidence.Verdict{Engine: "opa", Decision: evidence.Allow, Enforced: true, PolicyID: "orders"},
 	}
+	r.Attestations = []correlate.Attestation{{Role: evidence.RoleCallee}}
 	if change != nil {
 		change(r)
 	}
+	r.Fold(r.Before)
 	return r
 }
 
 func observe(d *Detector, r *correlate.Record, now time.Time) (out []Finding) {
-	d.Observe(r, now, func(Kind) bool { return true }, func(f Finding) { out = append(out, f) })
+	d.Observe(r, now, func(Kind) bool { return true }, func(f Finding) bool { out = append(out, f); return true })
 	return out
 }
 
@@ -62,7 +64,9 @@ func TestKinds(t *testing.T) {
 		"denied, gRPC refused over HTTP 200": {func(r *correlate.Record) { r.Verdict.Decision, r.GRPCStatus = evidence.Deny, "7" }, ""},
 		"nobody decided where somebody must": {func(r *correlate.Record) { r.Verdict, r.Path = nil, "/admin/users" }, ServedWithoutDecision},
 		"nobody decided elsewhere":           {func(r *correlate.Record) { r.Verdict = nil }, ""},
-		"the decision may yet come":          {func(r *correlate.Record) { r.Verdict, r.Path, r.State = nil, "/admin/users", correlate.Partial }, ""},
+		"nobody decided in time":             {func(r *correlate.Record) { r.Verdict, r.Path, r.State = nil, "/admin/users", correlate.Partial }, ServedWithoutDecision},
+		"what the callee says is not known":  {func(r *correlate.Record) { r.Verdict, r.Path, r.Attestations = nil, "/admin/users", nil }, ""},
+		"nobody decided, and it was refused": {func(r *correlate.Record) { r.Verdict, r.Path, r.Status = nil, "/admin/users", 404 }, ""},
 		"two say who the source is": {func(r *correlate.Record) {
 			r.Conflicts = []correlate.Conflict{{Field: semconv.SourceSPIFFEID, Kept: "a", Other: "b", From: "header.x-spiffe-id"}}
 		}, IdentityConflict},
@@ -73,7 +77,8 @@ func TestKinds(t *testing.T) {
 		"plaintext within a pod": {func(r *correlate.Record) { r.TLS, r.Source.Address = evidence.TLS{Known: true}, "127.0.0.1" }, ""},
 		"a failed handshake":     {func(r *correlate.Record) { r.TLS = evidence.TLS{Known: true, FailureReason: "expired"} }, ""},
 		"nobody knows about TLS": {func(r *correlate.Record) { r.TLS = evidence.TLS{} }, ""},
-		"an expired certificate": {func(r *correlate.Record) { r.TLS.ClientNotAfter = t0.Unix() - 1 }, ExpiredCertificate},
+		"an expired certificate": {func(r *correlate.Record) { r.TLS.ClientNotAfter = t0.Unix() - 31 }, ExpiredCertificate},
+		"clocks that differ":     {func(r *correlate.Record) { r.TLS.ClientNotAfter = t0.Unix() - 29 }, ""},
 		"a foreign trust domain": {func(r *correlate.Record) { r.Source.ID = spiffeid.RequireFromString("spiffe://evil.example/a") }, UnknownTrustDomain},
 		"an unknown source":      {func(r *correlate.Record) { r.Source.ID = spiffeid.ID{} }, ""},
 		"a change of a policy": {func(r *correlate.Record) {
@@ -83,7 +88,9 @@ func TestKinds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := record(tc.change)
-			found := observe(detector(), r, t0)
+			d := detector()
+			found := observe(d, r, t0)
+			d.Advance(t0.Add(time.Second), func(f Finding) bool { found = append(found, f); return true })
 			if tc.want == "" {
 				require.Empty(t, found)
 				return
@@ -116,7 +123,7 @@ func TestCounting(t *testing.T) {
 
 	require.Empty(t, observe(d, record(plain), t0.Add(time.Hour+time.Minute)))
 	var ended []Finding
-	advance := func(now time.Time) { d.Advance(now, func(f Finding) { ended = append(ended, f) }) }
+	advance := func(now time.Time) { d.Advance(now, func(f Finding) bool { ended = append(ended, f); return true }) }
 	advance(t0.Add(90 * time.Minute))
 	require.Empty(t, ended)
 	advance(t0.Add(2*time.Hour + time.Minute))
@@ -135,17 +142,22 @@ func TestBounded(t *testing.T) {
 		}), t0.Add(time.Duration(i)*time.Second))
 	}
 	require.Len(t, d.open, 100)
+	require.Equal(t, 100, d.byLast.Len())
 }
 
-// by is a call with a credential, from a node and pod.
-func by(node, pod, address string) *correlate.Record {
+// by is a call with a credential, from a node, pod and address.
+func by(node, pod, address string, change ...func(*correlate.Record)) *correlate.Record {
 	return record(func(r *correlate.Record) {
-		r.TLS.ClientSHA256 = "cert"
-		r.Source.Workload.Node, r.Source.Workload.PodName, r.Source.Address = node, pod, address
+		r.TLS.ClientSHA256, r.Peer = "cert", address
+		r.Source.Workload.Node, r.Source.Workload.PodName = node, pod
+		for _, c := range change {
+			c(r)
+		}
 	})
 }
 
 func TestSharedCredential(t *testing.T) {
+	waypoint := func(r *correlate.Record) { r.Attestations[0].Reporter.Node = "waypoint~10.0.0.7~w.shop~d" }
 	type step struct {
 		r     *correlate.Record
 		after time.Duration
@@ -154,20 +166,44 @@ func TestSharedCredential(t *testing.T) {
 		steps []step
 		found bool
 	}{
-		"one workload":                        {[]step{{by("n1", "p1", ""), 0}, {by("n1", "p1", ""), 1}, {by("n1", "p1", ""), 2}}, false},
-		"two nodes in turns":                  {[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), 1}, {by("n1", "p1", ""), 2}}, true},
-		"a restart: it moves once":            {[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), 1}, {by("n2", "p2", ""), 2}}, false},
-		"two pods of one node share an agent": {[]step{{by("n1", "p1", ""), 0}, {by("n1", "p2", ""), 1}, {by("n1", "p1", ""), 2}}, false},
-		"two pods, nodes not known":           {[]step{{by("", "p1", ""), 0}, {by("", "p2", ""), 1}, {by("", "p1", ""), 2}}, true},
-		"two addresses, nothing else":         {[]step{{by("", "", "10.0.0.1"), 0}, {by("", "", "10.0.0.9"), 1}, {by("", "", "10.0.0.1"), 2}}, true},
-		"many behind one address":             {[]step{{by("", "", "10.0.0.1"), 0}, {by("", "", "10.0.0.1"), 1}, {by("", "", "10.0.0.1"), 2}}, false},
-		"back after an hour":                  {[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), time.Hour}, {by("n1", "p1", ""), 2 * time.Hour}}, false},
+		"one workload":              {[]step{{by("n1", "p1", ""), 0}, {by("n1", "p1", ""), 1}, {by("n1", "p1", ""), 2}}, false},
+		"two nodes in turns":        {[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), 1}, {by("n1", "p1", ""), 2}}, true},
+		"a restart: it moves once":  {[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), 1}, {by("n2", "p2", ""), 2}}, false},
+		"a restart, reported late":  {[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), 10}, {by("n1", "p1", ""), 5}, {by("n2", "p2", ""), 11}}, false},
+		"in turns, reported late":   {[]step{{by("n1", "p1", ""), 0}, {by("n1", "p1", ""), 9}, {by("n2", "p2", ""), 5}}, true},
+		"it moves on and on":        {[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), 1}, {by("n3", "p3", ""), 2}, {by("n4", "p4", ""), 3}}, false},
+		"five nodes one by one":     {[]step{{by("n1", "", ""), 0}, {by("n2", "", ""), 1}, {by("n3", "", ""), 2}, {by("n4", "", ""), 3}, {by("n5", "", ""), 4}, {by("n1", "", ""), 5}}, true},
+		"after a move":              {[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), 1}, {by("n3", "p3", ""), 900}, {by("n2", "p2", ""), 901}, {by("n3", "p3", ""), 902}}, true},
+		"two pods of one node":      {[]step{{by("n1", "p1", ""), 0}, {by("n1", "p2", ""), 1}, {by("n1", "p1", ""), 2}}, false},
+		"two pods, nodes not known": {[]step{{by("", "p1", ""), 0}, {by("", "p2", ""), 1}, {by("", "p1", ""), 2}}, true},
+		"two addresses, nothing else": {
+			[]step{{by("", "", "10.0.0.1"), 0}, {by("", "", "10.0.0.9"), 1}, {by("", "", "10.0.0.1"), 2}}, true},
+		"many behind one address (NAT)": {
+			[]step{{by("", "", "10.0.0.1"), 0}, {by("", "", "10.0.0.1"), 1}, {by("", "", "10.0.0.1"), 2}}, false},
+		"back after an hour": {
+			[]step{{by("n1", "p1", ""), 0}, {by("n2", "p2", ""), 3600}, {by("n1", "p1", ""), 7200}}, false},
+		"one pod, a report of it lost": {
+			[]step{{by("n1", "p1", "10.0.0.1"), 0}, {by("", "", "10.0.0.1"), 1}, {by("n1", "p1", "10.0.0.1"), 2}, {by("", "p1", ""), 3}, {by("n1", "p1", "10.0.0.1"), 4}}, false},
+		"one pod, and its first report lost": {
+			[]step{{by("", "", "10.0.0.1"), 0}, {by("n1", "p1", "10.0.0.1"), 1}, {by("", "", "10.0.0.1"), 2}, {by("n1", "p1", "10.0.0.1"), 3}}, false},
+		"two pods of one node, reports lost": {
+			[]step{{by("n1", "p1", "10.0.0.1"), 0}, {by("n1", "p2", "10.0.0.2"), 1}, {by("", "", "10.0.0.1"), 2}, {by("", "p2", ""), 3}, {by("n1", "p1", "10.0.0.1"), 4}}, false},
+		"a thief whom no proxy of the mesh reports": {
+			[]step{{by("n1", "p1", "10.0.0.1"), 0}, {by("", "", "203.0.113.9"), 1}, {by("n1", "p1", "10.0.0.1"), 2}}, true},
+		"pods through HBONE, by a waypoint": {
+			[]step{{by("", "p1", "10.0.0.1", waypoint), 0}, {by("", "p2", "10.0.0.2", waypoint), 1}, {by("", "p1", "10.0.0.1", waypoint), 2}}, false},
+		"nodes through HBONE, by a waypoint": {
+			[]step{{by("n1", "p1", "10.0.0.1", waypoint), 0}, {by("n2", "p2", "10.0.0.2", waypoint), 1}, {by("n1", "p1", "10.0.0.1", waypoint), 2}}, true},
+		"nobody says where": {
+			[]step{{by("", "", ""), 0}, {by("n1", "p1", ""), 1}, {by("", "", ""), 2}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := detector()
 			var found []Finding
 			for _, s := range tc.steps {
-				found = append(found, observe(d, s.r, t0.Add(s.after))...)
+				at := t0.Add(s.after * time.Second)
+				s.r.Start, s.r.TLS.ClientNotAfter = at.UnixNano(), 0
+				found = append(found, observe(d, s.r, at)...)
 			}
 			if !tc.found {
 				require.Empty(t, found)
@@ -177,6 +213,106 @@ func TestSharedCredential(t *testing.T) {
 			require.Equal(t, SharedCredential, found[0].Kind)
 		})
 	}
+}
+
+// The verdict may come after the record, and the answer after the verdict.
+func TestDeniedButServedLate(t *testing.T) {
+	denies := func(r *correlate.Record) { r.Status, r.Verdict.Decision = 0, evidence.Deny }
+	served := func(r *correlate.Record) { r.Verdict = nil }
+	for name, tc := range map[string]struct {
+		first, second func(*correlate.Record)
+		found         bool
+	}{
+		"the verdict is late": {served, func(r *correlate.Record) { denies(r); r.Attestations = nil }, true},
+		"the answer is late":  {func(r *correlate.Record) { denies(r); r.Attestations = nil }, served, true},
+		"an answer to another attempt, by the caller": {
+			func(r *correlate.Record) { denies(r); r.Status = 403 }, func(r *correlate.Record) { served(r); r.Attestations = nil }, false},
+		"a dry run is late": {served, func(r *correlate.Record) { denies(r); r.Verdict.Enforced = false }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := detector()
+			first := record(tc.first)
+			require.Empty(t, observe(d, first, t0))
+			amends := func(change func(*correlate.Record)) *correlate.Record {
+				return record(func(r *correlate.Record) { change(r); r.Amends, r.Before = first.ID, first.Upshot })
+			}
+			second := amends(tc.second)
+			found := observe(d, second, t0)
+			if !tc.found {
+				require.Empty(t, found)
+				return
+			}
+			require.Len(t, found, 1)
+			require.Equal(t, DeniedButServed, found[0].Kind)
+			require.Equal(t, []correlate.RecordID{first.ID, second.ID}, found[0].Records)
+			third := record(func(r *correlate.Record) { r.Amends, r.Before = first.ID, second.Upshot })
+			require.Empty(t, observe(d, third, t0.Add(2*time.Hour)), "what is shown already is not counted again")
+		})
+	}
+}
+
+// A decision that comes within the wait is none that did not come.
+func TestLateDecision(t *testing.T) {
+	d := detector()
+	undecided := func(path string) *correlate.Record {
+		return record(func(r *correlate.Record) { r.Verdict, r.Path = nil, path })
+	}
+	a, b := undecided("/admin/a"), undecided("/admin/b")
+	require.Empty(t, observe(d, a, t0))
+	require.Empty(t, observe(d, b, t0))
+	require.Empty(t, observe(d, record(func(r *correlate.Record) { r.Amends, r.Before = a.ID, a.Upshot }), t0))
+	var found []Finding
+	d.Advance(t0.Add(time.Second), func(f Finding) bool { found = append(found, f); return true })
+	require.Len(t, found, 1)
+	require.Equal(t, []correlate.RecordID{b.ID}, found[0].Records)
+
+	require.Empty(t, observe(d, undecided("/admin/c"), t0.Add(time.Second)))
+	d.Advance(t0.Add(time.Minute), func(f Finding) bool { found = append(found, f); return true })
+	require.Len(t, found, 1, "paths of one pattern are one finding")
+	observe(d, undecided("/admin/d"), t0.Add(time.Minute))
+	d.End(t0.Add(time.Minute), func(f Finding) bool { found = append(found, f); return true })
+	require.Len(t, found, 2)
+	require.EqualValues(t, 3, found[1].Count, "all is stated at the end")
+}
+
+// A finding for which there is no room is stated later.
+func TestNoRoom(t *testing.T) {
+	d := detector()
+	room := 0
+	var found []Finding
+	report := func(f Finding) bool {
+		if room == 0 {
+			return false
+		}
+		room--
+		found = append(found, f)
+		return true
+	}
+	d.Observe(record(func(r *correlate.Record) { r.TLS = evidence.TLS{Known: true} }), t0, func(Kind) bool { return true }, report)
+	d.Advance(t0.Add(time.Minute), report)
+	require.Empty(t, found)
+	room = 1
+	d.Advance(t0.Add(2*time.Minute), report)
+	require.Len(t, found, 1)
+	require.EqualValues(t, 1, found[0].Count)
+}
+
+// What a stranger makes up anew each time is one finding.
+func TestMadeUp(t *testing.T) {
+	d := detector()
+	var found []Finding
+	for i := range 100 {
+		found = append(found, observe(d, record(func(r *correlate.Record) {
+			r.Conflicts = []correlate.Conflict{{
+				Field: semconv.SourceSPIFFEID, Kept: "a", KeptProof: evidence.ProofMTLSSAN,
+				Other: fmt.Sprint(i), OtherProof: evidence.ProofClaimed, From: "header.x-spiffe-id",
+			}}
+		}), t0)...)
+		found = append(found, observe(d, record(func(r *correlate.Record) {
+			r.Source = correlate.Party{ID: spiffeid.RequireFromString(fmt.Sprintf("spiffe://evil%d.example/a", i)), Proof: evidence.ProofClaimed, From: "header.x-spiffe-id"}
+		}), t0)...)
+	}
+	require.Len(t, found, 2)
 }
 
 // A decision is linked to who changed its policy last, by object and by revision.
@@ -203,9 +339,44 @@ func TestPolicyHistory(t *testing.T) {
 	require.Nil(t, decided(2*time.Minute, evidence.Verdict{PolicyNamespace: "shop", PolicyID: "payments"}).PolicyChange)
 	require.Nil(t, decided(2*time.Minute, evidence.Verdict{}).PolicyChange)
 
+	require.Equal(t, "alice", decided(3*time.Second, evidence.Verdict{PolicyNamespace: "shop", PolicyID: "orders"}).PolicyChange.By, "reported late, it was made under what was in force then")
+
+	// What was refused changed nothing; what has the same name is something else.
+	refused := changed("mallory", 70*time.Second, orders)
+	refused.Act.Outcome = "failure"
+	require.Empty(t, observe(d, refused, t0.Add(70*time.Second)))
+	route := orders
+	route.Group, route.Resource = "networking.istio.io", "virtualservices"
+	observe(d, changed("carol", 80*time.Second, route), t0.Add(80*time.Second))
+	require.Equal(t, "bob", decided(2*time.Minute, evidence.Verdict{Engine: "envoy_rbac", PolicyNamespace: "shop", PolicyID: "orders"}).PolicyChange.By)
+
 	observe(d, changed("opa", 3*time.Minute, evidence.Change{Name: "bundle", Revision: "r7"}), t0.Add(3*time.Minute))
 	require.Equal(t, "opa", decided(4*time.Minute, evidence.Verdict{PolicyID: "mesh/allow", PolicyRevision: "r7"}).PolicyChange.By)
 	require.Nil(t, decided(time.Second, evidence.Verdict{PolicyID: "mesh/allow", PolicyRevision: "r7"}).PolicyChange, "it was decided before the change")
+	require.Equal(t, "opa", decided(4*time.Minute, evidence.Verdict{PolicyRevision: "bundle=r7,data=r1"}).PolicyChange.By)
+	require.Nil(t, decided(4*time.Minute, evidence.Verdict{PolicyRevision: "bundle=r6,data=r7"}).PolicyChange)
+	for i := range 3 * maxChanges { // every OPA activates it
+		observe(d, changed(fmt.Sprint("opa", i), 5*time.Minute, evidence.Change{Name: "bundle", Revision: "r7"}), t0.Add(5*time.Minute))
+	}
+	require.Equal(t, "opa", decided(4*time.Minute, evidence.Verdict{PolicyRevision: "r7"}).PolicyChange.By)
+	require.Len(t, d.policies.of("revision\x00r7"), maxChanges)
+
+	observe(d, changed("root", 0, evidence.Change{Group: "rbac.authorization.k8s.io", Resource: "rolebindings", Namespace: "shop", Name: "ops"}), t0)
+	require.Equal(t, "root", decided(time.Minute, evidence.Verdict{Engine: "k8s_rbac", PolicyNamespace: "shop", PolicyID: "RoleBinding/ops"}).PolicyChange.By)
+	require.Nil(t, decided(time.Minute, evidence.Verdict{Engine: "k8s_rbac", PolicyID: "ClusterRoleBinding/ops"}).PolicyChange)
+}
+
+// What is remembered of policies is bounded, and what is in use is kept.
+func TestPoliciesBounded(t *testing.T) {
+	p := newPolicies()
+	for i := range 3 * maxPolicies {
+		p.observe(record(func(r *correlate.Record) {
+			r.EventName, r.Verdict = semconv.EventConfigChange, nil
+			r.Act = &evidence.Act{Change: evidence.Change{Namespace: "shop", Name: fmt.Sprint(i % (3 * maxPolicies / 2))}}
+		}))
+	}
+	require.LessOrEqual(t, len(p.newer)+len(p.older), 2*maxPolicies)
+	require.NotEmpty(t, p.newer)
 }
 
 // Live credentials stay within what the documentation says.
@@ -217,10 +388,12 @@ func TestCredentialMemory(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
+	r := by("node", "pod", "")
 	before := heap()
 	c := newCredentials(n)
 	for i := range 2 * n {
-		c.use(fmt.Sprint(i), "node", t0)
+		r.TLS.ClientSHA256 = fmt.Sprint(i)
+		c.use(r, t0)
 	}
 	each := (heap() - before) / (2 * n)
 	require.LessOrEqual(t, len(c.newer)+len(c.older), 2*n)

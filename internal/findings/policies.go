@@ -1,63 +1,94 @@
 package findings
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/policy"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
-// maxPolicies bounds the policies whose last change is remembered.
-const maxPolicies = 1 << 14
+// maxPolicies bounds the policies whose changes are remembered, in each of two
+// generations; maxChanges the changes of one.
+const (
+	maxPolicies = 1 << 13
+	maxChanges  = 8
+)
 
-// policies remembers who changed which policy last, and links decisions to
-// that.
+// policies remembers who changed which policy, and links decisions to that.
 type policies struct {
-	last map[string]*change // by object, and by revision
+	newer, older map[string][]*change // by key, latest last
 }
 
 type change struct {
-	object, action, by string
-	record             correlate.RecordID
-	at                 int64
-	decisions          uint64 // under it since
+	policy.Change
+	what, action, by string
+	record           correlate.RecordID
+}
+
+func newPolicies() policies {
+	return policies{map[string][]*change{}, map[string][]*change{}}
 }
 
 // observe remembers a change, which it returns, or links a decision to the last
-// change of its policy.
+// change of its policy before it.
 func (p *policies) observe(r *correlate.Record) *change {
 	if r.EventName == semconv.EventConfigChange && r.Act != nil {
-		a := &r.Act.Change
-		c := &change{object: object(a.Group, a.Resource, a.Namespace, a.Name, r.Act.TargetID), action: first(r.Act.Action, a.Verb), by: r.User, record: r.ID, at: r.Start}
-		if len(p.last) >= maxPolicies {
-			clear(p.last) // rather none than wrong ones
+		if r.Act.Outcome == correlate.Failure.String() {
+			return nil // nothing was changed
 		}
-		for _, key := range [...]string{key("object", a.Namespace, a.Name), key("revision", a.Revision)} {
-			if key != "" && (p.last[key] == nil || p.last[key].at <= c.at) {
-				p.last[key] = c
-			}
+		a := &r.Act.Change
+		c := &change{
+			Change: policy.Change{Group: a.Group, Resource: a.Resource, Namespace: a.Namespace, Name: a.Name, Revision: a.Revision, At: r.Start},
+			what:   object(a.Group, a.Resource, a.Namespace, a.Name, r.Act.TargetID), action: first(r.Act.Action, a.Verb), by: r.User, record: r.ID,
+		}
+		for _, key := range c.Keys() {
+			p.remember(key, c)
 		}
 		return c
 	}
 	if v := r.Verdict; v != nil {
-		c := p.last[key("revision", v.PolicyRevision)]
-		if c == nil {
-			c = p.last[key("object", v.PolicyNamespace, v.PolicyID)]
+		d := policy.Decision{Engine: v.Engine, Namespace: v.PolicyNamespace, ID: v.PolicyID, Revision: v.PolicyRevision, At: r.Start}
+		var last *change
+		for _, key := range d.Keys() {
+			for _, c := range p.of(key) {
+				if c.Governs(&d) && (last == nil || last.At <= c.At) {
+					last = c
+				}
+			}
 		}
-		if c != nil && c.at <= r.Start {
-			c.decisions++
-			r.PolicyChange = &correlate.PolicyChange{Record: c.record, By: c.by, Time: c.at}
+		if last != nil {
+			r.PolicyChange = &correlate.PolicyChange{Record: last.record, By: last.by, Time: last.At}
 		}
 	}
 	return nil
 }
 
-// key is "" if nothing names the policy.
-func key(kind string, parts ...string) string {
-	if parts[len(parts)-1] == "" {
-		return ""
+func (p *policies) of(key string) []*change {
+	all, ok := p.newer[key]
+	if !ok {
+		all = p.older[key]
 	}
-	return kind + "\x00" + strings.Join(parts, "\x00")
+	return all
+}
+
+// remember keeps the latest changes under a key, and the first: a revision that many
+// activate was in force from then on.
+func (p *policies) remember(key string, c *change) {
+	all := p.of(key)
+	if slices.ContainsFunc(all, func(o *change) bool { return o.record == c.record }) {
+		return
+	}
+	all = append(slices.Clone(all), c)
+	slices.SortStableFunc(all, func(a, b *change) int { return int(min(max(a.At-b.At, -1), 1)) })
+	if len(all) > maxChanges {
+		all = slices.Delete(all, 1, 2)
+	}
+	if _, ok := p.newer[key]; !ok && len(p.newer) >= maxPolicies {
+		p.older, p.newer = p.newer, map[string][]*change{}
+	}
+	p.newer[key] = all
 }
 
 func object(group, resource, namespace, name, target string) string {

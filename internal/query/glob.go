@@ -52,6 +52,9 @@ func (g Glob) Exact() (text string, ok bool) {
 	return g.parts[0], true
 }
 
+// String is the pattern.
+func (g Glob) String() string { return strings.Join(g.parts, "*") }
+
 // Match reports whether the pattern matches the whole of s.
 func (g Glob) Match(s string) bool {
 	if text, ok := g.Exact(); ok {
