@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"math"
+	"math/bits"
 	"strings"
 	"unicode/utf8"
 
@@ -28,8 +29,8 @@ const (
 var errPacked = errors.New("correlate: packed evidence is damaged")
 
 // stringFields lists every string of e that is packed, in a fixed order.
-func stringFields(e *evidence.Evidence) [48]*string {
-	return [48]*string{
+func stringFields(e *evidence.Evidence) [47]*string {
+	return [47]*string{
 		&e.StreamID, &e.RequestID, &e.DecisionID, &e.Position,
 		&e.Method, &e.Path, &e.Route, &e.Host,
 		&e.RPCSystem, &e.RPCService, &e.RPCMethod, &e.Topic, &e.MessagingSystem, &e.Protocol,
@@ -89,26 +90,24 @@ const (
 // and are not packed.
 func pack(b []byte, e *evidence.Evidence) []byte {
 	var flags uint64
-	for _, f := range []struct {
-		set bool
-		bit uint64
-	}{
-		{e.Final, flagFinal},
-		{e.Failed, flagFailed},
-		{e.Reporter.Authenticated, flagAuthenticated},
-		{e.TLS.Known, flagTLSKnown},
-		{e.TLS.Established, flagTLSEstablished},
-		{e.TLS.Mutual, flagTLSMutual},
-		{e.Verdict != nil, flagVerdict},
-		{e.Verdict != nil && e.Verdict.Enforced, flagEnforced},
-		{e.Verdict != nil && e.Verdict.DefaultDeny, flagDefaultDeny},
-		{e.Actor != nil, flagActor},
-		{e.Act != nil, flagAct},
-	} {
-		if f.set {
-			flags |= f.bit
+	flag := func(set bool, bit uint64) {
+		if set {
+			flags |= bit
 		}
 	}
+	flag(e.Final, flagFinal)
+	flag(e.Failed, flagFailed)
+	flag(e.Reporter.Authenticated, flagAuthenticated)
+	flag(e.TLS.Known, flagTLSKnown)
+	flag(e.TLS.Established, flagTLSEstablished)
+	flag(e.TLS.Mutual, flagTLSMutual)
+	if e.Verdict != nil {
+		flags |= flagVerdict
+		flag(e.Verdict.Enforced, flagEnforced)
+		flag(e.Verdict.DefaultDeny, flagDefaultDeny)
+	}
+	flag(e.Actor != nil, flagActor)
+	flag(e.Act != nil, flagAct)
 	b = binary.AppendUvarint(b, flags)
 	b = append(b, byte(e.Event))
 	b = binary.AppendVarint(b, int64(e.Status))
@@ -122,23 +121,21 @@ func pack(b []byte, e *evidence.Evidence) []byte {
 	b = appendIdentities(b, e.To.Identities)
 
 	// Most strings are empty: a bitmap says which are there.
-	fields := stringFields(e)
 	var set uint64
-	for i, s := range fields {
-		if s != nil && *s != "" {
-			set |= 1 << i
+	at := len(b)
+	b = append(b, make([]byte, 8)...)
+	for i, s := range stringFields(e) {
+		if *s == "" {
+			continue
 		}
-	}
-	b = binary.AppendUvarint(b, set)
-	for _, s := range fields {
-		if s != nil && *s != "" {
-			n := maxString
-			if s == &e.Path || s == &e.StatusDetail {
-				n = maxPath
-			}
-			b = appendString(b, clip(*s, n))
+		set |= 1 << i
+		n := maxString
+		if s == &e.Path || s == &e.StatusDetail {
+			n = maxPath
 		}
+		b = appendString(b, clip(*s, n))
 	}
+	binary.LittleEndian.PutUint64(b[at:], set)
 	if e.Verdict != nil {
 		for _, s := range verdictFields(e.Verdict) {
 			n := maxString
@@ -245,16 +242,13 @@ type unpacker struct {
 
 func (u *unpacker) uvarint() uint64 {
 	var v uint64
-	for shift := 0; shift < 64; shift += 7 {
-		if len(u.s) == 0 {
-			break
-		}
-		c := u.s[0]
-		u.s = u.s[1:]
+	for i := 0; i < min(len(u.s), binary.MaxVarintLen64); i++ {
+		c := u.s[i]
+		v |= uint64(c&0x7f) << (7 * i)
 		if c < 0x80 {
-			return v | uint64(c)<<shift
+			u.s = u.s[i+1:]
+			return v
 		}
-		v |= uint64(c&0x7f) << shift
 	}
 	u.bad = true
 	return 0
@@ -291,12 +285,15 @@ func (u *unpacker) spiffeID() spiffeid.ID {
 
 // ids keeps SPIFFE IDs that were parsed, so that the same few are not parsed, and
 // kept, for each record. They must not be changed.
-type ids map[string]*spiffeid.ID
+type ids struct {
+	known map[string]*spiffeid.ID
+	list  []evidence.Identity // what unpacked evidence has, until it is cut
+}
 
 const maxIDs = 1 << 12 // of which one is, with what it keeps, some 200 bytes
 
 func (all *ids) parse(s string) (spiffeid.ID, error) {
-	if id := (*all)[s]; id != nil {
+	if id := all.known[s]; id != nil {
 		return *id, nil
 	}
 	id, err := spiffeid.FromString(strings.Clone(s))
@@ -307,15 +304,15 @@ func (all *ids) parse(s string) (spiffeid.ID, error) {
 }
 
 func (all *ids) shared(id spiffeid.ID) *spiffeid.ID {
-	s := id.String()
-	if id := (*all)[s]; id != nil {
-		return id
+	if known := all.known[id.String()]; known != nil {
+		return known
 	}
-	if *all == nil || len(*all) == maxIDs {
-		*all = make(ids)
+	if all.known == nil || len(all.known) == maxIDs {
+		all.known = make(map[string]*spiffeid.ID)
 	}
-	(*all)[s] = &id
-	return &id
+	kept := id
+	all.known[id.String()] = &kept
+	return &kept
 }
 
 func (u *unpacker) identities() []evidence.Identity {
@@ -324,7 +321,9 @@ func (u *unpacker) identities() []evidence.Identity {
 		u.bad = u.bad || n != 0
 		return nil
 	}
-	ids := make([]evidence.Identity, n)
+	from := len(u.ids.list)
+	u.ids.list = append(u.ids.list, make([]evidence.Identity, n)...)
+	ids := u.ids.list[from:len(u.ids.list):len(u.ids.list)]
 	for i := range ids {
 		if proof := u.take(1); proof != "" {
 			ids[i].Proof = evidence.Proof(proof[0])
@@ -355,15 +354,17 @@ func unpack(packed string, e *evidence.Evidence, ids *ids) error {
 	e.Reporter.SPIFFEID = u.spiffeID()
 	e.From.Identities, e.To.Identities = u.identities(), u.identities()
 
-	set := u.uvarint()
-	for i, s := range stringFields(e) {
-		if set&(1<<i) == 0 {
-			continue
-		}
-		if s == nil {
+	var set uint64
+	if s := u.take(8); s != "" {
+		set = binary.LittleEndian.Uint64([]byte(s))
+	}
+	fields := stringFields(e)
+	for ; set != 0; set &= set - 1 {
+		i := bits.TrailingZeros64(set)
+		if i >= len(fields) {
 			return errPacked
 		}
-		*s = u.str()
+		*fields[i] = u.str()
 	}
 	e.Reporter.Authenticated = flags&flagAuthenticated != 0
 	e.TLS.Known = flags&flagTLSKnown != 0

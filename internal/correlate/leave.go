@@ -150,15 +150,24 @@ const maxContested = 16
 // contest amends as ambiguous what has left in no doubt and would not now: records
 // of the same request or trace, method and path, whose evidence j's contests.
 func (c *Correlator) contest(own ref, j *joined) {
-	var buf, leads [8]*piece
+	var buf [maxChain]*piece
+	var leads [8]*piece
 	var seen [maxContested]ref
+	var keys [8]uint64 // of which all but j's own were seen
 	looked := 0
-	for _, at := range [...]place{calleeLog, calleeProxy, callerLog, decision} {
+	for i, at := range [...]place{calleeLog, calleeProxy, callerLog, decision} {
 		p := j.slots[at]
 		if p == nil {
 			continue
 		}
-		for _, kind := range [...]lookup{byRequest, byTrace} {
+		for k, kind := range [...]lookup{byRequest, byTrace} {
+			key := p.keys[kind-1]
+			if slices.Contains(keys[:], key) {
+				continue
+			}
+			if p.action == own {
+				keys[2*i+k] = key
+			}
 			for _, q := range c.sharing(buf[:0], kind, p) {
 				r := q.action
 				if r == 0 || r == own || slices.Contains(seen[:looked], r) {

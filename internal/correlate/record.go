@@ -225,7 +225,8 @@ func merge(r *Record, all []statement, kept *stated) {
 	r.Start, r.End = anchor.Start, max(anchor.Start, anchor.End)
 	r.Attestations = make([]Attestation, 0, len(all))
 
-	calleeFirst, callerFirst := all, byCaller(all)
+	var buf [8]statement
+	calleeFirst, callerFirst := all, byCaller(buf[:0], all)
 	// What is said of the destination.
 	via, toWorkload, to := waypoint(all), calleeFirst, callerFirst
 	if via.by != nil {
@@ -305,20 +306,16 @@ func keep[T comparable](dst *T, v T) {
 	}
 }
 
-// byCaller orders statements caller first.
-func byCaller(all []statement) []statement {
-	out := make([]statement, 0, len(all))
-	for _, s := range all {
-		if s.place.caller() {
-			out = append(out, s)
+// byCaller appends statements to dst, caller first.
+func byCaller(dst, all []statement) []statement {
+	for _, caller := range [...]bool{true, false} {
+		for _, s := range all {
+			if s.place.caller() == caller {
+				dst = append(dst, s)
+			}
 		}
 	}
-	for _, s := range all {
-		if !s.place.caller() {
-			out = append(out, s)
-		}
-	}
-	return out
+	return dst
 }
 
 func mergeWorkload(dst, w *evidence.Workload) {
@@ -482,19 +479,19 @@ func (s statement) atWaypoint() bool {
 	return s.place.callee() && strings.HasPrefix(s.Reporter.Node, "waypoint~")
 }
 
+// atCallee: the callee's own, which may be behind a waypoint.
+func (s statement) atCallee() bool { return s.place.callee() && !s.atWaypoint() }
+
 // waypoint finds the report of a waypoint in an action in which the callee
 // behind it reports too.
 func waypoint(all []statement) (v via) {
-	if len(beyond(all)) == 0 {
+	i := slices.IndexFunc(all, statement.atWaypoint)
+	if i < 0 || !slices.ContainsFunc(all, statement.atCallee) {
 		return v
 	}
-	for _, s := range all {
-		if s.atWaypoint() && v.by == nil {
-			v.by, v.id = s.Evidence, s.Reporter.SPIFFEID
-			for _, id := range s.To.Identities {
-				keep(&v.id, id.ID)
-			}
-		}
+	v.by, v.id = all[i].Evidence, all[i].Reporter.SPIFFEID
+	for _, id := range all[i].To.Identities {
+		keep(&v.id, id.ID)
 	}
 	return v
 }
@@ -504,7 +501,7 @@ func waypoint(all []statement) (v via) {
 func beyond(all []statement) []statement {
 	var out []statement
 	for _, s := range all {
-		if s.place.callee() && !s.atWaypoint() {
+		if s.atCallee() {
 			out = append(out, s)
 		}
 	}

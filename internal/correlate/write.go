@@ -2,6 +2,7 @@ package correlate
 
 import (
 	"crypto/sha256"
+	"slices"
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -106,15 +107,13 @@ func (w *desk) read(cites []citation) []statement {
 		w.content = append(w.content, m.content...)
 	}
 	content := string(w.content)
+	w.evidence = slices.Grow(w.evidence[:0], len(cites))[:len(cites)]
 	clear(w.evidence)
-	w.evidence = append(w.evidence[:0], make([]evidence.Evidence, len(cites))...)
-	w.statements = w.statements[:0]
+	w.statements, w.ids.list = w.statements[:0], w.ids.list[:0]
 	for i, m := range cites {
 		e := &w.evidence[i]
-		*e = evidence.Evidence{
-			ID: m.id, Start: m.start, End: m.end, TraceID: m.trace, SpanID: m.span,
-			ParentSpanID: m.parent, SpanKind: m.spanKind, Role: m.place.role(),
-		}
+		e.ID, e.Start, e.End, e.Role = m.id, m.start, m.end, m.place.role()
+		e.TraceID, e.SpanID, e.ParentSpanID, e.SpanKind = m.trace, m.span, m.parent, m.spanKind
 		if err := unpack(content[:len(m.content)], e, &w.ids); err != nil {
 			panic(err) // we packed it
 		}
