@@ -33,28 +33,17 @@ func (c *Correlator) decisions(j *joined) {
 		}
 	}
 	lead := j.lead()
-	// A decision that no log names may be of another attempt, whose log is
-	// lost.
-	log := j.slots[callerLog]
-	retried := log != nil && log.resends > 0
-	// It is made while the call lasts.
-	untimely := func(d *piece) bool {
-		return lead.place.callee() && (d.start < lead.start-asking || d.start > lead.end+asking)
-	}
-	if d, doubt := c.decisionBySpan(j); d != nil && !c.nearerAttempt(j, d) {
+	if d, several := c.decisionBySpan(j); d != nil && !c.nearerAttempt(j, d) {
 		j.set(d, TierSpan)
-		j.doubt = j.doubt || doubt || retried || untimely(d)
+		j.several = j.several || several
 		return
 	}
 	if lead.place.callee() || lead.place == callerLog {
-		if d, doubt := c.mate(lead, decision); d != nil && !elsewhere(lead, d) && !j.askedElsewhere(d) {
+		if d, several := c.mate(lead, decision); d != nil && !elsewhere(lead, d) && !j.askedElsewhere(d) {
 			_, identified := c.fit(lead, d)
-			callers, _ := c.candidates(nil, d, callerLog, maxAlike)
 			j.set(d, TierRequest)
 			j.trust(identified)
-			j.doubt = j.doubt || doubt || retried || untimely(d) || slices.ContainsFunc(callers, func(q *piece) bool {
-				return log != nil && q != log && !sameReport(q, log)
-			})
+			j.several = j.several || several
 		}
 	}
 }
@@ -73,9 +62,7 @@ func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 		if !q.place.callee() || !q.final || j.slots[q.place] == q {
 			continue
 		}
-		var other joined
-		c.callee(&other, q)
-		rival := other.calleeLead()
+		rival := c.calleeLead(q)
 		if rival != lead && rival.keys[byDecision-1] == 0 && !unlike(rival, d) && !elsewhere(rival, d) &&
 			nearer(d, rival, lead) {
 			return true
@@ -117,7 +104,7 @@ func (j *joined) askedElsewhere(d *piece) bool {
 // decisionBySpan finds the decision, which no log names, that knows of a span
 // of the action: its own span is one of them, or it was asked with the
 // caller's. Of several, as with retries, the nearest in time.
-func (c *Correlator) decisionBySpan(j *joined) (best *piece, doubt bool) {
+func (c *Correlator) decisionBySpan(j *joined) (best *piece, several bool) {
 	var buf [16]*piece
 	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp} {
 		p := j.slots[at]
@@ -133,26 +120,11 @@ func (c *Correlator) decisionBySpan(j *joined) (best *piece, doubt bool) {
 			if d.place != decision || d == best || unlike(lead, d) || elsewhere(lead, d) || len(c.named(d)) > 0 || !c.overlap(lead, d) {
 				continue
 			}
-			doubt = doubt || best != nil || d.parent != (evidence.SpanID{}) && c.attemptedFrom(d)
+			several = several || best != nil
 			if best == nil || nearer(lead, d, best) {
 				best = d
 			}
 		}
 	}
-	return best, doubt
-}
-
-// attemptedFrom says whether several calls were made from the span that asked for
-// a decision.
-func (c *Correlator) attemptedFrom(d *piece) bool {
-	var buf [16]*piece
-	var n [places]int
-	for _, q := range c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent) {
-		if q.place.callee() && q.final && q.mirrored == d.mirrored {
-			if n[q.place]++; n[q.place] > 1 {
-				return true
-			}
-		}
-	}
-	return false
+	return best, several
 }

@@ -1,7 +1,6 @@
 package correlate
 
 import (
-	"cmp"
 	"slices"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -42,7 +41,10 @@ type joined struct {
 	slots      [places]*piece
 	tiers      [places]Tier
 	more       []member // interim reports, repeats by another channel, further decisions
-	doubt      bool     // more than one piece fitted some join
+	several    bool     // some join took one of several that fitted as well
+	certain    bool     // the caller's log is the only one possible of several
+	asked      bool     // what leads to the caller is where the decision was asked from
+	doubt      bool     // something speaks against some join
 	confidence float64
 }
 
@@ -60,6 +62,11 @@ func (j *joined) lead() *piece {
 		}
 	}
 	return nil
+}
+
+// called says whether there is a piece of the caller's.
+func (j *joined) called() bool {
+	return j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
 }
 
 // calleeLead is the strongest of the callee's pieces, nil without any.
@@ -84,59 +91,70 @@ func (j *joined) all(f func(member)) {
 	}
 }
 
+func (j *joined) trust(identified bool) {
+	if identified {
+		j.confidence = min(j.confidence, confidenceIdentified)
+	} else {
+		j.confidence = min(j.confidence, confidenceAddressed)
+	}
+}
+
 // anchorOrder ranks the places: an access log is a report, a span is
 // weaker, and a decision tells of an action that may not have happened.
 var anchorOrder = [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp, decision, observed}
 
-// calleesAt gives the callee's pieces of one node, in memory that follows dst: its
-// logs and proxy spans, and the application spans on it or directly beneath it. A
-// proxy that answers by itself logs the span that came in, above its own.
-func (c *Correlator) calleesAt(dst []*piece, t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
-	found := c.at(dst, t, s)[len(dst):]
-	n := len(found)
-	logs, proxies, apps = byPlace(found, calleeLog)
-	if len(logs) > 0 && logs[0].told && len(proxies) == 0 {
-		found = c.under(found, t, s)
-		proxies = slices.DeleteFunc(found[n:], func(q *piece) bool {
-			return q.place != calleeProxy || !slices.ContainsFunc(logs, func(log *piece) bool { return c.answered(log, q) })
-		})
-		slices.SortFunc(proxies, compare)
-		n = len(found)
+// gather collects all pieces of the action that lead leads, as known now, and says
+// whether something speaks against that. It is a function of the set of pieces, not of
+// their order.
+func (c *Correlator) gather(lead *piece) *joined {
+	j := new(joined)
+	c.sides(j, lead)
+	switch {
+	case j.lead() == nil: // an interim report, whose final one is not there
+		return nil
+	case lead.place == observed:
+		for _, q := range c.stages(lead) {
+			if q != lead {
+				j.more = append(j.more, member{q, TierStream})
+			}
+		}
+		return j
+	case lead.place != decision:
+		c.decisions(j)
+		c.interim(j)
 	}
-	if len(apps) == 0 && len(logs)+len(proxies) > 0 {
-		apps = slices.DeleteFunc(c.under(found, t, s)[n:], func(q *piece) bool { return q.place != calleeApp })
-		slices.SortFunc(apps, compare)
+	j.doubt = c.doubtful(j)
+	slices.SortFunc(j.more, func(a, b member) int { return compare(a.piece, b.piece) })
+	if len(j.more) > maxMore {
+		j.more = j.more[:maxMore]
 	}
-	return logs, proxies, apps
+	return j
 }
 
-// answered says whether a log that stands on the span that came in, and the span
-// of a proxy beneath that, are one proxy's about one request.
-func (c *Correlator) answered(log, proxy *piece) bool {
-	var buf [8]*piece
-	return log.told && log.reporter != 0 && log.reporter == proxy.reporter && !unlike(log, proxy) &&
-		log.start <= proxy.end+rounding && proxy.start <= log.end+rounding &&
-		!slices.ContainsFunc(c.at(buf[:0], proxy.trace, proxy.span), func(q *piece) bool { return q.place == calleeLog })
+// sides fills j with what belongs to the action of lead but for decisions and interim
+// reports: the callee's pieces and the caller's.
+func (c *Correlator) sides(j *joined, lead *piece) {
+	j.confidence = 1
+	switch {
+	case lead.place.callee():
+		c.callee(j, lead)
+		if j.calleeLead() != nil {
+			c.caller(j)
+		}
+	case lead.place.caller():
+		j.set(c.firstOf(lead), TierNone)
+		if lead.hasNode() {
+			c.callerAt(j, lead.trace, lead.span, TierSpan)
+		}
+		c.application(j)
+		j.tiers[j.lead().place] = TierNone
+	default:
+		j.set(lead, TierNone)
+	}
 }
 
-// byPlace parts what stands on one node, in order: one side's logs, its first place,
-// and the spans of its proxy and its application.
-func byPlace(found []*piece, log place) (logs, proxies, apps []*piece) {
-	found = slices.DeleteFunc(found, func(q *piece) bool { return q.place < log || q.place > log+2 })
-	slices.SortFunc(found, func(a, b *piece) int {
-		if a.place != b.place {
-			return int(a.place) - int(b.place)
-		}
-		return compare(a, b)
-	})
-	n := [2]int{}
-	for i, last := range [...]place{log, log + 1} {
-		for n[i] < len(found) && found[n[i]].place <= last {
-			n[i]++
-		}
-	}
-	return firstReports(found[:n[0]:n[0]]), found[n[0]:n[1]:n[1]], found[n[1]:]
-}
+// maxMore bounds the attestations of an action beyond its places.
+const maxMore = 16
 
 // callee fills j with the callee's pieces of the action that p, one of them, is
 // part of. Several reports on one node are several attempts; then the first
@@ -173,7 +191,7 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		elsewhere := func(q *piece) bool { return q.to.pod != 0 && q.to.pod != p.to.pod && !sameReport(q, p) }
 		logs, proxies, apps = slices.DeleteFunc(logs, elsewhere), slices.DeleteFunc(proxies, elsewhere), slices.DeleteFunc(apps, elsewhere)
 		for _, q := range slices.Concat(logs, proxies, apps) {
-			j.doubt = j.doubt || q.to.pod == 0
+			j.several = j.several || q.to.pod == 0
 		}
 	}
 	i := max(
@@ -189,18 +207,26 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		}
 	}
 	if filled > 1 && max(len(logs), len(proxies), len(apps)) > 1 && !apartInTime(logs, proxies, apps) {
-		j.doubt = true
+		j.several = true
 	}
 	if proxy := j.slots[calleeProxy]; proxy != nil && len(logs) == 0 {
-		log, doubt := c.mate(proxy, calleeLog)
+		log, several := c.mate(proxy, calleeLog)
 		if log != nil {
 			j.set(log, TierNone)
 			j.tiers[calleeProxy] = TierRequest // to the log, which leads
 			j.trust(false)
-			j.doubt = j.doubt || doubt
+			j.several = j.several || several
 		}
 	}
 	j.tiers[j.calleeLead().place] = TierNone
+}
+
+// calleeLead is the strongest of the callee's pieces of the action that p, one of them,
+// is part of.
+func (c *Correlator) calleeLead(p *piece) *piece {
+	var j joined
+	c.callee(&j, p)
+	return j.calleeLead()
 }
 
 // apartInTime says whether what one pod tells of several attempts is told apart by
@@ -219,6 +245,233 @@ func apartInTime(logs []*piece, spans ...[]*piece) bool {
 		}
 	}
 	return len(logs) > 0
+}
+
+// caller adds what the caller's side says about the callee's pieces in j: what spans
+// lead to, else what the decision that the callee's log names was asked from; without a
+// log among that the one which fits best; and the application's span around it.
+func (c *Correlator) caller(j *joined) {
+	lead := j.calleeLead()
+	if lead.connection {
+		c.connection(j, lead)
+		return
+	}
+	if node := j.node(); node != nil {
+		c.callerAt(j, node.trace, j.parent(), TierSpan)
+		c.callerAt(j, node.trace, node.span, TierSpan)
+	}
+	if log := j.slots[calleeLog]; log != nil && !j.called() {
+		if d := c.decisionOf(log); d != nil {
+			c.callerAt(j, d.trace, d.parent, TierSpan)
+			j.asked = j.called()
+		}
+	}
+	if j.slots[callerLog] == nil && lead.place != calleeApp {
+		c.byRequest(j, lead)
+	}
+	c.application(j)
+}
+
+// node is where the callee stands in the trace, nil if it doesn't: where its proxy
+// does, else its application.
+func (j *joined) node() *piece {
+	log := j.slots[calleeLog]
+	switch {
+	case j.slots[calleeProxy] != nil:
+		return j.slots[calleeProxy]
+	case log != nil && log.hasNode():
+		return log
+	}
+	return j.slots[calleeApp]
+}
+
+// parent is the caller's node, as far as the callee's pieces tell of it.
+func (j *joined) parent() evidence.SpanID {
+	node, app := j.node(), j.slots[calleeApp]
+	switch {
+	case node == nil:
+		return evidence.SpanID{}
+	case node.place == calleeProxy, node.place == calleeLog && node.parent != (evidence.SpanID{}):
+		return node.parent
+	case app != nil && app.parent != node.span:
+		return app.parent
+	}
+	return evidence.SpanID{}
+}
+
+// byRequest adds the caller's log that fits lead best, and what stands on its node. A
+// log on another node than the caller's spans is of another call.
+func (c *Correlator) byRequest(j *joined, lead *piece) {
+	log, _, several := c.nearest(lead, callerLog)
+	if several {
+		if of, certain := c.assign(lead); of != nil {
+			log, several, j.certain = of, !certain, certain
+		}
+	}
+	if log == nil || log.hasNode() && j.called() {
+		return
+	}
+	_, identified := c.fit(lead, log)
+	j.set(log, TierRequest)
+	j.trust(identified)
+	j.several = j.several || several
+	if log.hasNode() {
+		c.callerAt(j, log.trace, log.span, TierRequest)
+	}
+}
+
+// connection adds the caller's report of a connection. A connection is not tried
+// again, so both must choose each other.
+func (c *Correlator) connection(j *joined, lead *piece) {
+	if log, several := c.mate(lead, callerLog); log != nil {
+		j.set(log, TierConnection)
+		j.trust(lead.samePort(log))
+		j.several = several
+	}
+}
+
+// callerAt adds the caller's pieces of one node, and the application's span above the
+// proxy's.
+func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, by Tier) {
+	if s == (evidence.SpanID{}) {
+		return
+	}
+	var buf, over [8]*piece
+	logs, proxies, apps := c.callersAt(buf[:0], t, s)
+	lead := j.lead()
+	if lead != nil {
+		other := func(p *piece) bool { return contradict(lead, p) }
+		logs, proxies, apps = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
+	}
+	log := j.slots[callerLog]
+	if log == nil && len(logs) > 0 {
+		log = c.bestOf(j, lead, logs)
+		j.set(log, by)
+	}
+	if log != nil {
+		other := func(p *piece) bool { return contradict(log, p) }
+		proxies, apps = slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
+	}
+	if len(proxies) > 0 {
+		j.set(proxies[0], by)
+	}
+	if len(apps) > 0 {
+		j.set(apps[0], by)
+	}
+	if len(proxies) > 0 && proxies[0].keys[byParent-1] != 0 {
+		if _, _, above := c.callersAt(over[:0], t, proxies[0].parent); len(above) > 0 {
+			j.set(above[0], by)
+		}
+	}
+}
+
+// bestOf takes of several callers' logs on one node that which fits lead best.
+func (c *Correlator) bestOf(j *joined, lead *piece, logs []*piece) (best *piece) {
+	if lead == nil || len(logs) == 1 {
+		return logs[0]
+	}
+	most, possible := unfit, 0
+	for _, log := range logs {
+		how, _ := c.fit(lead, log)
+		if how > unfit {
+			possible++
+		}
+		if best == nil || how > most || how == most && apart(lead, log) < apart(lead, best) {
+			best, most = log, how
+		}
+	}
+	j.several = j.several || most == unfit || possible > 1
+	return best
+}
+
+// application adds the caller's application's span where its proxy's, which stands
+// between that and the log, is not there: the only one of the same pod, trace,
+// method and path around the log, which must be the only one in it.
+func (c *Correlator) application(j *joined) {
+	log := j.slots[callerLog]
+	if log == nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil {
+		return
+	}
+	if app := c.around(log, callerApp); app != nil && c.around(app, callerLog) == log {
+		j.set(app, TierRequest)
+		j.trust(false)
+	}
+}
+
+// interim adds interim reports and repeats of the two access logs.
+func (c *Correlator) interim(j *joined) {
+	var buf [8]*piece
+	for _, at := range [...]place{calleeLog, callerLog} {
+		log := j.slots[at]
+		if log == nil {
+			continue
+		}
+		for _, q := range c.sharing(buf[:0], byStream, log) {
+			if sameReport(q, log) {
+				j.more = append(j.more, member{q, TierStream})
+			}
+		}
+		for _, q := range c.sharing(buf[:0], byNode, log) {
+			if q.place == at && !q.final && q.keys[byStream-1] == 0 {
+				j.more = append(j.more, member{q, TierSpan})
+			}
+		}
+	}
+}
+
+// calleesAt gives the callee's pieces of one node, in memory that follows dst: its
+// logs and proxy spans, and the application spans on it or directly beneath it. A
+// proxy that answers by itself logs the span that came in, above its own.
+func (c *Correlator) calleesAt(dst []*piece, t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
+	found := c.at(dst, t, s)[len(dst):]
+	n := len(found)
+	logs, proxies, apps = byPlace(found, calleeLog)
+	if len(logs) > 0 && logs[0].told && len(proxies) == 0 {
+		found = c.under(found, t, s)
+		proxies = slices.DeleteFunc(found[n:], func(q *piece) bool {
+			return q.place != calleeProxy || !slices.ContainsFunc(logs, func(log *piece) bool { return c.answered(log, q) })
+		})
+		slices.SortFunc(proxies, compare)
+		n = len(found)
+	}
+	if len(apps) == 0 && len(logs)+len(proxies) > 0 {
+		apps = slices.DeleteFunc(c.under(found, t, s)[n:], func(q *piece) bool { return q.place != calleeApp })
+		slices.SortFunc(apps, compare)
+	}
+	return logs, proxies, apps
+}
+
+// callersAt gives the caller's pieces of one node, in memory that follows dst.
+func (c *Correlator) callersAt(dst []*piece, t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
+	return byPlace(c.at(dst, t, s)[len(dst):], callerLog)
+}
+
+// answered says whether a log that stands on the span that came in, and the span
+// of a proxy beneath that, are one proxy's about one request.
+func (c *Correlator) answered(log, proxy *piece) bool {
+	var buf [8]*piece
+	return log.told && log.reporter != 0 && log.reporter == proxy.reporter && !unlike(log, proxy) &&
+		log.start <= proxy.end+rounding && proxy.start <= log.end+rounding &&
+		!slices.ContainsFunc(c.at(buf[:0], proxy.trace, proxy.span), func(q *piece) bool { return q.place == calleeLog })
+}
+
+// byPlace parts what stands on one node, in order: one side's logs, its first place,
+// and the spans of its proxy and its application.
+func byPlace(found []*piece, log place) (logs, proxies, apps []*piece) {
+	found = slices.DeleteFunc(found, func(q *piece) bool { return q.place < log || q.place > log+2 })
+	slices.SortFunc(found, func(a, b *piece) int {
+		if a.place != b.place {
+			return int(a.place) - int(b.place)
+		}
+		return compare(a, b)
+	})
+	n := [2]int{}
+	for i, last := range [...]place{log, log + 1} {
+		for n[i] < len(found) && found[n[i]].place <= last {
+			n[i]++
+		}
+	}
+	return firstReports(found[:n[0]:n[0]]), found[n[0]:n[1]:n[1]], found[n[1]:]
 }
 
 // finalOf finds the final entry that an interim one belongs to.
@@ -254,191 +507,6 @@ func (c *Correlator) firstOf(p *piece) *piece {
 	return p
 }
 
-// callersAt gives the caller's pieces of one node, in memory that follows dst.
-func (c *Correlator) callersAt(dst []*piece, t evidence.TraceID, s evidence.SpanID) (logs, proxies, apps []*piece) {
-	return byPlace(c.at(dst, t, s)[len(dst):], callerLog)
-}
-
-// callerAt adds the caller's pieces of one node, and the application's span
-// above the proxy's.
-func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, by Tier) {
-	if s == (evidence.SpanID{}) {
-		return
-	}
-	var buf, over, room [8]*piece
-	logs, proxies, apps := c.callersAt(buf[:0], t, s)
-	lead := j.lead()
-	if lead != nil {
-		other := func(p *piece) bool { return contradict(lead, p) }
-		logs, proxies, apps = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
-	}
-	if lead != nil && len(logs) > 0 && j.slots[callerLog] == nil {
-		fitting := slices.DeleteFunc(append(room[:0], logs...), func(p *piece) bool { how, _ := c.fit(lead, p); return how <= perhaps })
-		j.doubt = j.doubt || len(logs) > 1 && len(fitting) != 1 || len(fitting) == 0 && (lead.told && lead.span == s && !agree(lead, logs[0]) ||
-			lead.to.differs(logs[0].to) && (logs[0].resends == 0 || lead.from.differs(logs[0].from)))
-		for _, p := range logs {
-			how, _ := c.fit(lead, p)
-			j.doubt = j.doubt || len(fitting) == 1 && p != fitting[0] && how == perhaps
-		}
-		if len(fitting) > 0 {
-			logs = fitting
-		}
-		slices.SortStableFunc(logs, func(a, b *piece) int { return cmp.Compare(apart(lead, a), apart(lead, b)) })
-	}
-	log := j.slots[callerLog]
-	if log == nil && len(logs) > 0 {
-		log = logs[0]
-	}
-	if log != nil {
-		other := func(p *piece) bool { return contradict(log, p) }
-		proxies, apps = slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
-	} else if lead != nil && lead.place == calleeLog && len(proxies) > 0 {
-		j.doubt = j.doubt || !agree(lead, proxies[0])
-	}
-	if lead != nil && lead.told && lead.span == s {
-		j.doubt = j.doubt || c.shared(lead, logs, proxies, apps)
-	}
-	for _, list := range [...][]*piece{logs, proxies, apps} {
-		if len(list) > 0 {
-			j.set(list[0], by)
-		}
-	}
-	if len(proxies) > 0 && proxies[0].keys[byParent-1] != 0 {
-		if _, _, above := c.callersAt(over[:0], t, proxies[0].parent); len(above) > 0 {
-			j.set(above[0], by)
-		}
-	}
-}
-
-// shared says whether some of the caller's pieces on the node of which a callee was
-// told may be of another call there: the log of more reports than it tells of
-// attempts, a span of one with another destination.
-func (c *Correlator) shared(lead *piece, logs, proxies, apps []*piece) bool {
-	var buf [8]*piece
-	all, _, _ := c.calleesAt(buf[:0], lead.trace, lead.span)
-	for i, list := range [...][]*piece{logs, proxies, apps} {
-		if len(list) == 0 {
-			continue
-		}
-		n, others := 0, false
-		for _, q := range all {
-			if !contradict(list[0], q) && agree(list[0], q) {
-				n++
-				others = others || unlike(lead, q) || lead.to.isNot(q.to)
-			}
-		}
-		if i == 0 && n > 1+int(list[0].resends) || others {
-			return true
-		}
-	}
-	return false
-}
-
-// caller adds what the caller's side says about the callee's pieces in j.
-func (c *Correlator) caller(j *joined) {
-	c.callerReports(j)
-	c.application(j)
-}
-
-func (c *Correlator) callerReports(j *joined) {
-	lead := j.calleeLead()
-	proxy, app, log := j.slots[calleeProxy], j.slots[calleeApp], j.slots[calleeLog]
-	node := app // the callee's node: its proxy's, else the application's
-	switch {
-	case proxy != nil:
-		node = proxy
-	case log != nil && log.hasNode():
-		node = log
-	}
-	var parent evidence.SpanID // the caller's node, as far as it is known
-	if node != nil {
-		switch {
-		case proxy != nil:
-			parent = proxy.parent
-		case node.place == calleeLog && node.parent != (evidence.SpanID{}):
-			parent = node.parent
-		case app != nil && app.parent != node.span:
-			parent = app.parent
-		}
-		c.callerAt(j, node.trace, parent, TierSpan)
-		c.callerAt(j, node.trace, node.span, TierSpan)
-	}
-	linked := j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
-	if !linked && log != nil {
-		// The decision that the log names knows from which span it was asked.
-		if d := c.decisionOf(log); d != nil && (node == nil || d.parent != node.span) {
-			c.callerAt(j, d.trace, d.parent, TierSpan)
-			if k := j.slots[callerLog]; k != nil && k.resends == 0 {
-				alike, _ := c.candidates(nil, k, lead.place, maxAlike)
-				// It may be a span that others were called from as well.
-				j.doubt = j.doubt || slices.ContainsFunc(alike, func(q *piece) bool { return q != lead && c.forlorn(q) })
-			}
-			linked = j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
-		}
-	}
-	if !linked && lead.place == calleeApp {
-		j.doubt = j.doubt || c.bound(lead, true) // its proxy's reports are lost
-	}
-	if j.slots[callerLog] == nil && lead.place != calleeApp {
-		log, how, doubt := c.nearest(lead, callerLog)
-		if lead.connection {
-			c.connection(j, lead, log, how, doubt)
-			return
-		}
-		sure := false
-		if paired, certain := c.assign(lead); paired != nil {
-			log, sure = paired, certain
-			doubt = !sure
-		}
-		doubt = doubt || how == perhaps
-		if log == nil || linked && log.hasNode() {
-			// A log on another node than the spans is of another call. With
-			// no caller at all it may be this one's: of a retry that it does
-			// not tell of.
-			j.doubt = j.doubt || !linked && c.bound(lead, proxy != nil || parent != evidence.SpanID{})
-			return
-		}
-		_, identified := c.fit(lead, log)
-		j.set(log, TierRequest)
-		j.trust(identified)
-		j.doubt = j.doubt || doubt || !agree(lead, log) || !sure && c.overclaimed(log, lead.place) || c.wanted(lead, log) ||
-			log.hasNode() && parent != (evidence.SpanID{}) && log.span != parent
-		if log.hasNode() {
-			c.callerAt(j, log.trace, log.span, TierRequest)
-		}
-	}
-}
-
-// forlorn says whether neither spans nor a request id lead from a callee's log to a
-// caller's.
-func (c *Correlator) forlorn(p *piece) bool {
-	var buf [8]*piece
-	if p.told || p.parent != (evidence.SpanID{}) {
-		return false
-	}
-	if p.hasNode() {
-		if _, proxies, _ := c.calleesAt(buf[:0], p.trace, p.span); len(proxies) > 0 {
-			return false
-		}
-	}
-	found, _ := c.candidates(nil, p, callerLog, 0)
-	return len(found) == 0
-}
-
-// application adds the caller's application's span where its proxy's, which stands
-// between that and the log, is not there: the only one of the same pod, trace,
-// method and path around the log, which must be the only one in it.
-func (c *Correlator) application(j *joined) {
-	log := j.slots[callerLog]
-	if log == nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil {
-		return
-	}
-	if app := c.around(log, callerApp); app != nil && c.around(app, callerLog) == log {
-		j.set(app, TierRequest)
-		j.trust(false)
-	}
-}
-
 // around finds the only application's span around a caller's log, or the only log
 // within a span, that no span binds to another.
 func (c *Correlator) around(p *piece, at place) *piece {
@@ -470,141 +538,3 @@ func (c *Correlator) around(p *piece, at place) *piece {
 	}
 	return only
 }
-
-// connection adds the caller's report of a connection. A connection is not
-// tried again, so both must choose each other. A callee's report that nobody
-// chose, though some fitted, is in doubt; so is what shares a full chain.
-func (c *Correlator) connection(j *joined, lead, log *piece, how fit, doubt bool) {
-	if log == nil {
-		j.doubt = j.doubt || c.crowd(lead)
-		return
-	}
-	back, _, backDoubt := c.nearest(log, lead.place)
-	if back == nil || back != lead && !sameReport(back, lead) {
-		j.doubt = true
-		return
-	}
-	j.set(log, TierConnection)
-	j.trust(how == well)
-	j.doubt = j.doubt || doubt || backDoubt || how < well && (c.crowd(lead) || c.crowd(log))
-}
-
-// crowd says whether a chain by which a connection's other report would be
-// found is full, so that it may have been left out.
-func (c *Correlator) crowd(p *piece) bool {
-	if p.crowded {
-		return true
-	}
-	for _, key := range [...]uint64{p.keys[byTrace-1], p.keys[byTrace-1] - bucketStep, p.keys[byTrace-1] + bucketStep} {
-		n := 0
-		for q := c.index.first(key); q != nil && p.keys[byTrace-1] != 0; q = c.index.next(q, byTrace) {
-			n++
-		}
-		if n == maxChain {
-			return true
-		}
-	}
-	return false
-}
-
-func (j *joined) trust(identified bool) {
-	if identified {
-		j.confidence = min(j.confidence, confidenceIdentified)
-	} else {
-		j.confidence = min(j.confidence, confidenceAddressed)
-	}
-}
-
-// interim adds interim reports and repeats of the two access logs.
-func (c *Correlator) interim(j *joined) {
-	var buf [8]*piece
-	for _, at := range [...]place{calleeLog, callerLog} {
-		log := j.slots[at]
-		if log == nil {
-			continue
-		}
-		for _, q := range c.sharing(buf[:0], byStream, log) {
-			if sameReport(q, log) {
-				j.more = append(j.more, member{q, TierStream})
-			}
-		}
-		for _, q := range c.sharing(buf[:0], byNode, log) {
-			if q.place == at && !q.final && q.keys[byStream-1] == 0 {
-				j.more = append(j.more, member{q, TierSpan})
-			}
-		}
-	}
-}
-
-// gather collects all pieces of the action that lead leads, as known now. It
-// is a function of the set of pieces, not of their order.
-func (c *Correlator) gather(lead *piece) *joined {
-	j := &joined{confidence: 1}
-	switch {
-	case lead.place.callee():
-		c.callee(j, lead)
-		if j.calleeLead() == nil {
-			return nil
-		}
-		c.caller(j)
-	case lead.place.caller():
-		j.set(c.firstOf(lead), TierNone)
-		if lead.hasNode() {
-			c.callerAt(j, lead.trace, lead.span, TierSpan)
-		}
-		c.application(j)
-		j.tiers[j.lead().place] = TierNone
-		if c.contended(lead) {
-			j.doubt = true
-		}
-	case lead.place == observed:
-		j.set(lead, TierNone)
-		for _, q := range c.stages(lead) {
-			if q != lead {
-				j.more = append(j.more, member{q, TierStream})
-			}
-		}
-		return j
-	default:
-		j.set(lead, TierNone)
-		j.doubt = c.contended(lead)
-		return j
-	}
-	c.decisions(j)
-	c.interim(j)
-	slices.SortFunc(j.more, func(a, b member) int { return compare(a.piece, b.piece) })
-	if len(j.more) > maxMore {
-		j.more = j.more[:maxMore]
-	}
-	return j
-}
-
-// contended says whether a piece that stayed alone did fit an action that
-// took another one instead.
-func (c *Correlator) contended(p *piece) bool {
-	if p.place == callerLog && !c.free(p, p) {
-		return false
-	}
-	if p.connection && c.crowd(p) {
-		return true
-	}
-	for _, at := range [...]place{calleeLog, calleeProxy} {
-		q, _, _ := c.nearest(p, at)
-		if q == nil || !c.free(q, p) {
-			continue
-		}
-		if p.place == decision || p.connection {
-			return true
-		}
-		j := joined{confidence: 1}
-		c.callee(&j, q)
-		c.caller(&j)
-		if j.slots[callerLog] != nil && j.tiers[callerLog] == TierRequest {
-			return true
-		}
-	}
-	return false
-}
-
-// maxMore bounds the attestations of an action beyond its places.
-const maxMore = 16

@@ -17,15 +17,10 @@ func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
 			dst = append(dst, q)
 		}
 	}
-	calleeOf := func(q *piece) *piece {
-		var j joined
-		c.callee(&j, q)
-		return j.calleeLead()
-	}
 	var buf [16]*piece
 	switch {
 	case p.place.callee():
-		add(calleeOf(p))
+		add(c.calleeLead(p))
 
 	case p.place.caller():
 		if !p.final {
@@ -36,34 +31,36 @@ func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
 		if p.hasNode() {
 			for _, q := range c.at(buf[:0], p.trace, p.span) {
 				if q.place.callee() {
-					add(calleeOf(q))
+					add(c.calleeLead(q))
 				}
 			}
 			for _, q := range c.under(buf[:0], p.trace, p.span) {
 				switch {
 				case q.place.callee():
-					add(calleeOf(q))
+					add(c.calleeLead(q))
 				case q.place == decision:
 					for _, log := range c.named(q) {
-						add(calleeOf(log))
+						add(c.calleeLead(log))
 					}
 				case q.place == callerProxy && p.place == callerApp:
 					dst = c.leads(dst, q)
 				}
 			}
 		}
-		for _, q := range c.claimants(p) {
-			add(q)
+		bySpans := len(dst)
+		for _, q := range c.fitting(p) {
+			add(c.calleeLead(q))
 		}
 		if log := c.around(p, callerLog); p.place == callerApp && log != nil {
 			dst = c.leads(dst, log)
 		}
-		// On a node that several calls share not all are p's.
-		several := p.place == callerApp || len(dst) > 1 || len(dst) == 1 && contradict(dst[0], p)
+		// What only fits may have another, and on a node that several calls share
+		// not all are p's.
+		unsure := p.place == callerApp || len(dst) > min(bySpans, 1) || len(dst) == 1 && contradict(dst[0], p)
 		for _, q := range c.at(buf[:0], p.trace, p.span) {
-			several = several || q != p && q.place.caller() && (q.place == p.place || contradict(q, p))
+			unsure = unsure || q != p && q.place.caller() && (q.place == p.place || contradict(q, p))
 		}
-		if several {
+		if unsure {
 			dst = slices.DeleteFunc(dst, func(lead *piece) bool { return !c.takes(lead, p) })
 		}
 		if len(dst) == 0 {
@@ -96,13 +93,8 @@ func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
 
 // takes says whether lead's action has a caller's piece.
 func (c *Correlator) takes(lead, p *piece) bool {
-	j := joined{confidence: 1}
-	if lead.place.callee() {
-		c.callee(&j, lead)
-		c.caller(&j)
-	} else {
-		j = *c.gather(lead)
-	}
+	var j joined
+	c.sides(&j, lead)
 	q := j.slots[p.place]
 	return q != nil && (q == p || sameReport(q, p))
 }
@@ -137,16 +129,15 @@ func (c *Correlator) near(d *piece) []*piece {
 	return slices.DeleteFunc(near, func(q *piece) bool { return q.place == decision || !q.final })
 }
 
-// claimants gives the leads of the actions that took the caller's log on p's
-// node by tier request.
-func (c *Correlator) claimants(p *piece) []*piece {
+// fitting gives the callees' reports that may have taken the caller's log on p's node
+// by tier request.
+func (c *Correlator) fitting(p *piece) (out []*piece) {
 	var buf [16]*piece
 	var callers [8]*piece
 	logs := append(callers[:0], p)
 	if p.hasNode() {
 		logs, _, _ = c.callersAt(callers[:0], p.trace, p.span)
 	}
-	var out []*piece
 	for _, log := range logs {
 		if log.place != callerLog || !c.free(log, log) {
 			continue
@@ -156,15 +147,8 @@ func (c *Correlator) claimants(p *piece) []*piece {
 				if q.place != calleeLog && q.place != calleeProxy || !q.final || slices.Contains(out, q) {
 					continue
 				}
-				if how, _ := c.fit(log, q); how == unfit {
-					continue
-				}
-				j := joined{confidence: 1}
-				c.callee(&j, q)
-				lead := j.calleeLead()
-				c.caller(&j)
-				if took := j.slots[callerLog]; took != nil && (took == log || sameReport(took, log)) && !slices.Contains(out, lead) {
-					out = append(out, lead)
+				if how, _ := c.fit(log, q); how > unfit {
+					out = append(out, q)
 				}
 			}
 		}

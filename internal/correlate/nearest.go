@@ -3,7 +3,6 @@ package correlate
 import (
 	"math"
 	"slices"
-	"time"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
@@ -138,90 +137,6 @@ func (c *Correlator) spanned(d *piece) bool {
 	return slices.ContainsFunc(found, func(q *piece) bool { return q.place.callee() })
 }
 
-// bound says whether a caller's log or span may be p's although it is bound to
-// another action, or too far away in time. parented: spans tell beneath which p is.
-func (c *Correlator) bound(p *piece, parented bool) bool {
-	var buf, beneath [16]*piece
-	retried := 0
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, p) {
-			switch q.place {
-			case callerLog:
-				if q.resends > 0 {
-					retried++
-				}
-				if retried > maxAlike || c.lacksAttempt(q, p) {
-					return true // the clocks may be further apart than they should, and a gateway between
-				}
-				if !q.final || c.free(p, q) {
-					continue
-				}
-			case callerProxy, callerApp:
-				// A retry's span, of which p did not say that it is its parent.
-				if !parented && !p.told && q.parent != p.span && (q.place == callerApp || agree(p, q)) && c.overlap(p, q) &&
-					slices.ContainsFunc(c.under(beneath[:0], q.trace, q.span), func(k *piece) bool { return k.place == p.place || k.place == calleeProxy }) {
-					return true
-				}
-				continue
-			default:
-				continue
-			}
-			if how, _ := c.fit(p, q); how > perhaps {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// lacksAttempt says whether a caller's log tells of more attempts than there are
-// reports of, and of nobody else than p.
-func (c *Correlator) lacksAttempt(log, p *piece) bool {
-	if log.resends == 0 || log.from.isNot(p.from) || log.to.isNot(p.to) || log.mirrored != p.mirrored {
-		return false
-	}
-	at := p.place
-	if at == calleeApp {
-		at = calleeLog
-	}
-	var room [8]*piece
-	found, _ := c.candidates(room[:0], log, at, maxAlike)
-	if log.hasNode() {
-		var buf [16]*piece
-		for _, q := range c.at(c.under(buf[:0], log.trace, log.span), log.trace, log.span) {
-			of := []*piece{q}
-			if q.place == decision {
-				of = c.named(q)
-			}
-			for _, q := range of {
-				if q.place == at && !slices.Contains(found, q) {
-					found = append(found, q)
-				}
-			}
-		}
-	}
-	return len(found) <= int(log.resends)
-}
-
-// wanted says whether p, which has a caller's log, may as well be an attempt that
-// another tells of.
-func (c *Correlator) wanted(p, log *piece) bool {
-	var buf [16]*piece
-	looked := 0
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, p) {
-			if q.place != callerLog || q.resends == 0 || !q.final || q == log || sameReport(q, log) {
-				continue
-			}
-			looked++
-			if how, _ := c.fit(p, q); looked > maxAlike || how == perhaps {
-				return true
-			}
-		}
-	}
-	return false
-}
-
 // maxAlike bounds the alike calls, or attempts of one, that are told apart; more are
 // in doubt without a look, so that who repeats a request id costs little.
 const maxAlike = 5
@@ -323,61 +238,6 @@ func shareOut(callees, callers []*piece, f func(of []int)) {
 		}
 	}
 	next(0, len(callers))
-}
-
-// lag is how much later than its caller's a callee's proxy may notice that a call
-// is over; asking is how far a policy engine's clock may be from that of the proxy
-// which asks it.
-const (
-	lag    = int64(20 * time.Millisecond)
-	asking = int64(5 * time.Millisecond)
-)
-
-// overclaimed says whether what fits a caller's log can't all be its: there are
-// more reports than attempts that it tells of, or by one callee's clock they took
-// longer than the whole call.
-func (c *Correlator) overclaimed(log *piece, at place) bool {
-	var room [8]*piece
-	all, _ := c.candidates(room[:0], log, at, maxAlike)
-	n := len(all)
-	if n > maxAlike {
-		return true
-	}
-	if log.resends > 0 {
-		var buf [16]*piece
-		looked := 0
-		for _, kind := range [...]lookup{byRequest, byTrace} {
-			for _, q := range c.sharing(buf[:0], kind, log) {
-				if how, _ := c.fit(log, q); q.place != at || !q.final || how != perhaps || slices.Contains(all, q) {
-					continue
-				}
-				if looked++; looked > maxAlike {
-					return true
-				}
-				if took, _, _ := c.nearest(q, callerLog); took == log {
-					n++
-				}
-			}
-		}
-	}
-	if log.crowded || n > 1+int(log.resends) {
-		return true
-	}
-	for _, p := range all {
-		first, last := p.start, p.end
-		for _, q := range all {
-			if q.crowded || q != p && q.reporter == p.reporter && p.reporter != 0 && q.start+rounding < p.end && p.start+rounding < q.end {
-				return true // or the next attempt did not wait for the one before
-			}
-			if q.reporter == p.reporter && p.reporter != 0 {
-				first, last = min(first, q.start), max(last, q.end)
-			}
-		}
-		if log.end > log.start && last-first > log.end-log.start+lag {
-			return true
-		}
-	}
-	return false
 }
 
 // named gives the logs that name decision d.

@@ -1,0 +1,328 @@
+package correlate
+
+import (
+	"slices"
+	"time"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
+
+// What speaks against what was joined. Joins take the best there is; here it is asked
+// whether something else may be meant. One yes is enough: a join that may be wrong is
+// marked.
+
+// doubtful says whether something speaks against what is joined in j.
+func (c *Correlator) doubtful(j *joined) bool {
+	lead, log := j.lead(), j.slots[callerLog]
+	switch {
+	case j.several:
+		return true
+	case lead.connection:
+		return c.doubtfulConnection(j, lead)
+	case !lead.place.callee():
+		return c.contended(lead) || c.doubtfulDecision(j)
+	case !j.called():
+		parented := lead.place == calleeApp || j.slots[calleeProxy] != nil || j.parent() != evidence.SpanID{}
+		return c.bound(lead, parented) || c.doubtfulDecision(j)
+	case log != nil && j.tiers[callerLog] == TierRequest:
+		how, _ := c.fit(lead, log)
+		if how < well || !j.certain && c.overclaimed(log, lead.place) || c.wanted(lead, log) ||
+			log.hasNode() && j.parent() != (evidence.SpanID{}) && log.span != j.parent() {
+			return true
+		}
+	}
+	return c.doubtfulSpans(j, lead) || c.doubtfulDecision(j)
+}
+
+// doubtfulConnection: nothing was joined though something fits, or what shares a full
+// chain may have been left out of it.
+func (c *Correlator) doubtfulConnection(j *joined, lead *piece) bool {
+	if log := j.slots[callerLog]; log != nil && log != lead {
+		return !lead.samePort(log) && (c.crowd(lead) || c.crowd(log))
+	}
+	other := callerLog
+	if lead.place == callerLog {
+		other = calleeLog
+	}
+	best, _, _ := c.nearest(lead, other)
+	return best != nil || c.crowd(lead)
+}
+
+// doubtfulSpans: what spans lead to tells of other parties.
+func (c *Correlator) doubtfulSpans(j *joined, lead *piece) bool {
+	log, proxy := j.slots[callerLog], j.slots[callerProxy]
+	switch {
+	case log == nil:
+		if proxy != nil && lead.place == calleeLog && !agree(lead, proxy) {
+			return true
+		}
+	case j.tiers[callerLog] == TierSpan:
+		how, _ := c.fit(lead, log)
+		if how <= perhaps && (lead.told && lead.span == log.span && !agree(lead, log) ||
+			lead.to.differs(log.to) && (log.resends == 0 || lead.from.differs(log.from))) {
+			return true
+		}
+		if j.asked && log.resends == 0 {
+			// It may be a span that others were called from as well.
+			alike, _ := c.candidates(nil, log, lead.place, maxAlike)
+			if slices.ContainsFunc(alike, func(q *piece) bool { return q != lead && c.forlorn(q) }) {
+				return true
+			}
+		}
+	}
+	return lead.told && c.shared(j, lead)
+}
+
+// doubtfulDecision: a decision that no log names is in doubt where several attempts or
+// calls may be what it is about, or if it was not made while the call lasted.
+func (c *Correlator) doubtfulDecision(j *joined) bool {
+	lead, log, d := j.lead(), j.slots[callerLog], j.slots[decision]
+	if d == nil || d == lead || j.tiers[decision] == TierDecisionID {
+		return false
+	}
+	if log != nil && log.resends > 0 ||
+		lead.place.callee() && (d.start < lead.start-asking || d.start > lead.end+asking) {
+		return true
+	}
+	if j.tiers[decision] == TierSpan {
+		return d.parent != (evidence.SpanID{}) && c.attemptedFrom(d)
+	}
+	callers, _ := c.candidates(nil, d, callerLog, maxAlike)
+	return slices.ContainsFunc(callers, func(q *piece) bool { return log != nil && q != log && !sameReport(q, log) })
+}
+
+// lag is how much later than its caller's a callee's proxy may notice that a call
+// is over; asking is how far a policy engine's clock may be from that of the proxy
+// which asks it.
+const (
+	lag    = int64(20 * time.Millisecond)
+	asking = int64(5 * time.Millisecond)
+)
+
+// overclaimed says whether what fits a caller's log can't all be its: there are
+// more reports than attempts that it tells of, or by one callee's clock they took
+// longer than the whole call.
+func (c *Correlator) overclaimed(log *piece, at place) bool {
+	var room [8]*piece
+	all, _ := c.candidates(room[:0], log, at, maxAlike)
+	n := len(all)
+	if n > maxAlike {
+		return true
+	}
+	if log.resends > 0 {
+		var buf [16]*piece
+		looked := 0
+		for _, kind := range [...]lookup{byRequest, byTrace} {
+			for _, q := range c.sharing(buf[:0], kind, log) {
+				if how, _ := c.fit(log, q); q.place != at || !q.final || how != perhaps || slices.Contains(all, q) {
+					continue
+				}
+				if looked++; looked > maxAlike {
+					return true
+				}
+				if took, _, _ := c.nearest(q, callerLog); took == log {
+					n++
+				}
+			}
+		}
+	}
+	if log.crowded || n > 1+int(log.resends) {
+		return true
+	}
+	for _, p := range all {
+		first, last := p.start, p.end
+		for _, q := range all {
+			if q.crowded || q != p && q.reporter == p.reporter && p.reporter != 0 && q.start+rounding < p.end && p.start+rounding < q.end {
+				return true // or the next attempt did not wait for the one before
+			}
+			if q.reporter == p.reporter && p.reporter != 0 {
+				first, last = min(first, q.start), max(last, q.end)
+			}
+		}
+		if log.end > log.start && last-first > log.end-log.start+lag {
+			return true
+		}
+	}
+	return false
+}
+
+// wanted says whether p, which has a caller's log, may as well be an attempt that
+// another tells of.
+func (c *Correlator) wanted(p, log *piece) bool {
+	var buf [16]*piece
+	looked := 0
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			if q.place != callerLog || q.resends == 0 || !q.final || q == log || sameReport(q, log) {
+				continue
+			}
+			looked++
+			if how, _ := c.fit(p, q); looked > maxAlike || how == perhaps {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// bound says whether a caller's log or span may be p's although it is bound to
+// another action, or too far away in time. parented: spans tell beneath which p is.
+func (c *Correlator) bound(p *piece, parented bool) bool {
+	var buf, beneath [16]*piece
+	retried := 0
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, p) {
+			switch q.place {
+			case callerLog:
+				if q.resends > 0 {
+					retried++
+				}
+				if retried > maxAlike || c.lacksAttempt(q, p) {
+					return true // the clocks may be further apart than they should, and a gateway between
+				}
+				if !q.final || c.free(p, q) {
+					continue
+				}
+			case callerProxy, callerApp:
+				// A retry's span, of which p did not say that it is its parent.
+				if !parented && !p.told && q.parent != p.span && (q.place == callerApp || agree(p, q)) && c.overlap(p, q) &&
+					slices.ContainsFunc(c.under(beneath[:0], q.trace, q.span), func(k *piece) bool { return k.place == p.place || k.place == calleeProxy }) {
+					return true
+				}
+				continue
+			default:
+				continue
+			}
+			if how, _ := c.fit(p, q); how > perhaps {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// lacksAttempt says whether a caller's log tells of more attempts than there are
+// reports of, and of nobody else than p.
+func (c *Correlator) lacksAttempt(log, p *piece) bool {
+	if log.resends == 0 || log.from.isNot(p.from) || log.to.isNot(p.to) || log.mirrored != p.mirrored {
+		return false
+	}
+	at := p.place
+	if at == calleeApp {
+		at = calleeLog
+	}
+	var room [8]*piece
+	found, _ := c.candidates(room[:0], log, at, maxAlike)
+	if log.hasNode() {
+		var buf [16]*piece
+		for _, q := range c.at(c.under(buf[:0], log.trace, log.span), log.trace, log.span) {
+			of := []*piece{q}
+			if q.place == decision {
+				of = c.named(q)
+			}
+			for _, q := range of {
+				if q.place == at && !slices.Contains(found, q) {
+					found = append(found, q)
+				}
+			}
+		}
+	}
+	return len(found) <= int(log.resends)
+}
+
+// contended says whether a piece that stayed alone did fit an action that
+// took another one instead.
+func (c *Correlator) contended(p *piece) bool {
+	if p.place == callerLog && !c.free(p, p) {
+		return false
+	}
+	for _, at := range [...]place{calleeLog, calleeProxy} {
+		q, _, _ := c.nearest(p, at)
+		if q == nil || !c.free(q, p) {
+			continue
+		}
+		if p.place == decision {
+			return true
+		}
+		var j joined
+		c.sides(&j, q)
+		if j.slots[callerLog] != nil && j.tiers[callerLog] == TierRequest {
+			return true
+		}
+	}
+	return false
+}
+
+// shared says whether some of the caller's pieces on the node of which a callee was
+// told may be of another call there: the log of more reports than it tells of
+// attempts, a span of one with another destination.
+func (c *Correlator) shared(j *joined, lead *piece) bool {
+	var buf [8]*piece
+	all, _, _ := c.calleesAt(buf[:0], lead.trace, lead.span)
+	for _, at := range [...]place{callerLog, callerProxy, callerApp} {
+		p := j.slots[at]
+		if p == nil || p.span != lead.span {
+			continue
+		}
+		n, others := 0, false
+		for _, q := range all {
+			if !contradict(p, q) && agree(p, q) {
+				n++
+				others = others || unlike(lead, q) || lead.to.isNot(q.to)
+			}
+		}
+		if at == callerLog && n > 1+int(p.resends) || others {
+			return true
+		}
+	}
+	return false
+}
+
+// forlorn says whether neither spans nor a request id lead from a callee's log to a
+// caller's.
+func (c *Correlator) forlorn(p *piece) bool {
+	var buf [8]*piece
+	if p.told || p.parent != (evidence.SpanID{}) {
+		return false
+	}
+	if p.hasNode() {
+		if _, proxies, _ := c.calleesAt(buf[:0], p.trace, p.span); len(proxies) > 0 {
+			return false
+		}
+	}
+	found, _ := c.candidates(nil, p, callerLog, 0)
+	return len(found) == 0
+}
+
+// attemptedFrom says whether several calls were made from the span that asked for
+// a decision.
+func (c *Correlator) attemptedFrom(d *piece) bool {
+	var buf [16]*piece
+	var n [places]int
+	for _, q := range c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent) {
+		if q.place.callee() && q.final && q.mirrored == d.mirrored {
+			if n[q.place]++; n[q.place] > 1 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// crowd says whether a chain by which a connection's other report would be
+// found is full, so that it may have been left out.
+func (c *Correlator) crowd(p *piece) bool {
+	if p.crowded {
+		return true
+	}
+	for _, key := range [...]uint64{p.keys[byTrace-1], p.keys[byTrace-1] - bucketStep, p.keys[byTrace-1] + bucketStep} {
+		n := 0
+		for q := c.index.first(key); q != nil && p.keys[byTrace-1] != 0; q = c.index.next(q, byTrace) {
+			n++
+		}
+		if n == maxChain {
+			return true
+		}
+	}
+	return false
+}
