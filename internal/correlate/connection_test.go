@@ -71,9 +71,14 @@ func TestConnections(t *testing.T) {
 			connection("out 2", out, ends("10.0.0.1", 40001), at(20*time.Millisecond)), connection("in 2", in, ab, ends("10.0.0.1", 40001), at(time.Millisecond)),
 		}, []string{"mesh.connection complete connection: in 1 out 1", "mesh.connection complete connection: in 2 out 2"}},
 
-		"pooled in a tunnel: the nearest, in doubt": {[]evidence.Evidence{
+		"pooled in a tunnel: only one pairing is possible between two clocks": {[]evidence.Evidence{
 			connection("out 1", out, ab), connection("in 1", in, ab, ends("10.0.0.1", 50001), at(time.Millisecond)),
 			connection("out 2", out, ab, ends("10.0.0.1", 40001), at(100*time.Millisecond)), connection("in 2", in, ab, ends("10.0.0.1", 50002), at(101*time.Millisecond)),
+		}, []string{"mesh.connection complete connection: in 1 out 1", "mesh.connection complete connection: in 2 out 2"}},
+
+		"pooled in a tunnel: the nearest, in doubt": {[]evidence.Evidence{
+			connection("out 1", out, ab), connection("in 1", in, ab, ends("10.0.0.1", 50001), at(500*time.Microsecond)),
+			connection("out 2", out, ab, ends("10.0.0.1", 40001), at(2*time.Millisecond)), connection("in 2", in, ab, ends("10.0.0.1", 50002), at(2500*time.Microsecond)),
 		}, []string{
 			"mesh.connection ambiguous/several_candidates connection: in 1 out 1",
 			"mesh.connection ambiguous/several_candidates connection: in 2 out 2",

@@ -323,11 +323,17 @@ func (c *Correlator) byRequest(j *joined, lead *piece) {
 // connection adds the caller's report of a connection. A connection is not tried
 // again, so both must choose each other.
 func (c *Correlator) connection(j *joined, lead *piece) {
-	if log, several := c.mate(lead, callerLog); log != nil {
-		j.set(log, TierConnection)
-		j.trust(lead.samePort(log))
-		j.several = several
+	log, several := c.mate(lead, callerLog)
+	if log == nil {
+		return
 	}
+	if several {
+		of, certain := c.assign(lead)
+		several = of != log || !certain
+	}
+	j.set(log, TierConnection)
+	j.trust(lead.samePort(log))
+	j.several = several
 }
 
 // callerAt adds the caller's pieces of one node, and the application's span above the
@@ -339,10 +345,8 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 	var buf, over [8]*piece
 	logs, proxies, apps := c.callersAt(buf[:0], t, s)
 	lead := j.lead()
-	if lead != nil {
-		other := func(p *piece) bool { return contradict(lead, p) }
-		logs, proxies, apps = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
-	}
+	other := func(p *piece) bool { return contradict(lead, p) }
+	logs, proxies, apps = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
 	log := j.slots[callerLog]
 	if log == nil && len(logs) > 0 {
 		log = c.bestOf(j, lead, logs)
@@ -367,7 +371,7 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 
 // bestOf takes of several callers' logs on one node that which fits lead best.
 func (c *Correlator) bestOf(j *joined, lead *piece, logs []*piece) (best *piece) {
-	if lead == nil || len(logs) == 1 {
+	if len(logs) == 1 {
 		return logs[0]
 	}
 	most, possible := unfit, 0

@@ -145,9 +145,9 @@ const maxAlike = 5
 // of the callers fits each of the callees, and no caller tells of fewer attempts than
 // it must have made. Of all ways to share out the callees' reports it takes that in
 // which each call's begin and end lie closest to those of its attempts; how far the
-// clocks are apart does not change which. It is sure if none was tried again and in no
-// other way each callee's report lies within its caller's with the two clocks set
-// right, where all are of two proxies.
+// clocks are apart does not change which. It is sure if every attempt is there, all are
+// of two proxies, and in no other way each callee's report lies within its caller's
+// with the two clocks set right.
 func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 	var room, space, scratch [maxAlike + 1]*piece
 	callers, _ := c.candidates(room[:0], p, callerLog, maxAlike)
@@ -160,13 +160,16 @@ func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 	}
 	slices.SortFunc(callers, compare)
 	slices.SortFunc(callees, compare)
-	sure = p.reporter != 0 && callers[0].reporter != 0 && len(callees) == len(callers)
+	// Reports of connections between the same two ends are of the same two proxies.
+	sure = p.connection || p.reporter != 0 && callers[0].reporter != 0
+	attempts := 0
 	for _, k := range callers {
 		of, _ := c.candidates(scratch[:0], k, p.place, maxAlike)
 		if k.crowded || !sameSet(of, callees) {
 			return nil, false
 		}
-		sure = sure && k.resends == 0 && k.reporter == callers[0].reporter
+		sure = sure && k.reporter == callers[0].reporter
+		attempts += 1 + int(k.resends)
 	}
 	own := -1
 	for i, q := range callees {
@@ -203,7 +206,7 @@ func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 			log, least = callers[of[own]], cost
 		}
 	})
-	return log, sure && ways == 1
+	return log, sure && len(callees) == attempts && ways == 1
 }
 
 func sameSet(a, b []*piece) bool {
