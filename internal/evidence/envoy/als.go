@@ -58,8 +58,8 @@ func Decode(node *Node, message string, take func(kind string, entries []Entry))
 	d.node, d.take = node, take
 	defer d.reset()
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
-		switch f.tag {
+	for w.more() {
+		switch f := w.next(); f.tag {
 		case 1<<3 | bytesType:
 			if err := identifier(node, f.s); err != nil {
 				return err
@@ -135,7 +135,8 @@ func (d *decoder) next(kind string) *Entry {
 func (d *decoder) entries(kind, message string) bool {
 	w := wire{s: message}
 	in := entry{tags: &d.tags, ids: &d.ids}
-	for f, ok := w.next(); ok; f, ok = w.next() {
+	for w.more() {
+		f := w.next()
 		if f.tag != 1<<3|bytesType {
 			continue
 		}
@@ -184,7 +185,7 @@ func (in *entry) decodeHTTP(node *Node, message string, out *Entry) bool {
 		e.ResendCount = in.headers.AttemptCount - 1
 	}
 	in.headers.Proof(e)
-	return true
+	return !in.broken
 }
 
 // decodeTCP: who spoke with whom, and whether that was allowed, without method
@@ -200,7 +201,7 @@ func (in *entry) decodeTCP(node *Node, message string, out *Entry) bool {
 	e.StatusDetail = evidence.Text(in.termination, evidence.MaxDetail)
 	e.Host = evidence.Authority(in.tls.serverName)
 	in.apply(node, e)
-	return true
+	return !in.broken
 }
 
 // apply states the common properties.
@@ -219,17 +220,19 @@ func (in *entry) apply(node *Node, e *evidence.Evidence) {
 	e.Verdict = verdictOf(e.StatusDetail, e.ResponseFlags)
 	filterMetadata(&in.metadata, e)
 
+	local, localPort := in.socket(in.local)
 	s := stand{
 		node: node, cluster: in.cluster, details: e.StatusDetail,
-		hasUpstream:     in.upstreamRemote.given,
+		hasUpstream:     in.upstreamRemote != "",
 		peerCertificate: in.tls.peer.given,
-		localAddress:    in.local.host,
+		localAddress:    local,
 		listener:        in.tags.direction(),
 	}
 	e.Role = s.role()
 	if e.Role == evidence.RoleCaller {
 		in.caller(node, e)
 	} else {
+		e.To.Address, e.To.Port = local, localPort
 		in.callee(node, e)
 	}
 	peers(&in.peers, e)
@@ -260,12 +263,12 @@ func setEvent(e *evidence.Evidence) {
 // callee reads the parties of a report from the called side: everything is said
 // of the downstream connection.
 func (in *entry) callee(node *Node, e *evidence.Evidence) {
-	in.remote.socket(&e.From.Address, &e.From.Port)
-	in.direct.socket(&e.PeerAddress, &e.PeerPort)
-	if e.PeerAddress == e.From.Address && e.PeerPort == e.From.Port {
-		e.PeerAddress, e.PeerPort = "", 0
+	e.From.Address, e.From.Port = in.socket(in.remote)
+	if in.direct != in.remote {
+		if e.PeerAddress, e.PeerPort = in.socket(in.direct); e.PeerAddress == e.From.Address && e.PeerPort == e.From.Port {
+			e.PeerAddress, e.PeerPort = "", 0
+		}
 	}
-	in.local.socket(&e.To.Address, &e.To.Port)
 	e.To.Workload = node.Workload
 
 	e.TLS.Known = in.common
@@ -289,15 +292,14 @@ func (in *entry) callee(node *Node, e *evidence.Evidence) {
 // come from custom tags, if at all.
 func (in *entry) caller(node *Node, e *evidence.Evidence) {
 	e.From.Workload = node.Workload
-	in.upstreamLocal.socket(&e.From.Address, &e.From.Port)
-	if e.From.Address == "" {
+	if e.From.Address, e.From.Port = in.socket(in.upstreamLocal); e.From.Address == "" {
 		e.From.Address = node.IP
 	}
 	if node.Type == "router" {
-		in.remote.socket(&e.PeerAddress, &e.PeerPort)
+		e.PeerAddress, e.PeerPort = in.socket(in.remote)
 	}
 	parseCluster(in.cluster).destination(&e.To.Workload)
-	in.upstreamRemote.socket(&e.To.Address, &e.To.Port)
+	e.To.Address, e.To.Port = in.socket(in.upstreamRemote)
 	e.TLS.FailureReason = evidence.Text(in.upstreamFailure, evidence.MaxDetail)
 	if in.attempts > 1 {
 		e.ResendCount = int(in.attempts - 1)
@@ -324,12 +326,14 @@ func (in *entry) times(e *evidence.Evidence) {
 		return
 	}
 	e.Start = unixNano(in.seconds, in.nanos)
-	for _, length := range [...]int64{in.lastDownstreamTx, in.duration, in.lastUpstreamRx, in.lastRx} {
-		if length > 0 {
+	w := wire{}
+	for _, since := range [...]string{in.lastDownstreamTx, in.duration, in.lastUpstreamRx, in.lastRx} {
+		if length := w.length(since); length > 0 {
 			e.End = e.Start + length
-			return
+			break
 		}
 	}
+	in.broken = in.broken || w.bad
 }
 
 // unixNano is 0 for times that do not fit (before 1677, after 2262).
@@ -545,17 +549,18 @@ var (
 	}
 )
 
-// cipherNames are made once; crypto/tls makes its list anew for each question.
-var cipherNames = func() map[uint16]string {
-	names := make(map[uint16]string)
+// cipherNames are made once; crypto/tls makes its list anew for each question. A
+// map of 32 bits is looked up faster than one of 16.
+var cipherNames = func() map[uint32]string {
+	names := make(map[uint32]string)
 	for _, c := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
-		names[c.ID] = c.Name
+		names[uint32(c.ID)] = c.Name
 	}
 	return names
 }()
 
 func cipherName(id uint16) string {
-	if name, ok := cipherNames[id]; ok {
+	if name, ok := cipherNames[uint32(id)]; ok {
 		return name
 	}
 	return tls.CipherSuiteName(id) // the number

@@ -22,7 +22,7 @@ type entry struct {
 	started                                            bool
 	seconds                                            int64
 	nanos                                              int32
-	lastDownstreamTx, duration, lastUpstreamRx, lastRx int64 // nanoseconds since the start
+	lastDownstreamTx, duration, lastUpstreamRx, lastRx string // serialized Durations since the start
 	cluster, route, streamID, termination              string
 	upstreamFailure, downstreamFailure                 string
 	flags                                              uint64                  // bit n: field n of ResponseFlags
@@ -32,6 +32,7 @@ type entry struct {
 	tagged                                             bool                    // tags is not zero
 	attempts, logType                                  uint64
 	intermediate                                       bool
+	broken                                             bool // what was read after the entry was not whole
 }
 
 // reset makes e zero but for its memory.
@@ -44,11 +45,9 @@ func (e *entry) reset() {
 	e.tags, e.ids = tags, ids
 }
 
-type address struct {
-	given bool
-	host  string // or a pipe's path
-	port  uint64
-}
+// An address is a serialized core.v3.Address. An entry has up to five, most of
+// them twice, and is not asked for all: they are read where they are.
+type address string
 
 type tlsProperties struct {
 	given, hasCipher bool
@@ -67,8 +66,8 @@ type certificate struct {
 // http reads an HTTPAccessLogEntry.
 func (e *entry) http(message string) bool {
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
-		switch f.tag {
+	for w.more() {
+		switch f := w.next(); f.tag {
 		case 1<<3 | bytesType:
 			w.require(e.properties(f.s))
 		case 2<<3 | varintType:
@@ -85,8 +84,8 @@ func (e *entry) http(message string) bool {
 // tcp reads a TCPAccessLogEntry.
 func (e *entry) tcp(message string) bool {
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
-		if f.tag == 1<<3|bytesType {
+	for w.more() {
+		if f := w.next(); f.tag == 1<<3|bytesType {
 			w.require(e.properties(f.s))
 		}
 	}
@@ -96,8 +95,8 @@ func (e *entry) tcp(message string) bool {
 // request reads HTTPRequestProperties.
 func (e *entry) request(message string) bool {
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
-		switch f.tag {
+	for w.more() {
+		switch f := w.next(); f.tag {
 		case 1<<3 | varintType:
 			e.method = f.v
 		case 3<<3 | bytesType:
@@ -118,8 +117,8 @@ func (e *entry) request(message string) bool {
 // response reads HTTPResponseProperties.
 func (e *entry) response(message string) bool {
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
-		switch f.tag {
+	for w.more() {
+		switch f := w.next(); f.tag {
 		case 1<<3 | bytesType:
 			e.code = w.wrapped(f.s)
 		case 4<<3 | bytesType:
@@ -141,27 +140,27 @@ func (e *entry) response(message string) bool {
 func (e *entry) properties(message string) bool {
 	e.common = true
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
-		switch f.tag {
+	for w.more() {
+		switch f := w.next(); f.tag {
 		case 2<<3 | bytesType:
-			w.require(e.remote.read(f.s))
+			e.remote = address(f.s)
 		case 3<<3 | bytesType:
-			w.require(e.local.read(f.s))
+			e.local = address(f.s)
 		case 4<<3 | bytesType:
 			w.require(e.tls.read(f.s))
 		case 5<<3 | bytesType:
 			e.seconds, e.nanos = w.clock(f.s)
 			e.started = true
 		case 6<<3 | bytesType:
-			e.lastRx = w.length(f.s)
+			e.lastRx = f.s
 		case 10<<3 | bytesType:
-			e.lastUpstreamRx = w.length(f.s)
+			e.lastUpstreamRx = f.s
 		case 12<<3 | bytesType:
-			e.lastDownstreamTx = w.length(f.s)
+			e.lastDownstreamTx = f.s
 		case 13<<3 | bytesType:
-			w.require(e.upstreamRemote.read(f.s))
+			e.upstreamRemote = address(f.s)
 		case 14<<3 | bytesType:
-			w.require(e.upstreamLocal.read(f.s))
+			e.upstreamLocal = address(f.s)
 		case 15<<3 | bytesType:
 			e.cluster = f.s
 		case 16<<3 | bytesType:
@@ -173,7 +172,7 @@ func (e *entry) properties(message string) bool {
 		case 19<<3 | bytesType:
 			e.route = f.s
 		case 20<<3 | bytesType:
-			w.require(e.direct.read(f.s))
+			e.direct = address(f.s)
 		case 21<<3 | bytesType:
 			name, state := w.pair(f.s)
 			for n := range peerStates {
@@ -185,7 +184,7 @@ func (e *entry) properties(message string) bool {
 			e.tagged = true
 			e.tags.set(w.pair(f.s))
 		case 23<<3 | bytesType:
-			e.duration = w.length(f.s)
+			e.duration = f.s
 		case 24<<3 | varintType:
 			e.attempts = uint64(uint32(f.v))
 		case 25<<3 | bytesType:
@@ -203,49 +202,45 @@ func (e *entry) properties(message string) bool {
 	return !w.bad
 }
 
-// read reads a core.v3.Address: a socket's or a pipe's.
-func (a *address) read(message string) bool {
-	a.given = true
-	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
+// socket reads an address: a socket's, or a pipe's path as the host.
+func (e *entry) socket(a address) (host string, port uint16) {
+	w := wire{s: string(a)}
+	number := uint64(0)
+	for w.more() {
+		f := w.next()
+		in := wire{s: f.s}
 		switch f.tag {
 		case 1<<3 | bytesType:
-			in := wire{s: f.s}
-			for f, ok := in.next(); ok; f, ok = in.next() {
-				switch f.tag {
+			for in.more() {
+				switch f := in.next(); f.tag {
 				case 2<<3 | bytesType:
-					a.host = f.s
+					host = f.s
 				case 3<<3 | varintType:
-					a.port = uint64(uint32(f.v))
+					number = uint64(uint32(f.v))
 				}
 			}
-			w.require(!in.bad)
 		case 2<<3 | bytesType:
-			in := wire{s: f.s}
-			for f, ok := in.next(); ok; f, ok = in.next() {
-				if f.tag == 1<<3|bytesType {
-					a.host, a.port = f.s, 0
+			for in.more() {
+				if f := in.next(); f.tag == 1<<3|bytesType {
+					host, number = f.s, 0
 				}
 			}
-			w.require(!in.bad)
 		}
+		w.require(!in.bad)
 	}
-	return !w.bad
-}
-
-func (a *address) socket(host *string, port *uint16) {
-	if a.host != "" {
-		*host = evidence.Text(a.host, evidence.MaxName)
-		*port = uint16(min(a.port, 65535))
+	e.broken = e.broken || w.bad
+	if host == "" {
+		return "", 0
 	}
+	return evidence.Text(host, evidence.MaxName), uint16(min(number, 65535))
 }
 
 // read reads TLSProperties.
 func (t *tlsProperties) read(message string) bool {
 	t.given = true
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
-		switch f.tag {
+	for w.more() {
+		switch f := w.next(); f.tag {
 		case 1<<3 | varintType:
 			t.version = f.v
 		case 2<<3 | bytesType:
@@ -265,13 +260,14 @@ func (t *tlsProperties) read(message string) bool {
 func (c *certificate) read(message string) bool {
 	c.given = true
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
+	for w.more() {
+		f := w.next()
 		if f.tag != 1<<3|bytesType {
 			continue
 		}
 		in := wire{s: f.s}
-		for f, ok := in.next(); ok; f, ok = in.next() {
-			if f.tag == 1<<3|bytesType && c.count < len(c.uris) {
+		for in.more() {
+			if f := in.next(); f.tag == 1<<3|bytesType && c.count < len(c.uris) {
 				c.uris[c.count] = f.s
 				c.count++
 			}
@@ -291,7 +287,8 @@ func (c *certificate) identities(p *evidence.Party, from string, ids *evidence.K
 // whose presence alone says that the request was not authorized.
 func (e *entry) responseFlags(message string) bool {
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
+	for w.more() {
+		f := w.next()
 		number := f.tag >> 3
 		if number < uint64(len(flagNames)) && (f.tag&7 == bytesType) == (number == unauthorizedDetails) {
 			if f.tag&7 == varintType && f.v == 0 {
@@ -307,7 +304,8 @@ func (e *entry) responseFlags(message string) bool {
 // filterMetadata reads core.v3.Metadata.
 func (e *entry) filterMetadata(message string) bool {
 	w := wire{s: message}
-	for f, ok := w.next(); ok; f, ok = w.next() {
+	for w.more() {
+		f := w.next()
 		if f.tag != 1<<3|bytesType {
 			continue
 		}

@@ -12,8 +12,12 @@ import (
 
 var errWire = errors.New("no access log message: malformed protobuf")
 
-// A wire reads one protobuf message. After the first error bad is set, and there
-// are no more fields.
+// A wire reads one protobuf message:
+//
+//	for w.more() {
+//		switch f := w.next(); f.tag {
+//
+// After the first error bad is set, and there is no more.
 type wire struct {
 	s   string
 	i   int // what was read; s is not shortened, for that would write a pointer each time
@@ -36,13 +40,12 @@ const (
 	fixed32Type = 5
 )
 
-// next reads a field; ok is false at the end and at the first error. Groups are
-// an error: nothing here has ever had one.
-func (w *wire) next() (f field, ok bool) {
+func (w *wire) more() bool { return w.i < len(w.s) && !w.bad }
+
+// next reads a field, of tag 0 at an error. Groups are an error: nothing here has
+// ever had one.
+func (w *wire) next() (f field) {
 	s, i := w.s, w.i
-	if i == len(s) || w.bad {
-		return f, false
-	}
 	// Most tags and lengths are of one byte, and nearly all of two.
 	tag := uint64(s[i])
 	i++
@@ -79,11 +82,11 @@ func (w *wire) next() (f field, ok bool) {
 		return w.anyNext()
 	}
 	w.i = i
-	return f, true
+	return f
 }
 
 // anyNext is next for every field.
-func (w *wire) anyNext() (f field, ok bool) {
+func (w *wire) anyNext() (f field) {
 	f.tag = w.varint()
 	if number := f.tag >> 3; number == 0 || number > 1<<29-1 {
 		w.bad = true
@@ -100,7 +103,10 @@ func (w *wire) anyNext() (f field, ok bool) {
 	default:
 		w.bad = true
 	}
-	return f, !w.bad
+	if w.bad {
+		return field{}
+	}
+	return f
 }
 
 func (w *wire) varint() uint64 {
@@ -141,8 +147,8 @@ func (w *wire) require(whole bool) { w.bad = w.bad || !whole }
 // pair reads an entry of a map with string keys.
 func (w *wire) pair(message string) (key, value string) {
 	in := wire{s: message}
-	for f, ok := in.next(); ok; f, ok = in.next() {
-		switch f.tag {
+	for in.more() {
+		switch f := in.next(); f.tag {
 		case 1<<3 | bytesType:
 			key = f.s
 		case 2<<3 | bytesType:
@@ -153,23 +159,18 @@ func (w *wire) pair(message string) (key, value string) {
 	return key, value
 }
 
-// wrapped reads a wrapper such as UInt32Value.
-func (w *wire) wrapped(message string) (v uint64) {
-	in := wire{s: message}
-	for f, ok := in.next(); ok; f, ok = in.next() {
-		if f.tag == 1<<3|varintType {
-			v = f.v
-		}
-	}
-	w.require(!in.bad)
-	return v
+// wrapped reads a wrapper such as UInt32Value, whose number is where a clock has
+// its seconds.
+func (w *wire) wrapped(message string) uint64 {
+	v, _ := w.clock(message)
+	return uint64(v)
 }
 
 // clock reads a Timestamp or a Duration: an entry has nine, whose numbers are
 // long.
 func (w *wire) clock(message string) (seconds int64, nanos int32) {
 	in := wire{s: message}
-	for in.i < len(in.s) && !in.bad {
+	for in.more() {
 		switch in.s[in.i] {
 		case 1<<3 | varintType:
 			in.i++
