@@ -38,8 +38,8 @@ func (k *KnownIDs) ParseIdentity(raw string, proof Proof, from string) Identity 
 			return Identity{ID: id, Proof: proof, From: from}
 		}
 	}
-	if i := strings.IndexAny(raw, "?#"); i > 0 {
-		raw = raw[:i]
+	if name := beforeQuery(raw); name != "" {
+		raw = name
 	}
 	return Identity{Invalid: Text(raw, MaxInvalidIdentity), Proof: proof, From: from}
 }

@@ -39,12 +39,7 @@ func Text(s string, maxBytes int) string {
 // PathOnly returns the path of a request target, bounded, without scheme,
 // authority, query and fragment: those may carry secrets.
 func PathOnly(target string) string {
-	for i := range len(target) {
-		if c := target[i]; c == '?' || c == '#' {
-			target = target[:i]
-			break
-		}
-	}
+	target = beforeQuery(target)
 	if !strings.HasPrefix(target, "/") {
 		if _, rest, ok := strings.Cut(target, "://"); ok {
 			slash := strings.IndexByte(rest, '/')
@@ -61,19 +56,22 @@ func PathOnly(target string) string {
 	return path
 }
 
+// beforeQuery is s up to its query or fragment.
+func beforeQuery(s string) string {
+	s, _, _ = strings.Cut(s, "?")
+	s, _, _ = strings.Cut(s, "#")
+	return s
+}
+
 // Authority returns the host and port of a URL or of a Host header, bounded,
 // without user information.
 func Authority(s string) string {
-	if strings.ContainsAny(s, "/?#@") { // as few do
-		if _, rest, ok := strings.Cut(s, "://"); ok {
-			s = rest
-		}
-		if i := strings.IndexAny(s, "/?#"); i >= 0 {
-			s = s[:i]
-		}
-		if i := strings.LastIndexByte(s, '@'); i >= 0 {
-			s = s[i+1:]
-		}
+	if _, rest, ok := strings.Cut(s, "://"); ok {
+		s = rest
+	}
+	s, _, _ = strings.Cut(beforeQuery(s), "/")
+	if i := strings.LastIndexByte(s, '@'); i >= 0 {
+		s = s[i+1:]
 	}
 	return Text(s, MaxName)
 }

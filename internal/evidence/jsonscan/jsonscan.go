@@ -78,24 +78,24 @@ func (c *Cursor) fail(err error) {
 	c.i = len(c.b)
 }
 
-func (c *Cursor) space() {
-	for c.i < len(c.b) {
-		switch c.b[c.i] {
-		case ' ', '\t', '\n', '\r':
-			c.i++
-		default:
-			return
-		}
-	}
-}
-
 // Peek returns the next value's first byte, 0 at the end.
 func (c *Cursor) Peek() byte {
-	c.space()
-	if c.i == len(c.b) {
-		return 0
+	if c.i < len(c.b) && c.b[c.i] > ' ' { // as it nearly always is
+		return c.b[c.i]
 	}
-	return c.b[c.i]
+	return c.space()
+}
+
+// space passes over space and is Peek.
+func (c *Cursor) space() byte {
+	for ; c.i < len(c.b); c.i++ {
+		switch ch := c.b[c.i]; ch {
+		case ' ', '\t', '\n', '\r':
+		default:
+			return ch
+		}
+	}
+	return 0
 }
 
 func (c *Cursor) open() {
@@ -348,7 +348,7 @@ func (c *Cursor) number() {
 func (c *Cursor) scanString() (raw []byte, escaped bool) {
 	b, start := c.b, c.i+1
 	for i := start; ; {
-		if i += plainLength(b[i:]); i >= len(b) {
+		if i = plainEnd(b, i); i >= len(b) {
 			c.fail(ErrSyntax)
 			return nil, false
 		}
@@ -384,13 +384,13 @@ const (
 // above that one it may err.
 func zeroBytes(w uint64) uint64 { return (w - each) &^ w & highest }
 
-// plainLength is the length of b's beginning that has no quote, backslash,
-// control character or byte beyond ASCII.
-func plainLength(b []byte) int {
-	i := 0
+// plainEnd is where the first quote, backslash, control character or byte beyond
+// ASCII is in b, from i on.
+func plainEnd(b []byte, i int) int {
 	for ; i+8 <= len(b); i += 8 {
 		w := binary.LittleEndian.Uint64(b[i:])
-		special := w&highest | (w-each*' ')&^w&highest | zeroBytes(w^each*'"') | zeroBytes(w^each*'\\')
+		// Each term marks some of them by its highest bit, exactly up to the first.
+		special := (w | (w - each*' ') | (w ^ each*'"' - each) | (w ^ each*'\\' - each)) & highest
 		if special != 0 {
 			return i + bits.TrailingZeros64(special)/8
 		}
@@ -492,7 +492,7 @@ func unquote(raw []byte) []byte {
 // End checks that nothing but space follows.
 func (c *Cursor) End() error {
 	if c.err == nil {
-		if c.space(); c.i < len(c.b) {
+		if c.Peek(); c.i < len(c.b) {
 			c.fail(ErrSyntax)
 		}
 	}

@@ -105,6 +105,7 @@ type logLine struct {
 	fields []field
 	twice  string
 	sorted bool // the fields are, by name
+	ids    evidence.KnownIDs
 }
 
 var pool = sync.Pool{New: func() any { return &logLine{fields: make([]field, 0, 32)} }}
@@ -260,7 +261,7 @@ func (l *logLine) service() (service, method string) {
 // as SPIRE's unix attestor would name it.
 func (l *logLine) caller(e *evidence.Evidence) {
 	if id := l.get("caller_id"); id != "" {
-		e.From.AddIdentity(evidence.ParseIdentity(id, evidence.ProofMTLSSAN, fromCaller))
+		e.From.AddIdentity(l.ids.ParseIdentity(id, evidence.ProofMTLSSAN, fromCaller))
 	}
 	if addr := l.get("caller_addr"); addr != "" {
 		if host, port, err := net.SplitHostPort(addr); err == nil {
