@@ -32,19 +32,32 @@
 // each attempt cites them. From a server span to a client span beneath it is the
 // next hop; client spans beside each other are never one action.
 //
-// Without spans, pieces join by request id or trace id only together with both
-// parties, method, path and overlapping time. Where more than one piece fits,
-// the nearest in time is taken and the record is ambiguous; so it is where
-// anything else speaks against a join: a join that may be wrong is marked, also
-// when what speaks against it comes after the record has left. Only what two calls
-// leave that nobody could tell from one call's is not (TestLookalike).
+// What joins what:
+//
+//	tier         pieces                                found by             must agree
+//	decision_id  the callee's log, its decision        decision id
+//	span         those on one node of a trace, the     trace and span id    method, path; see below
+//	             caller's on the node above
+//	stream       one proxy's logs of one request       stream id            the proxy
+//	request      the caller's log, the callee's log,   request or trace id, parties, time
+//	             or its proxy's span; a decision       method, path
+//	connection   both sides' reports                   both addresses,      parties, ports, time
+//	                                                   source port
 //
 // A span id is an exact identifier only where its proxy or application made it. One
 // that a log was merely told of may be that of a whole tree of calls; there the
 // pieces must agree on method, path and parties as well.
 //
-// A connection, of which there are only the two sides' reports, is joined by its
-// ends and when it began; each report must be the other's nearest.
+// How well reports without spans fit is one scale (fit): well; roughly, the same
+// identities at other addresses; perhaps, one party told by another address only. Those
+// that fit best are candidates, and the nearest in time of them is taken. Alike calls,
+// each of whose reports fits each, are shared out so that the times of all lie closest.
+// Of a connection each report must be the other's nearest.
+//
+// Joins take the best there is. What speaks against one is asked after (doubt.go): a join
+// that may be wrong is marked ambiguous, also when what speaks against it comes after the
+// record has left. Only what two calls leave that nobody could tell from one call's is
+// not (TestLookalike).
 //
 // What an observer reports (a configuration change, an operator's action, an
 // issued identity) is no call: it joins only with other stages of the same
@@ -61,6 +74,15 @@
 // keeps its keys, so that late evidence finds the record to amend, but not its
 // content.
 //
+// A piece that has settled or is due leads to its actions (leads), each of which is
+// gathered anew from all that is known (gather) and, if the expectation is met or the
+// time is over, leaves (leave): as a record the first time, then as amendments. Each says
+// the state anew:
+//
+//	ambiguous  something speaks against a join
+//	partial    else, if something expected is not there
+//	complete   else
+//
 // # A pass
 //
 // Add hashes and packs evidence, which needs no lock, and puts it into an inbox.
@@ -72,10 +94,10 @@
 //
 // To read it top to bottom: a piece and its keys (piece.go), the queue and the
 // index in which it stands (queue.go, index.go), a pass (pass.go, outlook.go),
-// what belongs to an action (join.go, by compare.go, nearest.go and decisions.go; leads.go
-// goes the way back), how its record leaves and is written
-// (leave.go, write.go, record.go), what is kept of it (action.go,
-// initiator.go).
+// what belongs to an action (join.go, decisions.go, by nearest.go and compare.go) and what
+// speaks against that (doubt.go), the way back from a piece to its actions (leads.go),
+// how a record leaves and is written (leave.go, write.go, record.go), what is kept of it
+// (action.go, initiator.go).
 //
 // # Cost
 //
