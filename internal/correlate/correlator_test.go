@@ -361,6 +361,18 @@ func TestJoins(t *testing.T) {
 			"mesh.request ambiguous/several_candidates request: client 2 server 2, try 2",
 		}},
 
+		{"alike calls, one tried again, and clocks apart: certain if all is there", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, reporter("a"), at(61*time.Millisecond), lasting(20*time.Millisecond)),
+			calleeALS("server 1", request("r"), ab, reporter("b"), at(1791*time.Millisecond), lasting(19*time.Millisecond)),
+			callerALS("client 2", request("r"), ab, reporter("a"), resends(1), lasting(56*time.Millisecond)),
+			calleeALS("server 2, try 1", request("r"), ab, reporter("b"), at(1730*time.Millisecond), lasting(16*time.Millisecond)),
+			calleeALS("server 2, try 2", request("r"), ab, reporter("b"), at(1732*time.Millisecond), lasting(53*time.Millisecond)),
+		}, []string{
+			"mesh.request complete request: client 1 server 1",
+			"mesh.request complete request: client 2 server 2, try 1",
+			"mesh.request complete request: client 2 server 2, try 2",
+		}},
+
 		{"more reports than the caller tells of attempts", []evidence.Evidence{
 			callerALS("client", request("r"), ab, resends(1)), calleeALS("try 1", request("r"), ab), calleeALS("try 2", request("r"), ab, at(2*time.Millisecond)),
 			calleeALS("of another, whose report is lost", request("r"), ab, at(-20*time.Millisecond)),

@@ -51,7 +51,7 @@
 // How well reports without spans fit is one scale (fit): well; roughly, the same
 // identities at other addresses; perhaps, one party told by another address only. Those
 // that fit best are candidates, and the nearest in time of them is taken. Alike calls,
-// each of whose reports fits each, are shared out so that the times of all lie closest.
+// each of whose reports fits each, are shared out so that their times differ evenly.
 // Of a connection each report must be the other's nearest.
 //
 // Joins take the best there is. What speaks against one is asked after (doubt.go): a join

@@ -210,7 +210,7 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 	}
 	// Of the callers' logs that fit, l's is the nearest. Where each fits each report of
 	// as many alike calls, or more, they are shared out so that begins and ends of
-	// each call and its attempts lie closest.
+	// calls differ the most evenly from those of their attempts.
 	callerOf := func(l evidence.Evidence) (evidence.Evidence, bool) {
 		fitting := callersOf(l)
 		if len(fitting) == 0 {
@@ -233,7 +233,7 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 				}
 				return
 			}
-			cost, own := 0.0, evidence.Evidence{}
+			sum, squares, own := 0.0, 0.0, evidence.Evidence{}
 			for n, o := range fitting {
 				var begins, ends []int64
 				for i, k := range alike {
@@ -248,11 +248,12 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 				if len(begins) == 0 || len(begins) > 1+o.ResendCount {
 					return
 				}
-				begin, end := float64(o.Start-slices.Min(begins)), float64(o.End-slices.Max(ends))
-				cost += begin*begin + end*end
+				clocks := fitting[0].Start - alike[0].Start
+				begin, end := float64(o.Start-slices.Min(begins)-clocks), float64(o.End-slices.Max(ends)-clocks)
+				sum, squares = sum+(begin+end), squares+(begin*begin+end*end)
 			}
-			if cost < least {
-				best, least = own, cost
+			if spread := squares - sum*sum/float64(2*len(fitting)); spread < least {
+				best, least = own, spread
 			}
 		}
 		if share {

@@ -144,8 +144,8 @@ const maxAlike = 5
 // assign settles which caller's log is p's where several calls are alike: each report
 // of the callers fits each of the callees, and no caller tells of fewer attempts than
 // it must have made. Of all ways to share out the callees' reports it takes that in
-// which each call's begin and end lie closest to those of its attempts; how far the
-// clocks are apart does not change which. It is sure if every attempt is there, all are
+// which the begin and end of each call differ the most evenly from those of its attempts:
+// the clocks may be apart. It is sure if every attempt is there, all are
 // of two proxies, and in no other way each callee's report lies within its caller's
 // with the two clocks set right.
 func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
@@ -185,9 +185,10 @@ func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 	if own < 0 {
 		return nil, false
 	}
-	ways, least := 0, 0.0
+	ways, least, fits := 0, 0.0, false
+	apart := callers[0].start - callees[0].start // about what the clocks are
 	shareOut(callees, callers, func(of []int) {
-		cost, low, high := 0.0, int64(math.MinInt64), int64(math.MaxInt64)
+		sum, squares, low, high := 0.0, 0.0, int64(math.MinInt64), int64(math.MaxInt64)
 		for n, k := range callers {
 			first, last := int64(math.MaxInt64), int64(math.MinInt64)
 			for i, q := range callees {
@@ -195,18 +196,20 @@ func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 					first, last = min(first, q.start), max(last, q.end)
 				}
 			}
-			begin, end := k.start-first, k.end-last
-			cost += float64(begin)*float64(begin) + float64(end)*float64(end)
+			begin, end := k.start-first-apart, k.end-last-apart
+			sum += float64(begin) + float64(end)
+			squares += float64(begin)*float64(begin) + float64(end)*float64(end)
 			low, high = max(low, begin-rounding), min(high, end+rounding)
 		}
-		if low <= high {
+		possible := low <= high
+		if possible {
 			ways++
 		}
-		if log == nil || cost < least {
-			log, least = callers[of[own]], cost
+		if spread := squares - sum*sum/float64(2*len(callers)); log == nil || spread < least {
+			log, least, fits = callers[of[own]], spread, possible
 		}
 	})
-	return log, sure && len(callees) == attempts && ways == 1
+	return log, sure && len(callees) == attempts && fits && ways == 1
 }
 
 func sameSet(a, b []*piece) bool {
