@@ -495,8 +495,9 @@ func (l *labels) parties(node *Node, e *evidence.Evidence) {
 		if e.From.Address, e.From.Port = SplitAddress(l.upstreamLocal); e.From.Address == "" {
 			e.From.Address = node.IP
 		}
-		if node.Type == "router" || l.upstreamLocal == "" {
-			e.PeerAddress, e.PeerPort = SplitAddress(l.downstreamRemote)
+		// A sidecar's client is of its own pod; another is a gateway's.
+		if host, port := SplitAddress(l.downstreamRemote); node.Type == "router" || host != e.From.Address {
+			e.PeerAddress, e.PeerPort = host, port
 		}
 		parseCluster(l.cluster).destination(&e.To.Workload)
 		e.To.Address, e.To.Port = SplitAddress(l.upstreamHost)

@@ -39,7 +39,8 @@ var builtin = []string{
 	httpStart + mixerStatus + istioRest + routeName,
 	httpStart + mixerStatus + istioRest, // 1.1
 	httpStart + istioRest + routeName,
-	httpStart + istioRest, // 1.0
+	httpStart + istioRest,   // 1.0
+	"ACCESS " + envoyFormat, // Emissary's
 }
 
 // Lines reads access log lines, text or JSON. It is safe for concurrent use.

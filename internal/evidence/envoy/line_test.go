@@ -147,6 +147,19 @@ func TestBuiltinFormats(t *testing.T) {
 				return e.Role == evidence.RoleCallee && e.From.Address == "10.9.9.9" && e.To.Address == "10.0.0.3" && e.Verdict.PolicyID == "office"
 			},
 		},
+		"through a gateway": {
+			`[2026-11-23T10:00:00.000Z] "GET /a HTTP/1.1" 200 - via_upstream - "-" 0 19 1 1 "10.9.9.9" "-" "r-1" "a" "10.0.0.2:80" outbound|80||orders.shop.svc.cluster.local 10.0.0.3:4000 10.0.0.3:8080 10.9.9.9:0 - -`,
+			func(e *evidence.Evidence) bool {
+				return e.Role == evidence.RoleCaller && e.From.Address == "10.0.0.3" && e.To.Address == "10.0.0.2" && e.PeerAddress == "10.9.9.9"
+			},
+		},
+		"through a sidecar": {
+			`[2026-11-23T10:00:00.000Z] "GET /a HTTP/1.1" 200 - via_upstream - "-" 0 19 1 1 "-" "-" "r-1" "a" "10.0.0.2:80" outbound|80||orders.shop.svc.cluster.local 10.0.0.3:4000 10.96.0.9:80 10.0.0.3:4001 - default`,
+			func(e *evidence.Evidence) bool { return e.Role == evidence.RoleCaller && e.PeerAddress == "" },
+		},
+		"Emissary": {"ACCESS " + start + `0 135 5 2 "10.9.9.9" "curl/8" "r-1" "orders:80" "10.0.0.2:80"`, func(e *evidence.Evidence) bool {
+			return e.Path == "/a" && e.Status == 418 && e.Host == "orders:80"
+		}},
 		"Envoy Gateway": {
 			`{":authority":"a.example","duration":3,"method":"GET","response_code":200,"response_flags":"-","start_time":"2026-11-23T10:00:00Z","x-envoy-origin-path":"/a?b","x-request-id":"r-1","upstream_host":null,"downstream_remote_address":"10.0.0.1:1"}`,
 			func(e *evidence.Evidence) bool {

@@ -22,6 +22,8 @@ var traps = []string{
 	"2024-04-12T10:17:44.080629Z  INFO access: connection complete src.addr=10.0.0.1:1 dst.addr=10.0.0.2:2 direction=\"outbound\"",
 	"2025-03-01T10:00:00.5Z\twarn\taccess\tconnection failed\tsrc.addr=10.0.0.1:40000 dst.addr=10.0.0.2:80 direction=\"inbound\" error=\"workload mismatch\"",
 	"2025-03-01T10:00:00.5Z\tinfo\tstate:inbound{id=5 peer=10.0.0.1:40000}\tdry-run: no allow policies match",
+	"2026-08-14T13:52:16.4Z\tinfo\tstate:proxy{wl=shop/orders-1}:inbound{id=5 peer=10.0.0.1:40000}\tdeny policy match\tpolicy=\"shop/no-a\"",
+	`{"level":"info","time":"2026-08-14T13:52:16.4Z","scope":"ztunnel::state","message":"deny policy match","policy":"shop/no-a","proxy":{"wl":"shop/orders-1"},"inbound":{"id":"5","peer":"10.0.0.1:40000"}}`,
 }
 
 func one(t *testing.T, line string) evidence.Evidence {
@@ -52,6 +54,12 @@ func TestFailures(t *testing.T) {
 	}
 	if v := one(t, traps[7]).Verdict; v == nil || v.Enforced || !v.DefaultDeny {
 		t.Errorf("dry run: %+v", v)
+	}
+	for _, line := range traps[8:10] {
+		e := one(t, line)
+		if v := e.Verdict; v.Decision != evidence.Deny || v.PolicyID != "no-a" || e.To.Workload.PodName != "orders-1" || e.To.Workload.Namespace != "shop" || e.From.Port != 40000 {
+			t.Errorf("%s", evidencetest.Render(&e))
+		}
 	}
 }
 

@@ -35,7 +35,7 @@ type fields struct {
 	srcCluster, dstCluster                     string
 	dstAddr, dstHBONE, dstService, dstWorkload string
 	dstNS, dstID                               string
-	peer                                       string // of the span around a verdict
+	peer, workload                             string // of the spans around a verdict; workload: NAMESPACE/POD
 	twice                                      string
 }
 
@@ -128,12 +128,15 @@ func (f *fields) json(line []byte) error {
 				f.scope = c.String()
 			case "message":
 				f.message = c.String()
-			case "inbound", "outbound": // the span
+			case "proxy", "inbound", "outbound": // spans
 				if c.Object() {
 					for c.Next() {
-						if string(c.Key) == "peer" {
+						switch string(c.Key) {
+						case "peer":
 							f.peer = c.String()
-						} else {
+						case "wl":
+							f.workload = c.String()
+						default:
 							c.Skip()
 						}
 					}
@@ -185,15 +188,20 @@ func (f *fields) text(line string) error {
 			}
 		}
 	}
-	if scope, span, ok := strings.Cut(f.scope, ":"); ok {
+	if scope, spans, ok := strings.Cut(f.scope, ":"); ok {
 		f.scope = scope
-		if _, peer, ok := strings.Cut(span, "peer="); ok {
-			if end := strings.IndexAny(peer, " },"); end >= 0 {
-				f.peer = strings.Trim(peer[:end], `"`)
-			}
-		}
+		f.peer, f.workload = ofSpan(spans, "peer="), ofSpan(spans, "wl=")
 	}
 	return f.pairs(rest)
+}
+
+// ofSpan finds a span's field, proxy{wl=shop/orders-1}:inbound{id=5 peer=10.0.0.1:4000}.
+func ofSpan(spans, name string) string {
+	_, value, _ := strings.Cut(spans, name)
+	if end := strings.IndexAny(value, " },"); end >= 0 {
+		return strings.Trim(value[:end], `"`)
+	}
+	return ""
 }
 
 // pairs reads KEY=VALUE pairs.
@@ -352,7 +360,7 @@ func policyName(s string) (namespace, id string) {
 }
 
 // verdict reads a line of the policy engine, which says nothing of the
-// connection but its peer.
+// connection but its peer and whose it is.
 func (f *fields) verdict(from *evidence.Origin, e *evidence.Evidence) bool {
 	v := evidence.Verdict{Engine: Engine, Decision: evidence.Deny, Enforced: true}
 	message, dry := strings.CutPrefix(f.message, "dry-run: ")
@@ -375,6 +383,9 @@ func (f *fields) verdict(from *evidence.Origin, e *evidence.Evidence) bool {
 	}
 	e.Reporter.Node = from.Workload.Node
 	e.From.Address, e.From.Port = envoy.SplitAddress(f.peer)
+	if namespace, pod, ok := strings.Cut(f.workload, "/"); ok {
+		e.To.Workload = evidence.Workload{PodName: name(pod), Namespace: name(namespace), Node: from.Workload.Node}
+	}
 	return true
 }
 
