@@ -40,6 +40,7 @@ Exit code:
 		Example: `  meshaudit query run/store --verdict deny --since 24h
   meshaudit query run/store --to '*/sa/payments' --path '/payments/*' -o json
   meshaudit query run/store --event mesh.finding,mesh.evidence.gap
+  meshaudit query run/store --policy-of 55816f96
   meshaudit query run/store --policy-change 9c41ab02
   meshaudit query run/store --event '*' -o otlp > all.jsonl`,
 		Args: oneStore,
@@ -55,6 +56,7 @@ Exit code:
 	names := f.StringSlice("event", nil, "event `NAME`: mesh.request, 'mesh.*', '*' for all that was sealed\n(default every audit record, without the evidence)")
 	ids := f.StringSlice("id", nil, "record or evidence `ID`, or the beginning of one; also what amends that record")
 	changes := f.StringSlice("policy-change", nil, "record `ID` of a mesh.config.change: the decisions made under it")
+	policyOf := f.StringSlice("policy-of", nil, "record `ID` of a decision: the changes of its policy up to then")
 	users := f.StringSlice("user", nil, "`NAME` of a person or client, user.id, exactly")
 	origins := f.StringSlice("origin", nil, "only logs of this `ORIGIN`")
 	limit := f.Int("limit", 0, "stop after `N` records")
@@ -65,7 +67,7 @@ Exit code:
 	c.RunE = func(c *cobra.Command, args []string) error {
 		q := &query.Query{Verdicts: *verdicts, Users: *users, Limit: *limit}
 		now := time.Now()
-		var errs [8]error
+		var errs [9]error
 		q.Traces, errs[0] = parseAll("trace", *traces, parseTrace)
 		q.From, errs[1] = parseAll("from", *from, query.ParseIDGlob)
 		q.To, errs[2] = parseAll("to", *to, query.ParseIDGlob)
@@ -74,6 +76,7 @@ Exit code:
 		q.IDs, errs[5] = parseAll("id", *ids, parseID)
 		q.Origins, errs[6] = parseAll("origin", *origins, query.ParseGlob)
 		q.Changes, errs[7] = parseAll("policy-change", *changes, parseID)
+		q.PolicyOf, errs[8] = parseAll("policy-of", *policyOf, parseID)
 		err := errors.Join(errs[:]...)
 		for _, bound := range []struct {
 			flag, text string

@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
+	"github.com/meshaudit/meshaudit/internal/policy"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/seal"
 )
@@ -46,12 +47,18 @@ type Query struct {
 	// policy: the ids of its mesh.config.change, as IDs.
 	Changes []string
 
+	// PolicyOf asks for the changes of the policies by which records were decided,
+	// up to then: the ids of those records, as IDs.
+	PolicyOf []string
+
 	Users []string // values of user.id, exactly
 
 	Limit int // stop after this many records; 0: never
 
 	whole      map[string]bool // of IDs, for Run
 	beginnings []string        // the others
+	reigns     []reign         // of Changes
+	decisions  []policy.Decision
 }
 
 // Validate reports every fault of a query.
@@ -141,7 +148,8 @@ func (q *Query) match(r *Record) bool {
 		(q.Until.IsZero() || r.Time.Before(q.Until)) &&
 		(len(q.Traces) == 0 || slices.Contains(q.Traces, r.TraceID)) &&
 		(len(q.IDs) == 0 || q.matchID(r)) &&
-		(len(q.Changes) == 0 || matchChange(q.Changes, r.Str(semconv.AuthzChangeRecord))) &&
+		(len(q.Changes) == 0 || q.matchChange(r)) &&
+		(len(q.PolicyOf) == 0 || q.matchPolicy(r)) &&
 		(len(q.Users) == 0 || slices.Contains(q.Users, r.Str(semconv.UserID))) &&
 		matchText(q.From, func() string { return r.Str(semconv.SourceSPIFFEID) }) &&
 		matchText(q.To, func() string { return r.Str(semconv.DestinationSPIFFEID) }) &&
@@ -184,10 +192,6 @@ func (q *Query) matchID(r *Record) bool {
 		}
 	}
 	return false
-}
-
-func matchChange(ids []string, change string) bool {
-	return slices.ContainsFunc(ids, func(id string) bool { return strings.HasPrefix(change, id) })
 }
 
 func (q *Query) matchVerdict(decision string) bool {

@@ -151,6 +151,9 @@ func (q *Query) Run(ctx context.Context, store seal.Store, fn func(*Record) erro
 	if err != nil {
 		return stats, err
 	}
+	if err := q.policies(ctx, store); err != nil {
+		return stats, err
+	}
 	q.whole, q.beginnings = map[string]bool{}, nil
 	for _, id := range q.IDs {
 		if len(id) == idDigits {
