@@ -114,7 +114,8 @@ func (w *writer) open(ctx context.Context, host component.Host) (err error) {
 	if w.telemetry, err = metadata.NewTelemetryBuilder(w.set); err != nil {
 		return err
 	}
-	var svid seal.Identity // nil, not a nil *identity
+	w.telemetry.SealedLogFaults.Add(ctx, 0) // so that the first one is an increase
+	var svid seal.Identity                  // nil, not a nil *identity
 	if w.cfg.SPIFFE.WorkloadAPI != "" {
 		if w.identity, err = w.cfg.SPIFFE.connect(ctx); err != nil {
 			w.telemetry.Shutdown()

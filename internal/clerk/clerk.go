@@ -138,6 +138,11 @@ func New(set Setup) (*Clerk, error) {
 	if err == nil {
 		c.finder, err = newFinder(c)
 	}
+	for _, counter := range [...]metric.Int64Counter{set.Telemetry.RecordsRefused, set.Telemetry.DroppedSpans} {
+		if counter != nil {
+			counter.Add(context.Background(), 0) // as of findings
+		}
+	}
 	if err == nil {
 		if c.inventory, err = inventory.Open(cfg.Identity.Workloads, cfg.Identity.WorkloadsFile, c.inventoryRead); err != nil {
 			err = fmt.Errorf("`identity::workloads_file`: %w", err)

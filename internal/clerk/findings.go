@@ -118,6 +118,11 @@ func newFinder(c *Clerk) (*finder, error) {
 		dc.MustDecide = append(dc.MustDecide, g)
 	}
 	f.detector = findings.New(dc)
+	// A counter that first appears with 1 has not increased: no alert would hear of
+	// the first finding of a kind, which may be the only one.
+	for kind := range findings.Kinds {
+		f.counted(kind, 0)
+	}
 	return f, nil
 }
 
@@ -172,8 +177,12 @@ func (f *finder) report(found findings.Finding) bool {
 		return false
 	}
 	f.ready = append(f.ready, found)
-	f.telemetry.Findings.Add(context.Background(), 1, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", string(found.Kind)))))
+	f.counted(found.Kind, 1)
 	return true
+}
+
+func (f *finder) counted(kind findings.Kind, n int64) {
+	f.telemetry.Findings.Add(context.Background(), n, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", string(kind)))))
 }
 
 // sawGap takes a gap that came as evidence.

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/findings"
 	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadatatest"
 )
 
@@ -33,6 +34,13 @@ func TestTelemetry(t *testing.T) {
 		sum := func(n int64, kv ...attribute.KeyValue) []metricdata.DataPoint[int64] {
 			return []metricdata.DataPoint[int64]{{Value: n, Attributes: attribute.NewSet(kv...)}}
 		}
+		// What alerts wait for is there before it happens.
+		var none []metricdata.DataPoint[int64]
+		for kind := range findings.Kinds {
+			none = append(none, sum(0, attribute.String("kind", string(kind)))...)
+		}
+		metadatatest.AssertEqualMeshauditFindings(t, tel, none, ignore...)
+		metadatatest.AssertEqualMeshauditRecordsRefused(t, tel, sum(0), ignore...)
 		metadatatest.AssertEqualMeshauditPending(t, tel, sum(1), ignore...)
 		metadatatest.AssertEqualMeshauditDuplicates(t, tel, sum(1), ignore...)
 		time.Sleep(11 * time.Second)
