@@ -29,6 +29,14 @@ func (ix *index) first(key uint64) *piece {
 	return nil
 }
 
+// touch reads where a key stands, or would.
+func (ix *index) touch(key uint64) uint64 {
+	if t := &ix.shards[shardOf(key)]; len(t.slots) > 0 {
+		return t.slots[t.home(key)].key
+	}
+	return 0
+}
+
 // next gives the piece after p in its chain of a kind.
 func (ix *index) next(p *piece, kind lookup) *piece {
 	if d := p.chain[kind]; d != 0 {

@@ -1,5 +1,7 @@
 package correlate
 
+import "runtime"
+
 // maxAhead bounds the pieces that one step of a pass looks at.
 const maxAhead = 1 << 12
 
@@ -18,12 +20,14 @@ type outlook struct {
 // look works out what there is to know of a stretch of the queue.
 func (c *Correlator) look(from, to uint64) {
 	if c.workers.of(int(to-from)) == 1 {
+		c.touch(from, to)
 		return
 	}
 	a := &c.ahead
 	a.first, a.leads = from, append(a.leads[:0], make([][]*piece, to-from)...)
 	c.workers.do(len(a.leads), func(worker, i, end int) {
 		buffer := a.buffers[worker]
+		c.touch(from+uint64(i), from+uint64(end))
 		for ; i < end; i++ {
 			p := c.queue.at(from + uint64(i))
 			if p.claimed && p.place.callee() {
@@ -52,6 +56,19 @@ func (c *Correlator) look(from, to uint64) {
 			a.actions[i] = c.gather(a.led[i])
 		}
 	})
+}
+
+// touch reads ahead where the keys of a stretch of the queue stand in the index.
+func (c *Correlator) touch(from, to uint64) {
+	var read uint64
+	for n := from; n < to; n++ {
+		for _, key := range c.queue.at(n).keys {
+			if key != 0 {
+				read += c.index.touch(key)
+			}
+		}
+	}
+	runtime.KeepAlive(read)
 }
 
 // clear forgets what was looked at.

@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -9,7 +10,7 @@ import (
 // pass looks at all evidence in the inbox, then lets leave what is due now. Its
 // steps follow each other; within a step several workers share the pieces:
 //
-//	push      the pieces join the queue                        one after the other
+//	push      the pieces join the queue                        by piece
 //	insert    and the index                                    by shard of the index
 //	look      what has settled or is due: whose actions are    by piece
 //	          they, and what belongs to each?
@@ -69,41 +70,47 @@ func (c *Correlator) take(all []*parcel) {
 }
 
 func (c *Correlator) push(all []*parcel) {
+	from := c.queue.end
 	for _, d := range all {
 		for i := range d.pieces {
-			p := &d.pieces[i]
-			if p.duplicate {
-				continue
+			if p := &d.pieces[i]; !p.duplicate {
+				p.number = c.queue.room(p.size)
 			}
-			p.arrived = d.now
-			p.number = c.queue.push(p, d.content[p.content:][:p.size]).number
 		}
 	}
+	many := c.workers.of(int(c.queue.end - from))
+	c.workers.each(many, func(worker int) {
+		for _, d := range all {
+			n := len(d.pieces)
+			for i := n * worker / many; i < n*(worker+1)/many; i++ {
+				if p := &d.pieces[i]; !p.duplicate {
+					p.arrived = d.now
+					c.queue.put(p.number, p, d.content[p.content:][:p.size])
+				}
+			}
+		}
+	})
 }
 
 // insert adds the pieces of the queue's end, from a number on, to the index. It
 // says whether some are known already; these are marked.
 func (c *Correlator) insert(from uint64) (duplicates bool) {
-	type link struct {
-		kind lookup
-		p    *piece
-	}
 	var out [maxWorkers][]link // what found a full chain
 	var again [maxWorkers]bool
-	c.keys(from, c.queue.end, func(worker int, kind lookup, key uint64, p *piece) {
-		switch c.index.insert(kind, key, p) {
+	c.keys(from, c.queue.end, func(worker int, l link) {
+		switch c.index.insert(l.kind, l.key, l.piece) {
 		case known:
-			p.duplicate, again[worker] = true, true
+			l.piece.duplicate, again[worker] = true, true
 		case full:
-			out[worker] = append(out[worker], link{kind, p})
+			out[worker] = append(out[worker], l)
 		}
 	})
 	for worker := range out {
 		duplicates = duplicates || again[worker]
 		for _, l := range out[worker] {
-			l.p.crowded = true
+			l.piece.crowded = true
 			if l.kind != byID {
-				l.p.keys[l.kind-1] = 0
+				l.piece.keys[l.kind-1] = 0
 			}
 		}
 	}
@@ -112,27 +119,47 @@ func (c *Correlator) insert(from uint64) (duplicates bool) {
 
 // remove takes pieces out of the index.
 func (c *Correlator) remove(from, to uint64) {
-	c.keys(from, to, func(_ int, kind lookup, key uint64, p *piece) {
-		c.index.remove(kind, key, p)
-	})
+	c.keys(from, to, func(_ int, l link) { c.index.remove(l.kind, l.key, l.piece) })
 }
+
+// link is a piece's place in a chain.
+type link struct {
+	kind  lookup
+	key   uint64
+	piece *piece
+}
+
+// touched is for how many pieces at once the index is read ahead: what is not in
+// the caches is then waited for together.
+const touched = 16
 
 // keys calls f for every key of a stretch of the queue. Each worker has shards of
 // the index, and so chains, of its own, and sees their keys in order.
-func (c *Correlator) keys(from, to uint64, f func(worker int, kind lookup, key uint64, p *piece)) {
+func (c *Correlator) keys(from, to uint64, f func(worker int, l link)) {
 	many := c.workers.of(int(to - from))
 	c.workers.each(many, func(worker int) {
-		for n := from; n < to; n++ {
-			p := c.queue.at(n)
-			if shardOf(p.name)%many == worker {
-				f(worker, byID, p.name, p)
-			}
-			for i, key := range p.keys {
+		var buf [touched * lookups]link
+		var read uint64
+		for n := from; n < to; {
+			links := buf[:0]
+			add := func(kind lookup, key uint64, p *piece) {
 				if key != 0 && shardOf(key)%many == worker {
-					f(worker, lookup(i+1), key, p)
+					read += c.index.touch(key)
+					links = append(links, link{kind, key, p})
 				}
 			}
+			for end := min(to, n+touched); n < end; n++ {
+				p := c.queue.at(n)
+				add(byID, p.name, p)
+				for i, key := range p.keys {
+					add(lookup(i+1), key, p)
+				}
+			}
+			for _, l := range links {
+				f(worker, l)
+			}
 		}
+		runtime.KeepAlive(read)
 	})
 }
 

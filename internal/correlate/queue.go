@@ -1,6 +1,9 @@
 package correlate
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // The queue of pieces is the arena too. Pieces stand in slabs in order of
 // arrival, numbered from 1, and whoever refers to one keeps its number. As none
@@ -47,19 +50,25 @@ func (q *queue) at(n uint64) *piece {
 	return &q.slab(n).pieces[n%slabPieces]
 }
 
-// push appends a copy of p and of its content.
-func (q *queue) push(p *piece, content []byte) *piece {
+// room makes room at the end for a piece with so much content, and gives its number.
+func (q *queue) room(size uint32) uint64 {
 	if q.end%slabPieces == 0 {
 		q.open()
 	}
-	s := q.slab(q.end)
-	at := &s.pieces[q.end%slabPieces]
-	*at = *p
-	at.number = q.end
-	at.content, at.size = uint32(len(s.content)), uint32(len(content))
-	s.content = append(s.content, content...)
+	s, n := q.slab(q.end), q.end
+	s.pieces[n%slabPieces].content = uint32(len(s.content))
+	s.content = slices.Grow(s.content, int(size))[:len(s.content)+int(size)]
 	q.end++
-	return at
+	return n
+}
+
+// put copies p and its content to where there is room for them.
+func (q *queue) put(n uint64, p *piece, content []byte) {
+	s, at := q.slab(n), q.at(n)
+	from := at.content
+	*at = *p
+	at.number, at.content = n, from
+	copy(s.content[from:], content)
 }
 
 // open makes the slab that begins at end.

@@ -21,8 +21,10 @@ func TestQueue(t *testing.T) {
 			"push": func(t *rapid.T) {
 				for range some.Draw(t, "n") {
 					content := fmt.Sprint("content ", q.end)
-					p := q.push(&piece{start: int64(q.end)}, []byte(content))
-					want[p.number] = content
+					p := piece{start: int64(q.end), size: uint32(len(content))}
+					n := q.room(p.size)
+					q.put(n, &p, []byte(content))
+					want[n] = content
 				}
 			},
 			"drop": func(t *rapid.T) {
