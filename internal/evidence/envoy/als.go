@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/token"
@@ -26,6 +27,19 @@ const (
 	fromUpstreamPeer  = "tls.upstream.peer.san"
 	fromUpstreamLocal = "tls.upstream.local.san"
 	fromIstioAuthn    = "istio_authn.source.principal"
+
+	fromPeerPrincipal  = "istio.peer_principal"
+	fromLocalPrincipal = "istio.local_principal"
+)
+
+// waypoint is the type of a node whose requests come out of a tunnel (HBONE): its
+// access log sees no TLS, though the tunnel had it.
+const waypoint = "waypoint"
+
+// Filter states in which Istio keeps who the ends of a tunnel are.
+const (
+	peerPrincipal  = "io.istio.peer_principal"
+	localPrincipal = "io.istio.local_principal"
 )
 
 // An Entry is one access log entry as evidence, and its access log type by
@@ -271,12 +285,20 @@ func (in *entry) callee(node *Node, e *evidence.Evidence) {
 	}
 	e.To.Workload = node.Workload
 
-	e.TLS.Known = in.common
+	e.TLS.Known = in.common && node.Type != waypoint
 	e.TLS.FailureReason = evidence.Text(in.downstreamFailure, evidence.MaxDetail)
 	p := &in.tls
+	if peer := stringOf(in.peerPrincipal); !p.given && peer != "" {
+		e.TLS.Known, e.TLS.Established, e.TLS.Mutual = true, true, true
+		e.From.AddIdentity(in.ids.ParseIdentity(peer, evidence.ProofMTLSSAN, fromPeerPrincipal))
+		if own := stringOf(in.localPrincipal); own != "" {
+			e.To.AddIdentity(in.ids.ParseIdentity(own, evidence.ProofMTLSSAN, fromLocalPrincipal))
+		}
+	}
 	if !p.given {
 		return
 	}
+	e.TLS.Known = true
 	e.TLS.Established = e.TLS.FailureReason == ""
 	e.TLS.Version = tlsVersions.name(p.version)
 	if p.hasCipher {
@@ -518,6 +540,18 @@ func peers(states *[len(peerStates)]string, e *evidence.Evidence) {
 			}
 		}
 	}
+}
+
+// stringOf reads a filter state that is a string, "" if it is none.
+func stringOf(state string) string {
+	if state == "" {
+		return ""
+	}
+	object, s := new(anypb.Any), new(wrapperspb.StringValue)
+	if proto.Unmarshal([]byte(state), object) != nil || object.UnmarshalTo(s) != nil {
+		return ""
+	}
+	return s.GetValue()
 }
 
 // names are those of an enum's numbers; a number that is not known has none.

@@ -165,6 +165,7 @@ func TestRole(t *testing.T) {
 		{"inbound cluster", stand{node: sidecar(), cluster: "inbound|8080||"}, evidence.RoleCallee},
 		{"outbound cluster", stand{node: sidecar(), cluster: "outbound|80||a.b.svc.cluster.local"}, evidence.RoleCaller},
 		{"outbound passthrough", stand{node: sidecar(), cluster: "PassthroughCluster"}, evidence.RoleCaller},
+		{"outbound passthrough, its name for statistics", stand{node: sidecar(), cluster: "PassthroughCluster;"}, evidence.RoleCaller},
 		{"blocked outbound", stand{node: sidecar(), cluster: "BlackHoleCluster"}, evidence.RoleCaller},
 		{"inbound passthrough", stand{node: sidecar(), cluster: "InboundPassthroughClusterIpv4"}, evidence.RoleCallee},
 		{"waypoint", stand{node: &Node{Type: "waypoint"}, cluster: "inbound-vip|80|http|a.b.svc.cluster.local"}, evidence.RoleCallee},
@@ -412,6 +413,55 @@ func TestTraps(t *testing.T) {
 		want := evidence.Workload{Name: "frontend-v2", Namespace: "shop", Kind: "Deployment", Version: "v2", Revision: "v2", PodName: "frontend-v2-abc"}
 		if e.From.Workload != want {
 			t.Errorf("%+v", e.From.Workload)
+		}
+		if peer, err = anypb.New(structOf(t, map[string]any{
+			"workload": "frontend-v2", "namespace": "shop", "name": "frontend-v2-abc", "type": "deployment", "cluster": "east",
+			"service": "frontend", "revision": "v2", "app": "frontend", "version": "v2",
+		})); err != nil {
+			t.Fatal(err)
+		}
+		e = changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.FilterStateObjects = map[string]*anypb.Any{"downstream_peer": peer}
+		})
+		if e.From.Workload != want {
+			t.Errorf("newer names: %+v", e.From.Workload)
+		}
+	})
+	t.Run("an endpoint behind a tunnel", func(t *testing.T) {
+		internal := func(endpoint string) *corev3.Address {
+			return &corev3.Address{Address: &corev3.Address_EnvoyInternalAddress{EnvoyInternalAddress: &corev3.EnvoyInternalAddress{
+				AddressNameSpecifier: &corev3.EnvoyInternalAddress_ServerListenerName{ServerListenerName: "connect_originate"}, EndpointId: endpoint,
+			}}}
+		}
+		e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.UpstreamCluster = "outbound|80||orders.shop.svc.cluster.local;"
+			c.UpstreamRemoteAddress, c.UpstreamLocalAddress = internal("10.0.0.7:8080"), internal("")
+		})
+		if e.To.Address != "10.0.0.7" || e.To.Port != 8080 || e.To.Workload.Name != "orders" || e.From.Address != sidecar().IP {
+			t.Errorf("from %+v to %+v", e.From, e.To)
+		}
+	})
+	t.Run("a waypoint's request out of a tunnel", func(t *testing.T) {
+		state := func(id string) *anypb.Any {
+			v, err := anypb.New(wrapperspb.String(id))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return v
+		}
+		entry, node := deniedEntry(t), sidecar()
+		node.Type = "waypoint"
+		c := entry.CommonProperties
+		c.TlsProperties, c.CustomTags, c.UpstreamCluster = nil, nil, "inbound-vip|80|http|orders.shop.svc.cluster.local;"
+		e := HTTP(node, entry)
+		if e.Role != evidence.RoleCallee || e.TLS.Known {
+			t.Errorf("%v, TLS %+v: nothing is known of the tunnel", e.Role, e.TLS)
+		}
+		c.FilterStateObjects = map[string]*anypb.Any{"io.istio.peer_principal": state(frontend), "io.istio.local_principal": state(orders)}
+		e = HTTP(node, entry)
+		if !e.TLS.Established || !e.TLS.Mutual || len(e.From.Identities) == 0 || e.From.Identities[0].ID.String() != frontend ||
+			e.From.Identities[0].Proof != evidence.ProofMTLSSAN || len(e.To.Identities) == 0 || e.To.Identities[0].ID.String() != orders {
+			t.Errorf("TLS %+v, from %+v, to %+v", e.TLS, e.From.Identities, e.To.Identities)
 		}
 	})
 	t.Run("times that do not fit", func(t *testing.T) {

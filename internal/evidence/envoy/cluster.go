@@ -43,6 +43,7 @@ func parseCluster(name string) upstream {
 // clusterDirection reads a cluster name's first part. sep divides the rest; "":
 // there is none.
 func clusterDirection(name string) (d direction, rest, sep string) {
+	name = plainName(name)
 	switch {
 	case strings.HasPrefix(name, "InboundPassthroughCluster"), name == "inbound_passthrough":
 		return inbound, "", ""
@@ -66,8 +67,13 @@ func clusterDirection(name string) (d direction, rest, sep string) {
 
 // captured: what a sidecar captured is no service that it knows.
 func captured(cluster string) bool {
+	cluster = plainName(cluster)
 	return cluster == "PassthroughCluster" || cluster == "BlackHoleCluster"
 }
+
+// plainName of a cluster: Istio ends the name for statistics, which Envoy prefers to
+// log, with a semicolon.
+func plainName(cluster string) string { return strings.TrimSuffix(cluster, ";") }
 
 // serviceName splits a Kubernetes service's host name,
 // SERVICE.NAMESPACE.svc.DOMAIN; any other host is a service without namespace.

@@ -28,6 +28,7 @@ type entry struct {
 	flags                                              uint64                  // bit n: field n of ResponseFlags
 	metadata                                           [len(filters)]string    // serialized Struct, by filter
 	peers                                              [len(peerStates)]string // serialized Any, by filter state
+	peerPrincipal, localPrincipal                      string                  // the same
 	tags                                               *labels                 // never nil
 	tagged                                             bool                    // tags is not zero
 	attempts, logType                                  uint64
@@ -180,6 +181,12 @@ func (e *entry) properties(message string) bool {
 					e.peers[n] = state
 				}
 			}
+			switch name {
+			case peerPrincipal:
+				e.peerPrincipal = state
+			case localPrincipal:
+				e.localPrincipal = state
+			}
 		case 22<<3 | bytesType:
 			e.tagged = true
 			e.tags.set(w.pair(f.s))
@@ -202,7 +209,8 @@ func (e *entry) properties(message string) bool {
 	return !w.bad
 }
 
-// socket reads an address: a socket's, or a pipe's path as the host.
+// socket reads an address: a socket's, a pipe's path as the host, or the endpoint
+// behind a listener of Envoy's own (HBONE).
 func (e *entry) socket(a address) (host string, port uint16) {
 	w := wire{s: string(a)}
 	number := uint64(0)
@@ -223,6 +231,13 @@ func (e *entry) socket(a address) (host string, port uint16) {
 			for in.more() {
 				if f := in.next(); f.tag == 1<<3|bytesType {
 					host, number = f.s, 0
+				}
+			}
+		case 3<<3 | bytesType:
+			for in.more() {
+				if f := in.next(); f.tag == 2<<3|bytesType {
+					h, port := SplitAddress(f.s)
+					host, number = h, uint64(port)
 				}
 			}
 		}

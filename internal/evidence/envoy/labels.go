@@ -522,7 +522,7 @@ func (l *labels) parties(node *Node, e *evidence.Evidence) {
 	e.TLS.FailureReason = evidence.Text(l.downstreamFailure, evidence.MaxDetail)
 	// A format that has TLS labels and leaves them empty says plaintext; one
 	// without them says nothing.
-	e.TLS.Known = l.tlsStated
+	e.TLS.Known = l.tlsStated && (node.Type != waypoint || l.presented())
 	e.TLS.Mutual = l.presented()
 	e.TLS.Established = (e.TLS.Mutual || l.tlsVersion != "") && e.TLS.FailureReason == ""
 	if n := l.headers.AttemptCount; n > 1 {
@@ -539,10 +539,13 @@ func finalName(logType string) bool {
 }
 
 // SplitAddress reads HOST:PORT or [IPv6]:PORT, of old proxies with tcp:// before
-// it; anything else that has no character that none has is an address without
-// port.
+// it, of Envoy's own listeners (envoy://LISTENER/HOST:PORT) the endpoint behind;
+// anything else that has no character that none has is an address without port.
 func SplitAddress(s string) (string, uint16) {
 	s = strings.TrimPrefix(s, "tcp://")
+	if internal, ok := strings.CutPrefix(s, "envoy://"); ok {
+		_, s, _ = strings.Cut(internal, "/")
+	}
 	if s == "" || strings.ContainsAny(s, " \t\"'<>=;,?&") {
 		return "", 0
 	}

@@ -196,3 +196,35 @@ func FuzzFromOTLPLog(f *testing.F) {
 		evidencetest.RoundTrip(t, &e)
 	})
 }
+
+func TestSplitAddress(t *testing.T) {
+	for s, want := range map[string]struct {
+		host string
+		port uint16
+	}{
+		"10.0.0.1:80":                           {"10.0.0.1", 80},
+		"tcp://10.0.0.1:80":                     {"10.0.0.1", 80},
+		"[2001:db8::1]:80":                      {"2001:db8::1", 80},
+		"203.0.113.7:0":                         {"203.0.113.7", 0},
+		"envoy://connect_originate/10.0.0.1:80": {"10.0.0.1", 80},
+		"envoy://internal_client_address/":      {"", 0},
+		"/run/pipe":                             {"/run/pipe", 0},
+	} {
+		if host, port := SplitAddress(s); host != want.host || port != want.port {
+			t.Errorf("%s: %q %d", s, host, port)
+		}
+	}
+}
+
+// A waypoint's access log sees no TLS: its requests come out of a tunnel.
+func TestWaypointLabelsSayNothingOfTLS(t *testing.T) {
+	for kind, known := range map[string]bool{"sidecar": true, "waypoint": false} {
+		node := ParseNodeID(kind + "~10.0.0.1~w.shop~shop.svc.cluster.local")
+		l := labels{tlsStated: true, cluster: "inbound-vip|80|http|orders.shop.svc.cluster.local;"}
+		var e evidence.Evidence
+		l.evidence(&node, &e)
+		if e.TLS.Known != known || e.Role != evidence.RoleCallee {
+			t.Errorf("%s: %v, TLS known %v", kind, e.Role, e.TLS.Known)
+		}
+	}
+}

@@ -76,19 +76,19 @@ func (n *Node) metadata(md *structpb.Struct) {
 	set(&n.Workload.Node, text(md, "NODE_NAME"))
 }
 
-// workload reads Istio's workload metadata, which is the same in a node's
-// metadata and in the peer objects that proxies exchange.
+// workload reads Istio's workload metadata: a node's, and the peer objects that
+// proxies exchange, whose fields newer ones name otherwise.
 func workload(md *structpb.Struct, w *evidence.Workload) {
 	labels := md.GetFields()["LABELS"].GetStructValue()
 	ownerKind, ownerName := owner(text(md, "OWNER"))
 
-	set(&w.PodName, text(md, "NAME"))
-	set(&w.Namespace, text(md, "NAMESPACE"))
-	set(&w.Kind, ownerKind)
-	set(&w.Name, first(text(md, "WORKLOAD_NAME"), ownerName,
-		text(labels, "service.istio.io/canonical-name"), text(labels, "app"), text(md, "app")))
+	set(&w.PodName, first(text(md, "NAME"), text(md, "name")))
+	set(&w.Namespace, first(text(md, "NAMESPACE"), text(md, "namespace")))
+	set(&w.Kind, first(ownerKind, ownerKinds[text(md, "type")+"s"]))
+	set(&w.Name, first(text(md, "WORKLOAD_NAME"), text(md, "workload"), ownerName,
+		text(labels, "service.istio.io/canonical-name"), text(labels, "app"), text(md, "service"), text(md, "app")))
 	set(&w.Version, first(text(labels, "version"), text(labels, "app.kubernetes.io/version"), text(md, "version")))
-	set(&w.Revision, text(labels, "service.istio.io/canonical-revision"))
+	set(&w.Revision, first(text(labels, "service.istio.io/canonical-revision"), text(md, "revision")))
 }
 
 // owner reads Istio's OWNER, kubernetes://apis/apps/v1/namespaces/NS/deployments/NAME.
