@@ -65,9 +65,11 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 
 	w := writer{lr.Attributes()}
 	w.EnsureCapacity(40)
+	// An amendment that does not know does not say so: the record may know.
+	amends := r.Amends != (correlate.RecordID{})
 	w.PutStr(semconv.AuditRecordID, r.ID.String())
 	w.PutInt(semconv.AuditSchemaVersion, semconv.SchemaVersion)
-	if r.Amends != (correlate.RecordID{}) {
+	if amends {
 		w.PutStr(semconv.MeshAmends, r.Amends.String())
 	}
 	writeActor(w, r)
@@ -84,7 +86,9 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 		w.PutStr(semconv.InitiatorDerived, i.Derived)
 		w.PutStr(semconv.InitiatorEvidence, i.Evidence.String())
 	}
-	w.PutStr(semconv.AuditOutcome, r.Outcome.String())
+	if !amends || r.Outcome != correlate.Unknown {
+		w.PutStr(semconv.AuditOutcome, r.Outcome.String())
+	}
 	w.num(semconv.MeshDuration, r.End-r.Start)
 
 	w.str(semconv.HTTPRequestMethod, r.Method)
@@ -106,11 +110,13 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	}
 
 	if r.Act == nil { // else there are no two parties and no hop between them
-		writeParty(w, &r.Source, semconv.SourcePrefix)
-		writeParty(w, &r.Destination, semconv.DestinationPrefix)
-		writeHops(w, r.Hops)
+		writeParty(w, &r.Source, semconv.SourcePrefix, amends)
+		writeParty(w, &r.Destination, semconv.DestinationPrefix, amends)
+		if !amends || len(r.Hops) > 0 {
+			writeHops(w, r.Hops)
+		}
 	} else if !r.Source.ID.IsZero() || r.Source.Workload != (evidence.Workload{}) {
-		writeParty(w, &r.Source, semconv.SourcePrefix)
+		writeParty(w, &r.Source, semconv.SourcePrefix, amends)
 	}
 	w.str(semconv.ClientAddress, r.Source.Address)
 	w.num(semconv.ClientPort, int64(r.Source.Port))
@@ -130,8 +136,10 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 		w.str(semconv.AuthzChangeBy, c.By)
 		w.PutInt(semconv.AuthzChangeTime, c.Time)
 	}
-	w.PutStr(semconv.JoinMethod, r.Join.Method.String())
-	w.PutDouble(semconv.JoinConfidence, r.Join.Confidence)
+	if !amends || len(r.Attestations) > 0 {
+		w.PutStr(semconv.JoinMethod, r.Join.Method.String())
+		w.PutDouble(semconv.JoinConfidence, r.Join.Confidence)
+	}
 	w.str(semconv.JoinRequestID, r.Join.RequestID)
 	w.str(semconv.JoinStreamID, r.Join.StreamID)
 	w.str(semconv.JoinDecisionID, r.Join.DecisionID)
@@ -212,9 +220,11 @@ func protocol(s string) (name, version string, ok bool) {
 	return s, "", s != ""
 }
 
-func writeParty(w writer, p *correlate.Party, prefix string) {
+func writeParty(w writer, p *correlate.Party, prefix string, amends bool) {
 	w.str(prefix+semconv.SuffixSPIFFEID, p.ID.String())
-	w.PutStr(prefix+semconv.SuffixIdentityProof, p.Proof.String())
+	if !amends || p.Proof != evidence.ProofNone {
+		w.PutStr(prefix+semconv.SuffixIdentityProof, p.Proof.String())
+	}
 	w.str(prefix+semconv.SuffixIdentityFrom, p.From)
 	w.str(prefix+semconv.SuffixWorkloadName, p.Workload.Name)
 	w.str(prefix+semconv.SuffixWorkloadNamespace, p.Workload.Namespace)
