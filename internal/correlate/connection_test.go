@@ -227,6 +227,19 @@ func TestWaypointHops(t *testing.T) {
 		{ID: r.Destination.ID, Role: "destination", Node: "b-pod"},
 	}, r.Hops)
 
+	// The access log service names no span of the waypoint's own, but its pod.
+	batch[2].SpanID, batch[2].ParentSpanID = evidence.SpanID{}, batch[2].SpanID
+	batch[2].To.Workload.Namespace = "shop"
+	batch[3].To.Workload.PodName, batch[3].To.Workload.Namespace = "b-1", "shop"
+	c = New(testConfig())
+	c.Add(t0, batch)
+	c.Advance(t0.Add(time.Minute))
+	rs = drain(t, c)
+	require.Len(t, rs, 1)
+	require.Len(t, rs[0].Hops, 3)
+	assert.Equal(t, "b-1", rs[0].Destination.Workload.PodName)
+	assert.Equal(t, Complete, rs[0].State)
+
 	// With nothing from beyond it the waypoint is as far as the evidence goes.
 	c = New(testConfig())
 	c.Add(t0, batch[:3])

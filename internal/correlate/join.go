@@ -186,7 +186,7 @@ func (c *Correlator) callee(j *joined, p *piece) {
 			logs, proxies, apps = l, x, a
 		}
 	}
-	if p.to.pod != 0 && (len(logs) > 1 || len(logs) == 1 && logs[0].told) {
+	if p.to.pod != 0 && (len(logs) > 1 || len(logs) == 1 && logs[0].told && !logs[0].waypoint) {
 		// Reports of several pods on one node: each of its own call.
 		elsewhere := func(q *piece) bool { return q.to.pod != 0 && q.to.pod != p.to.pod && !sameReport(q, p) }
 		logs, proxies, apps = slices.DeleteFunc(logs, elsewhere), slices.DeleteFunc(proxies, elsewhere), slices.DeleteFunc(apps, elsewhere)

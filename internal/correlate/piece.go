@@ -120,6 +120,7 @@ type piece struct {
 	resends  uint8 // attempts after the first that it tells of
 	mirrored bool  // by its host a copy of a request; who sent that reports it not
 	told     bool  // a callee's log that stands on the span that came in, which others may have forwarded
+	waypoint bool  // a waypoint's, which is asked in the place of a callee behind it
 	claimed  bool  // cited by a record or amendment
 	crowded  bool  // left out of a chain that was full
 	// an interim report that is all there is to say of its request if the final
@@ -247,7 +248,8 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 	*p = piece{
 		id: e.ID, name: h.id(e.ID), trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
 		start: e.Start, end: max(e.Start, e.End),
-		place: at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
+		waypoint: at.callee() && strings.HasPrefix(e.Reporter.Node, waypointNode),
+		place:    at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
 		resends: uint8(min(max(e.ResendCount, 0), 255)), mirrored: mirrored(e.Host),
 		user: e.User != "" && e.Act == nil && e.TraceID != (evidence.TraceID{}),
 	}
@@ -302,6 +304,9 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 		}
 	}
 }
+
+// waypointNode is how the name of an Istio waypoint for itself begins.
+const waypointNode = "waypoint~"
 
 // mirrored: Envoy sends a copy to HOST-shadow.
 func mirrored(host string) bool {

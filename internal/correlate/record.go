@@ -476,7 +476,7 @@ type via struct {
 
 // atWaypoint: Istio's waypoints say that they are in their node id.
 func (s statement) atWaypoint() bool {
-	return s.place.callee() && strings.HasPrefix(s.Reporter.Node, "waypoint~")
+	return s.place.callee() && strings.HasPrefix(s.Reporter.Node, waypointNode)
 }
 
 // atCallee: the callee's own, which may be behind a waypoint.
