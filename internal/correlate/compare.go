@@ -126,8 +126,9 @@ func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
 		how = well
 	}
 	if a.place == calleeLog && b.place == calleeProxy || a.place == calleeProxy && b.place == calleeLog {
-		// One proxy's log and span: its name for itself must be the same.
-		if a.reporter == 0 || a.reporter != b.reporter {
+		// One proxy's log and span: its name for itself must be the same, or its pod,
+		// for a line of text has no such name.
+		if (a.reporter == 0 || a.reporter != b.reporter) && (a.to.pod == 0 || a.to.pod != b.to.pod) {
 			return unfit, false
 		}
 		return how, false

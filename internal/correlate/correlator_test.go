@@ -88,6 +88,11 @@ func pod(name string) option { // the caller's
 		e.From.Workload = evidence.Workload{PodName: name, Namespace: "shop"}
 	}
 }
+func calledPod(name string) option {
+	return func(e *evidence.Evidence) {
+		e.To.Workload = evidence.Workload{PodName: name, Namespace: "shop"}
+	}
+}
 func at(d time.Duration) option {
 	return func(e *evidence.Evidence) { e.Start += int64(d); e.End += int64(d) }
 }
@@ -256,6 +261,12 @@ func TestJoins(t *testing.T) {
 			proxySpan("in 2", server, trace(1, 3, 1), reporter("q 2"), at(20*time.Millisecond)),
 			calleeALS("log 2", trace(1, 0, 1), reporter("q 2"), status(403), at(20*time.Millisecond)),
 		}, []string{"mesh.request complete span: in 1 log 1 out", "mesh.request complete span: in 2 log 2 out"}},
+
+		{"a proxy's line of text, of a request through a gateway, and its span", []evidence.Evidence{
+			proxySpan("out", client, trace(1, 1, 0)),
+			proxySpan("in", server, trace(1, 2, 1), reporter("sidecar~q"), request("r"), calledPod("q")),
+			calleeALS("line", reporter("q"), request("r"), calledPod("q"), addresses("203.0.113.7", "10.0.0.2")),
+		}, []string{"mesh.request complete request: in line out"}},
 
 		{"from server to client is the next hop", []evidence.Evidence{
 			proxySpan("in", server, trace(1, 1, 0)), proxySpan("out", client, trace(1, 2, 1)),
