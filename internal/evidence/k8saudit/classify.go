@@ -76,7 +76,7 @@ func (d *Decoder) classify(a *audit, e *evidence.Evidence) {
 		observed(evidence.EventIdentityIssue)
 	case actions[resource],
 		a.resource == "certificatesigningrequests" && a.sub == "" && a.writes() && !isNode(a.user.name),
-		a.group+"/"+resource == "/secrets" && a.verb == "get" && a.name != "" && matches(d.secrets, a.namespace, a.name):
+		a.group+"/"+resource == "/secrets" && d.reads(a):
 		observed(evidence.EventOperatorAction)
 	case a.writes() && !dry && d.policy(a):
 		observed(evidence.EventConfigChange)
@@ -99,6 +99,21 @@ func (a *audit) writes() bool {
 	return false
 }
 
+// reads tells whether the event reads a Secret that is named, alone or with
+// others. Controllers list and watch all the time.
+func (d *Decoder) reads(a *audit) bool {
+	switch a.verb {
+	case "list", "watch":
+		if _, _, ok := serviceAccount(a.user.name); ok || isControlPlane(a.user.name) {
+			return false
+		}
+	case "get":
+	default:
+		return false
+	}
+	return a.among(d.secrets)
+}
+
 // policy tells whether the event's object is policy, trust, or a mesh's
 // configuration.
 func (d *Decoder) policy(a *audit) bool {
@@ -106,9 +121,9 @@ func (d *Decoder) policy(a *audit) bool {
 	case a.sub == "status" || a.sub != "" && a.sub != "finalize" && a.sub != "scale":
 		return false
 	case a.group == "" && a.resource == "configmaps":
-		return matches(d.configMaps, a.namespace, a.name)
+		return a.among(d.configMaps)
 	case a.group == "" && a.resource == "secrets":
-		return matches(d.secrets, a.namespace, a.name)
+		return a.among(d.secrets)
 	case resources[a.group+"/"+a.resource]:
 		return true
 	case a.group == "" || state[a.resource]:
@@ -122,9 +137,17 @@ func (d *Decoder) policy(a *audit) bool {
 	return false
 }
 
-func matches(patterns []string, namespace, name string) bool {
+// among tells whether the event's object is one that the patterns,
+// NAMESPACE/NAME, name, or its objects may have one among them.
+func (a *audit) among(patterns []string) bool {
+	several := a.name == "" && (a.verb == "list" || a.verb == "watch" || a.verb == "deletecollection")
 	for _, p := range patterns {
-		if ok, err := path.Match(p, namespace+"/"+name); ok && err == nil {
+		object := a.namespace + "/" + a.name
+		if several {
+			p, _, _ = strings.Cut(p, "/")
+			object = a.namespace
+		}
+		if ok, err := path.Match(p, object); ok && err == nil || several && a.namespace == "" {
 			return true
 		}
 	}
