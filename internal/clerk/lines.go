@@ -9,6 +9,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
+	"github.com/meshaudit/meshaudit/internal/evidence/resource"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
@@ -138,33 +139,9 @@ func positionOf(rec record) string {
 // originOf reads what the collector says of where a resource's lines come from.
 func originOf(res pcommon.Resource) *evidence.Origin {
 	var o evidence.Origin
-	w := &o.Workload
-	for name, v := range res.Attributes().All() {
-		s := evidence.Text(v.Str(), evidence.MaxName)
-		switch name {
-		case "k8s.pod.name":
-			w.PodName = s
-		case "k8s.pod.uid":
-			w.PodUID = s
-		case "k8s.namespace.name":
-			w.Namespace = s
-		case "k8s.node.name":
-			w.Node = s
-		case "k8s.cluster.name":
-			o.Cluster = s
-		case "k8s.deployment.name":
-			w.Name, w.Kind = s, "Deployment"
-		case "k8s.statefulset.name":
-			w.Name, w.Kind = s, "StatefulSet"
-		case "k8s.daemonset.name":
-			w.Name, w.Kind = s, "DaemonSet"
-		case "service.version":
-			w.Version = s
-		case "service.name":
-			if w.Name == "" {
-				w.Name = s
-			}
-		}
+	o.Cluster = resource.Read(res.Attributes(), &o.Workload)
+	if v, ok := res.Attributes().Get("service.name"); ok && o.Workload.Name == "" {
+		o.Workload.Name = evidence.Text(v.Str(), evidence.MaxName)
 	}
 	return &o
 }

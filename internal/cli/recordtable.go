@@ -184,12 +184,16 @@ func (t *recordTable) party(r *query.Record, prefix, address string) string {
 // nobody stands where a party is not stated.
 const nobody = "-"
 
-// said is what a finding says, in words.
+// said is what a finding says, in words, and who an amendment says set its trace going.
 func said(r *query.Record) []string {
-	if r.Event != semconv.EventFinding || r.Log.Body().Type() != pcommon.ValueTypeStr {
-		return nil
+	const line = "              → "
+	switch {
+	case r.Event == semconv.EventFinding && r.Log.Body().Type() == pcommon.ValueTypeStr:
+		return []string{line + printable(r.Log.Body().Str())}
+	case r.Event == semconv.EventAmendment && r.Str(semconv.InitiatorID) != "" && slice(r, semconv.MeshAttestations).Len() == 0:
+		return []string{line + "the initiator is " + printable(r.Str(semconv.InitiatorID))} // it says nothing else
 	}
-	return []string{"              → " + printable(r.Log.Body().Str())}
+	return nil
 }
 
 // identity writes a SPIFFE ID short: namespace/account for what follows

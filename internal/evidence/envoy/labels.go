@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/resource"
 )
 
 // labels is what an operator's access log format gives, by the names of
@@ -164,7 +165,7 @@ func (l *labels) field(name string) *string {
 		return &l.logType
 	case "upstream_request_attempt_count":
 		return &l.attempts
-	case "user":
+	case "user", "user.id":
 		return &l.user
 	case "pod_name":
 		return &l.podName
@@ -220,6 +221,9 @@ func (l *labels) apply(e *evidence.Evidence) {
 				e.TLS.ClientNotAfter = t.Unix()
 			}
 		}
+	}
+	if e.User == "" {
+		e.User = evidence.Text(l.user, evidence.MaxName)
 	}
 	addURIs(caller, peer, fromPeer)
 	addURIs(called, local, fromLocal)
@@ -298,12 +302,12 @@ func decisionIDIn(s string) string {
 // node_name, which Envoy's logger adds; or the labels hold response_flags and
 // one of response_code_details, upstream_cluster and
 // connection_termination_details.
-func FromOTLPLog(resource pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, bool) {
+func FromOTLPLog(under pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, bool) {
 	if lr.EventName() != "" {
 		return evidence.Evidence{}, false // Envoy names no event; this is something else
 	}
-	_, named := resource.Attributes().Get("log_name")
-	nodeID, ofNode := resource.Attributes().Get("node_name")
+	_, named := under.Attributes().Get("log_name")
+	nodeID, ofNode := under.Attributes().Get("node_name")
 
 	var l labels
 	collect(&l, lr.Attributes())
@@ -329,7 +333,7 @@ func FromOTLPLog(resource pcommon.Resource, lr plog.LogRecord) (evidence.Evidenc
 	if ofNode {
 		node = ParseNodeID(nodeID.Str())
 	}
-	resourceWorkload(resource, &node)
+	resourceWorkload(under, &node)
 	if l.podName != "" && node.Workload.PodName == "" {
 		node.Workload.PodName = evidence.Text(l.podName, evidence.MaxName)
 		node.Workload.Namespace = evidence.Text(l.podNamespace, evidence.MaxName)
@@ -407,29 +411,12 @@ func (l *labels) line(s string) {
 	l.method, l.path, l.status = fields[0], fields[1], fields[2]
 }
 
-func resourceWorkload(resource pcommon.Resource, n *Node) {
-	for name, v := range resource.Attributes().All() {
-		s := evidence.Text(v.Str(), evidence.MaxName)
-		switch name {
-		case "k8s.pod.name":
-			set(&n.Workload.PodName, s)
-		case "k8s.pod.uid":
-			set(&n.Workload.PodUID, s)
-		case "k8s.namespace.name":
-			set(&n.Workload.Namespace, s)
-		case "k8s.node.name":
-			set(&n.Workload.Node, s)
-		case "k8s.cluster.name":
-			set(&n.Cluster, s)
-		case "k8s.deployment.name":
-			n.Workload.Name, n.Workload.Kind = s, "Deployment"
-		case "service.version":
-			set(&n.Workload.Version, s)
-		case "service.name", "cluster_name":
-			// Istio's Envoy service cluster is NAME.NAMESPACE.
-			if n.Workload.Name == "" {
-				n.Workload.Name = strings.TrimSuffix(s, "."+n.Workload.Namespace)
-			}
+func resourceWorkload(r pcommon.Resource, n *Node) {
+	set(&n.Cluster, resource.Read(r.Attributes(), &n.Workload))
+	for _, name := range [...]string{"service.name", "cluster_name"} {
+		// Istio's Envoy service cluster is NAME.NAMESPACE.
+		if v, ok := r.Attributes().Get(name); ok && n.Workload.Name == "" {
+			n.Workload.Name = strings.TrimSuffix(evidence.Text(v.Str(), evidence.MaxName), "."+n.Workload.Namespace)
 		}
 	}
 }

@@ -156,6 +156,9 @@ func TestLabels(t *testing.T) {
 	if e := read(map[string]any{"ext_authz": "-", "rbac_shadow_result": "denied", "rbac_shadow_policy": "ns[a]-policy[b]-rule[0]"}); e.Verdict == nil || e.Verdict.Enforced || e.Verdict.PolicyID != "b" {
 		t.Errorf("dry run: %+v", e.Verdict)
 	}
+	if e := read(map[string]any{"user.id": "https://idp.example/alice"}); e.User != "https://idp.example/alice" {
+		t.Errorf("user: %q", e.User)
+	}
 	if e := read(map[string]any{"access_log_type": "DownstreamPeriodic"}); e.Final {
 		t.Error("a periodic entry is final")
 	}

@@ -11,7 +11,6 @@
 package span
 
 import (
-	"encoding/json"
 	"strconv"
 	"strings"
 
@@ -20,6 +19,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
+	"github.com/meshaudit/meshaudit/internal/evidence/resource"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
@@ -27,7 +27,7 @@ const requestHeaderPrefix = "http.request.header."
 
 // FromSpan reads one span. It is false only for a span that states nothing to
 // hold on to: no span id.
-func FromSpan(resource pcommon.Resource, s ptrace.Span) (evidence.Evidence, bool) {
+func FromSpan(under pcommon.Resource, s ptrace.Span) (evidence.Evidence, bool) {
 	if s.SpanID().IsEmpty() {
 		return evidence.Evidence{}, false
 	}
@@ -43,7 +43,7 @@ func FromSpan(resource pcommon.Resource, s ptrace.Span) (evidence.Evidence, bool
 	e.Position = position(s)
 	e.SpanKind, e.Role = kind(s.Kind())
 
-	r.resource(resource.Attributes())
+	r.resource(under.Attributes())
 	for name, v := range s.Attributes().All() {
 		r.attribute(name, v)
 	}
@@ -99,55 +99,22 @@ type reader struct {
 	component, nodeID, cluster    string
 	requestGUID, upstreamAddress  string
 	selfAddress                   string
-	replicaSet                    string
 	errorType                     string
 	requestHost                   string
 	operation                     string // of messaging
 }
 
 func (r *reader) resource(m pcommon.Map) {
-	w := &r.self
+	r.e.Cluster = resource.Read(m, &r.self)
 	for name, v := range m.All() {
 		switch name {
 		case "service.name":
 			r.service = text(v)
 		case "service.namespace":
-			set(&w.Namespace, text(v), false)
-		case "service.version":
-			w.Version = text(v)
-		case "k8s.namespace.name":
-			set(&w.Namespace, text(v), true)
-		case "k8s.pod.name":
-			w.PodName = text(v)
-		case "k8s.pod.uid":
-			w.PodUID = text(v)
-		case "k8s.node.name":
-			w.Node = text(v)
-		case "k8s.cluster.name":
-			r.e.Cluster = text(v)
-		case "k8s.deployment.name":
-			w.Name, w.Kind = text(v), "Deployment"
-		case "k8s.statefulset.name":
-			w.Name, w.Kind = text(v), "StatefulSet"
-		case "k8s.daemonset.name":
-			w.Name, w.Kind = text(v), "DaemonSet"
-		case "k8s.cronjob.name":
-			w.Name, w.Kind = text(v), "CronJob"
-		case "k8s.job.name":
-			if w.Kind == "" {
-				w.Name, w.Kind = text(v), "Job"
-			}
-		case "k8s.replicaset.name":
-			r.replicaSet = text(v)
-		case "container.image.repo_digests":
-			w.ImageDigest = digest(v)
-		case "host.ip":
+			set(&r.self.Namespace, text(v), false)
 		default:
 			r.identity(name, v)
 		}
-	}
-	if w.Name == "" && r.replicaSet != "" {
-		w.Name, w.Kind = r.replicaSet, "ReplicaSet"
 	}
 }
 
@@ -521,29 +488,6 @@ func set(dst *string, v string, overwrite bool) {
 	if v != "" && (overwrite || *dst == "") {
 		*dst = v
 	}
-}
-
-// digest returns the digest of the first REPOSITORY@DIGEST.
-func digest(v pcommon.Value) string {
-	s := ""
-	switch v.Type() {
-	case pcommon.ValueTypeSlice:
-		if v.Slice().Len() > 0 {
-			s = v.Slice().At(0).Str()
-		}
-	case pcommon.ValueTypeStr:
-		s = v.Str()
-		if strings.HasPrefix(s, "[") {
-			var list []string
-			if json.Unmarshal([]byte(evidence.Text(s, evidence.MaxPath)), &list) == nil && len(list) > 0 {
-				s = list[0]
-			}
-		}
-	}
-	if i := strings.LastIndexByte(s, '@'); i >= 0 {
-		s = s[i+1:]
-	}
-	return evidence.Text(s, evidence.MaxName)
 }
 
 // grpcStatuses are the names of the codes 0 to 16.
