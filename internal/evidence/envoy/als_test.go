@@ -603,7 +603,10 @@ func TestDecodeRefuses(t *testing.T) {
 	if refused < len(whole)-10 { // a cut between two fields is a message
 		t.Errorf("%d of %d beginnings of a message were refused", refused, len(whole))
 	}
-	for _, bad := range []string{"\x00", "\x0b\x0c", "\x0a\x05x", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x12\x02\x0a\x05"} {
+	for _, bad := range []string{"\x00", "\x0b\x0c", "\x0a\x05x", "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x12\x02\x0a\x05",
+		"\x12\x09\x0a\x07\x0a\x05\x1a\x03\x0a\x05x",            // a local address
+		"\x12\x0b\x0a\x09\x0a\x07\x2a\x02\x08\x01\x62\x01\x08", // a duration
+	} {
 		var node Node
 		if _, _, err := decodeAll(&node, []byte(bad)); err == nil {
 			t.Errorf("%q was taken", bad)
