@@ -460,7 +460,7 @@ func TestRecovery(t *testing.T) {
 		after.toLogs.(*tracesRecordsFace).replay = replay
 		after.metrics.(*metricsFace).replay = replay
 		after.start(t)
-		assert.Equal(t, 1, replays, "by the first face alone")
+		assert.Equal(t, 2, replays, "by the first face alone: the records, then the evidence")
 		time.Sleep(20 * time.Second)
 		after.stop(t)
 		ids := map[string]bool{attr(before.sinks[logsRecords].records(t)[0], semconv.AuditRecordID): true}

@@ -204,12 +204,14 @@ func (c *Clerk) Traces(ctx context.Context, from *evidence.Reporter, td ptrace.T
 }
 
 // Record begins to make records and offers them to out, until Stop. First it
-// reads again what `recover_from` names, with replay. It is false if records
-// are made already.
+// reads again what `recover_from` names, with replay, and offers the records that
+// are due of that: no evidence comes before they are out, however often we
+// crash. It is false if records are made already.
 func (c *Clerk) Record(ctx context.Context, out func(context.Context, plog.Logs) error, replay Replay) bool {
 	if !c.recording.CompareAndSwap(false, true) {
 		return false
 	}
+	c.recorder = newRecorder(c, out)
 	if from := c.cfg.RecoverFrom; from.Directory != "" {
 		// Records can be derived again later, evidence can't be had again:
 		// a log that can't be read must not keep us from sealing.
@@ -219,8 +221,8 @@ func (c *Clerk) Record(ctx context.Context, out func(context.Context, plog.Logs)
 		} else if n > 0 {
 			c.logger.Info("re-read evidence from before the restart", zap.Int("evidence", n))
 		}
+		_ = c.recorder.together(func() error { return c.recorder.deliver(ctx) }) // what is refused is kept
 	}
-	c.recorder = newRecorder(c, out)
 	c.recorder.start()
 	return true
 }

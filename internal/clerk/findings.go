@@ -82,17 +82,20 @@ func parseCondition(s string, logger *zap.Logger) (*recordCondition, error) {
 	return parser.ParseCondition(s)
 }
 
-// finder looks for findings in the records that leave. The recorder alone uses
-// it, but for gaps.
+// finder looks for findings in the records that leave.
 type finder struct {
 	*Clerk
-	detector   *findings.Detector
 	off        map[findings.Kind]bool
 	severity   map[findings.Kind]findings.Severity
 	conditions map[findings.Kind]*recordCondition
-	ready      []findings.Finding
 
-	mu   sync.Mutex
+	mu       sync.Mutex // guards all below
+	detector *findings.Detector
+	ready    []findings.Finding
+
+	delivering sync.Mutex // held while findings are handed over: whoever comes after has them out
+
+	seen sync.Mutex
 	gaps []evidence.Gap // that came as evidence, to be looked at
 }
 
@@ -128,6 +131,8 @@ func newFinder(c *Clerk) (*finder, error) {
 
 // examine looks at records that were not looked at before, and at gaps.
 func (f *finder) examine(batch []*correlate.Record, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, r := range batch {
 		if r.Examined {
 			continue
@@ -135,10 +140,10 @@ func (f *finder) examine(batch []*correlate.Record, now time.Time) {
 		r.Examined = true
 		f.detector.Observe(r, now, f.accept(r), f.report)
 	}
-	f.mu.Lock()
+	f.seen.Lock()
 	gaps := f.gaps
 	f.gaps = nil
-	f.mu.Unlock()
+	f.seen.Unlock()
 	for i := range gaps {
 		if !f.off[findings.EvidenceGap] {
 			f.detector.Gap(&gaps[i], now, f.report)
@@ -187,8 +192,8 @@ func (f *finder) counted(kind findings.Kind, n int64) {
 
 // sawGap takes a gap that came as evidence.
 func (f *finder) sawGap(g evidence.Gap) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.seen.Lock()
+	defer f.seen.Unlock()
 	if len(f.gaps) < maxGaps {
 		f.gaps = append(f.gaps, g)
 	}
@@ -197,8 +202,10 @@ func (f *finder) sawGap(g evidence.Gap) {
 // end states and offers all that was not stated yet.
 func (f *finder) end(ctx context.Context, offer offer) error {
 	for {
+		f.mu.Lock()
 		f.detector.End(time.Now(), f.report)
-		if len(f.ready) == 0 {
+		f.mu.Unlock()
+		if len(f.untaken()) == 0 {
 			return nil
 		}
 		if err := f.deliver(ctx, offer); err != nil {
@@ -210,15 +217,21 @@ func (f *finder) end(ctx context.Context, offer offer) error {
 // deliver offers what was found, in one request. What will never be taken is
 // dropped, alone.
 func (f *finder) deliver(ctx context.Context, offer offer) error {
-	switch err := f.offer(ctx, offer, f.ready); {
+	if len(f.untaken()) == 0 {
+		return nil
+	}
+	f.delivering.Lock()
+	defer f.delivering.Unlock()
+	ready := f.untaken()
+	switch err := f.offer(ctx, offer, ready); {
 	case err == nil:
-		f.ready = f.ready[:0]
+		f.taken(len(ready))
 		return nil
 	case !f.permanent(err):
 		return err
 	}
-	for len(f.ready) > 0 {
-		err := f.offer(ctx, offer, f.ready[:1])
+	for i := range ready {
+		err := f.offer(ctx, offer, ready[i:i+1])
 		if err != nil && !f.permanent(err) {
 			return err
 		}
@@ -226,9 +239,23 @@ func (f *finder) deliver(ctx context.Context, offer offer) error {
 			f.refusedForGood.Add(1)
 			f.logger.Error("a finding was refused for good and is dropped", zap.Error(err))
 		}
-		f.ready = slices.Delete(f.ready, 0, 1)
+		f.taken(1)
 	}
 	return nil
+}
+
+// untaken is what is ready, what is under way included.
+func (f *finder) untaken() []findings.Finding {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.ready
+}
+
+// taken drops the first of what is ready.
+func (f *finder) taken(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ready = slices.Clone(f.ready[n:])
 }
 
 func (f *finder) offer(ctx context.Context, offer offer, found []findings.Finding) error {

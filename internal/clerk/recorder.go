@@ -2,7 +2,6 @@ package clerk
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -17,104 +16,47 @@ import (
 
 const (
 	tick        = 100 * time.Millisecond // how late a record may leave
-	longestWait = 5 * time.Second        // between offers of refused records
-	batchSize   = 500                    // records in one request
+	longestWait = 5 * time.Second        // between offers of what is refused
+	batchSize   = 500                    // records, or spans, in one request
+	maxOffers   = 32                     // of records, under way at once
 )
 
 // offer hands records on; an error keeps them for a later offer.
 type offer func(context.Context, plog.Logs) error
 
-// recorder moves the correlator's clock and hands its records on. It is one
-// goroutine.
+// recorder moves the correlator's clock and hands its records on, in several
+// requests at once if they are taken slowly.
 type recorder struct {
 	*Clerk
-	offer  offer
-	ctx    context.Context // ends when the recorder is stopped
-	cancel context.CancelFunc
-	ended  chan struct{}
+	offer offer
+	delivery
 }
 
 func newRecorder(c *Clerk, offer offer) *recorder {
-	r := &recorder{Clerk: c, offer: offer, ended: make(chan struct{})}
-	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r := &recorder{Clerk: c, offer: offer}
+	r.delivery = delivery{
+		wake: c.wake, atOnce: maxOffers, ready: c.correlator.Ready, deliver: r.deliver,
+		before: func(now time.Time) {
+			c.correlator.Advance(now)
+			c.finder.examine(nil, now)
+		},
+		refused: func(err error) { c.logger.Warn("records are refused; they are kept and offered again", zap.Error(err)) },
+	}
 	return r
-}
-
-func (r *recorder) start() { go r.run() }
-
-func (r *recorder) run() {
-	defer close(r.ended)
-	r.deliverOften(r.ctx, r.wake, func(now time.Time) {
-		r.correlator.Advance(now)
-		r.finder.examine(nil, now)
-	}, r.deliver, "records are refused; they are kept and offered again")
 }
 
 // stop lets all records leave and hands them on, as long as ctx allows.
 func (r *recorder) stop(ctx context.Context) error {
-	r.cancel()
-	<-r.ended
+	r.end(ctx)
 	r.correlator.Flush()
-	err := deliverAll(ctx, func(ctx context.Context) error {
-		if err := r.deliver(ctx); err != nil {
-			return err
-		}
-		return r.finder.end(ctx, r.offer)
-	})
+	err := r.deliverAll(ctx, r.deliver)
+	if err == nil {
+		err = r.deliverAll(ctx, func(ctx context.Context) error { return r.finder.end(ctx, r.offer) })
+	}
 	if err != nil {
 		return fmt.Errorf("records are left over, recover_from brings them back: %w", err)
 	}
 	return nil
-}
-
-// deliverOften delivers until ctx ends: at each tick and when it is woken, less
-// often while that is refused. before comes first, each time.
-func (c *Clerk) deliverOften(ctx context.Context, wake <-chan struct{}, before func(now time.Time), deliver func(context.Context) error, refused string) {
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
-	var refusedUntil time.Time
-	wait := tick
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-wake:
-		case <-ticker.C:
-		}
-		now := time.Now()
-		before(now)
-		if now.Before(refusedUntil) {
-			continue
-		}
-		if err := deliver(ctx); err != nil {
-			if ctx.Err() == nil && wait == tick {
-				c.logger.Warn(refused, zap.Error(err))
-			}
-			wait = min(2*wait, longestWait)
-			refusedUntil = now.Add(wait)
-			continue
-		}
-		wait, refusedUntil = tick, time.Time{}
-	}
-}
-
-// deliverAll delivers until nothing is left, as long as ctx allows; without a
-// deadline until it was refused for some seconds.
-func deliverAll(ctx context.Context, deliver func(context.Context) error) error {
-	for wait := tick; ; wait = min(2*wait, longestWait) {
-		err := deliver(ctx)
-		if err == nil {
-			return nil
-		}
-		if _, bounded := ctx.Deadline(); !bounded && wait >= longestWait {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(err, ctx.Err())
-		case <-time.After(wait):
-		}
-	}
 }
 
 // deliver hands over what is ready. What the next consumer will never take is
@@ -127,22 +69,22 @@ func (r *recorder) deliver(ctx context.Context) error {
 		return err
 	}
 	_, err := r.correlator.Deliver(batchSize, func(batch []*correlate.Record) error {
+		for _, rec := range batch {
+			if !rec.Examined {
+				r.complete(rec)
+			}
+		}
+		r.finder.examine(batch, time.Now())
+		// Before the records: after a crash between the two they come out again.
+		if err := r.finder.deliver(ctx, r.offer); err != nil {
+			return err
+		}
 		return r.send(ctx, batch)
 	})
 	return err
 }
 
 func (r *recorder) send(ctx context.Context, batch []*correlate.Record) error {
-	for _, rec := range batch {
-		if !rec.Examined {
-			r.complete(rec)
-		}
-	}
-	r.finder.examine(batch, time.Now())
-	// Before the records: after a crash between the two they come out again.
-	if err := r.finder.deliver(ctx, r.offer); err != nil {
-		return err
-	}
 	err := r.offer(ctx, r.recordsToLogs(batch, time.Now()))
 	switch {
 	case err == nil:
@@ -161,12 +103,11 @@ func (r *recorder) send(ctx context.Context, batch []*correlate.Record) error {
 	}
 	// One of them is at fault. A retryable refusal of a later one offers the
 	// earlier ones again; records have ids.
-	for i := range batch {
-		if err := r.send(ctx, batch[i:i+1]); err != nil {
-			return err
-		}
+	half := len(batch) / 2
+	if err := r.send(ctx, batch[:half]); err != nil {
+		return err
 	}
-	return nil
+	return r.send(ctx, batch[half:])
 }
 
 func (r *recorder) count(ctx context.Context, batch []*correlate.Record) {

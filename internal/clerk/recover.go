@@ -1,6 +1,8 @@
 package clerk
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"fmt"
@@ -37,38 +39,61 @@ func ReplayStore(ctx context.Context, dir, origin string, window time.Duration, 
 	return store.Replay(ctx, origin, window, fn)
 }
 
-// recover re-reads the evidence that was sealed in the last windows before a
-// restart, and which records are out already. It returns how much evidence it
-// found. Twice the window: a piece waits at most one, and its record needs time
-// to be sealed.
-func (c *Clerk) recover(ctx context.Context, replay Replay) (int, error) {
-	now := time.Now()
-	c.correlator.BeginRecovery()
-	defer func() { c.correlator.EndRecovery(now) }()
-	n := 0
-	err := replay(ctx, c.cfg.RecoverFrom.Directory, c.cfg.RecoverFrom.Origin, 2*c.cfg.Window,
-		func(sig seal.Signal, sealedAt time.Time, message []byte) error {
-			in := c.intake(nil)
-			defer in.done()
-			switch sig {
-			case seal.SignalLogs:
-				ld, err := (&plog.ProtoUnmarshaler{}).UnmarshalLogs(message)
-				if err != nil {
-					return fmt.Errorf("logs sealed at %s: %w", sealedAt.UTC().Format(time.RFC3339), err)
-				}
-				in.recoverLogs(ld)
-			case seal.SignalTraces:
-				td, err := (&ptrace.ProtoUnmarshaler{}).UnmarshalTraces(message)
-				if err != nil {
-					return fmt.Errorf("traces sealed at %s: %w", sealedAt.UTC().Format(time.RFC3339), err)
-				}
-				in.recoverTraces(td)
-			}
-			c.correlator.Add(now, in.evidence)
-			n += len(in.evidence)
+// recover re-reads what was sealed in the last windows before a restart: first
+// which records are out, then the evidence, which waits from when it was sealed. It
+// returns how much evidence it found. Twice the window: a piece waits at most one,
+// and its record needs time to be sealed.
+func (c *Clerk) recover(ctx context.Context, replay Replay) (n int, err error) {
+	again := func(fn func(seal.Signal, time.Time, []byte) error) error {
+		from := c.cfg.RecoverFrom
+		return replay(ctx, from.Directory, from.Origin, 2*c.cfg.Window, fn)
+	}
+	err = again(func(sig seal.Signal, sealedAt time.Time, message []byte) error {
+		if sig != seal.SignalLogs || !bytes.Contains(message, []byte(semconv.AuditRecordID)) {
 			return nil
-		})
+		}
+		ld, err := unmarshalLogs(sealedAt, message)
+		if err == nil {
+			c.recoverRecords(ld)
+		}
+		return err
+	})
+	now := time.Now()
+	err = cmp.Or(again(func(sig seal.Signal, sealedAt time.Time, message []byte) error {
+		in := c.intake(nil)
+		defer in.done()
+		switch sig {
+		case seal.SignalLogs:
+			ld, err := unmarshalLogs(sealedAt, message)
+			if err != nil {
+				return err
+			}
+			in.recoverLogs(ld)
+		case seal.SignalTraces:
+			td, err := (&ptrace.ProtoUnmarshaler{}).UnmarshalTraces(message)
+			if err != nil {
+				return fmt.Errorf("traces sealed at %s: %w", sealedAt.UTC().Format(time.RFC3339), err)
+			}
+			in.recoverTraces(td)
+		}
+		if sealedAt.After(now) {
+			sealedAt = now // the clock was set back
+		}
+		c.correlator.Add(sealedAt, in.evidence)
+		n += len(in.evidence)
+		return nil
+	}), err)
+	c.correlator.Recovered()
+	c.correlator.Advance(now)
 	return n, err
+}
+
+func unmarshalLogs(sealedAt time.Time, message []byte) (plog.Logs, error) {
+	ld, err := (&plog.ProtoUnmarshaler{}).UnmarshalLogs(message)
+	if err != nil {
+		err = fmt.Errorf("logs sealed at %s: %w", sealedAt.UTC().Format(time.RFC3339), err)
+	}
+	return ld, err
 }
 
 func (in *intake) recoverTraces(td ptrace.Traces) {
@@ -90,7 +115,7 @@ func (in *intake) recoverLogs(ld plog.Logs) {
 		for _, sl := range rl.ScopeLogs().All() {
 			under := in.under(rl.Resource(), sl.Scope())
 			for _, lr := range sl.LogRecords().All() {
-				if in.recoverRecord(lr) {
+				if isRecord(lr.Attributes()) {
 					continue
 				}
 				e, known := readLog(rl.Resource(), lr)
@@ -113,20 +138,34 @@ func (in *intake) recovered(e *evidence.Evidence, known bool, m pcommon.Map) {
 	in.evidence = append(in.evidence, *e)
 }
 
-// recoverRecord tells the correlator of a record that is out. Only what has no
-// evidence id is one: a record that came over the wire is evidence.
-func (in *intake) recoverRecord(lr plog.LogRecord) bool {
-	m := lr.Attributes()
-	v, ok := m.Get(semconv.AuditRecordID)
-	if _, wire := m.Get(semconv.EvidenceID); !ok || wire {
-		return false
+// isRecord tells our own records. What has an evidence id came over the wire,
+// whatever it calls itself.
+func isRecord(m pcommon.Map) bool {
+	_, ours := m.Get(semconv.AuditRecordID)
+	_, wire := m.Get(semconv.EvidenceID)
+	return ours && !wire
+}
+
+// recoverRecords tells the correlator of records that are out.
+func (c *Clerk) recoverRecords(ld plog.Logs) {
+	for _, rl := range ld.ResourceLogs().All() {
+		for _, sl := range rl.ScopeLogs().All() {
+			for _, lr := range sl.LogRecords().All() {
+				if past, ok := readPast(lr.Attributes()); ok {
+					c.correlator.Recover(past)
+				}
+			}
+		}
 	}
-	var past correlate.Past
-	if amends, ok := m.Get(semconv.MeshAmends); ok {
-		v = amends
+}
+
+func readPast(m pcommon.Map) (past correlate.Past, ok bool) {
+	id, amends := m.Get(semconv.MeshAmends)
+	if !amends {
+		id, _ = m.Get(semconv.AuditRecordID)
 	}
-	if !fromHex(past.ID[:], v.Str()) {
-		return true
+	if !isRecord(m) || !fromHex(past.ID[:], id.Str()) {
+		return past, false
 	}
 	if v, ok := m.Get(semconv.MeshEvidenceState); ok {
 		for _, s := range [...]correlate.State{correlate.Partial, correlate.Ambiguous} {
@@ -168,11 +207,7 @@ func (in *intake) recoverRecord(lr plog.LogRecord) bool {
 			}
 		}
 	}
-	// The evidence that it cites was sealed before it.
-	in.correlator.Add(time.Now(), in.evidence)
-	in.evidence = in.evidence[:0]
-	in.correlator.Recover(past)
-	return true
+	return past, true
 }
 
 func fromHex(dst []byte, s string) bool {

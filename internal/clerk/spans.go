@@ -150,18 +150,16 @@ func (in *intake) copies() []*held {
 // which runs, and, when it has ended, that which stops it.
 type holder struct {
 	*Clerk
-	offer  func(context.Context, ptrace.Traces) error
-	max    int
-	wait   time.Duration // for a record
-	ctx    context.Context
-	cancel context.CancelFunc
-	wake   chan struct{}
-	ended  chan struct{}
+	delivery
+	offer func(context.Context, ptrace.Traces) error
+	max   int
+	wait  time.Duration // for a record
+	came  chan struct{} // tells the delivery that spans are ready
 
 	mu      sync.Mutex
 	waiting map[evidence.ID]*list.Element
 	order   list.List // of *held that wait, by due
-	ready   list.List // of *held
+	going   list.List // of *held, to go
 	// bytes is all that is held, waits what of it waits for records.
 	bytes, waits int
 }
@@ -174,11 +172,16 @@ type holder struct {
 func (c *Clerk) HoldSpans(out func(context.Context, ptrace.Traces) error, maxBytes int) {
 	h := &holder{
 		Clerk: c, offer: out, max: maxBytes, wait: c.cfg.Window + c.cfg.Settle + time.Second,
-		wake: make(chan struct{}, 1), ended: make(chan struct{}), waiting: make(map[evidence.ID]*list.Element),
+		came: make(chan struct{}, 1), waiting: make(map[evidence.ID]*list.Element),
 	}
-	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.delivery = delivery{
+		wake: h.came, atOnce: 1, ready: h.isReady, before: h.release, deliver: h.handOn,
+		refused: func(err error) {
+			c.logger.Warn("spans are refused; they are kept and offered again, as far as there is room", zap.Error(err))
+		},
+	}
+	h.start()
 	c.holder.Store(h)
-	go h.run()
 }
 
 // ReleaseSpans lets all spans that are held go, as long as ctx allows; then none
@@ -188,8 +191,7 @@ func (c *Clerk) ReleaseSpans(ctx context.Context) error {
 	if h == nil {
 		return nil
 	}
-	h.cancel()
-	<-h.ended
+	h.end(ctx)
 	return h.stop(ctx)
 }
 
@@ -217,7 +219,7 @@ func (h *holder) hold(copies []*held, now time.Time) {
 			h.bytes += s.group.bytes
 		}
 		if !s.waits {
-			h.ready.PushBack(s)
+			h.going.PushBack(s)
 			continue
 		}
 		s.due = now.Add(h.wait)
@@ -237,14 +239,14 @@ func (h *holder) leave(e *list.Element, k correlate.Known) {
 	delete(h.waiting, s.id)
 	h.waits -= s.bytes()
 	s.waits, s.known = false, k
-	h.ready.PushBack(s)
+	h.going.PushBack(s)
 }
 
 // bound drops what is ready for longest while there is too much.
 func (h *holder) bound() {
 	n := int64(0)
-	for ; h.bytes > h.max && h.ready.Len() > 0; n++ {
-		h.gone(h.ready.Remove(h.ready.Front()).(*held))
+	for ; h.bytes > h.max && h.going.Len() > 0; n++ {
+		h.gone(h.going.Remove(h.going.Front()).(*held))
 	}
 	if n > 0 {
 		h.telemetry.DroppedSpans.Add(context.Background(), n)
@@ -261,7 +263,7 @@ func (h *holder) gone(s *held) {
 
 func (h *holder) wakeUp() {
 	select {
-	case h.wake <- struct{}{}:
+	case h.came <- struct{}{}:
 	default:
 	}
 }
@@ -329,26 +331,27 @@ func (h *holder) release(now time.Time) {
 	}
 }
 
-func (h *holder) run() {
-	defer close(h.ended)
-	h.deliverOften(h.ctx, h.wake, h.release, h.deliver, "spans are refused; they are kept and offered again, as far as there is room")
-}
-
 // stop hands all on that is held.
 func (h *holder) stop(ctx context.Context) error {
 	h.release(time.Now().Add(h.wait))
-	err := deliverAll(ctx, h.deliver)
+	err := h.deliverAll(ctx, h.handOn)
 	if err == nil {
 		return nil
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.telemetry.DroppedSpans.Add(context.Background(), int64(h.ready.Len()))
-	return fmt.Errorf("%d spans are dropped, as evidence they are sealed: %w", h.ready.Len(), err)
+	h.telemetry.DroppedSpans.Add(context.Background(), int64(h.going.Len()))
+	return fmt.Errorf("%d spans are dropped, as evidence they are sealed: %w", h.going.Len(), err)
 }
 
-// deliver hands on what is ready. What will never be taken is dropped.
-func (h *holder) deliver(ctx context.Context) error {
+func (h *holder) isReady() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.going.Len()
+}
+
+// handOn hands on what is ready. What will never be taken is dropped.
+func (h *holder) handOn(ctx context.Context) error {
 	for {
 		batch := h.take()
 		if len(batch) == 0 {
@@ -377,8 +380,8 @@ func (h *holder) deliver(ctx context.Context) error {
 func (h *holder) take() (batch []*held) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for len(batch) < batchSize && h.ready.Len() > 0 {
-		batch = append(batch, h.ready.Remove(h.ready.Front()).(*held))
+	for len(batch) < batchSize && h.going.Len() > 0 {
+		batch = append(batch, h.going.Remove(h.going.Front()).(*held))
 	}
 	return batch
 }
@@ -387,7 +390,7 @@ func (h *holder) putBack(batch []*held) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i := len(batch) - 1; i >= 0; i-- {
-		h.ready.PushFront(batch[i])
+		h.going.PushFront(batch[i])
 	}
 	h.bound()
 }

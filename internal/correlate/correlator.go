@@ -50,14 +50,13 @@ type Correlator struct {
 	ready outbox // records that wait to be taken
 
 	// Whoever holds mu makes passes over what is in the inbox; see pass.go.
-	mu         sync.Mutex // guards all below
-	queue      queue
-	index      index
-	actions    arena[action]
-	workflows  workflows
-	now        int64
-	recovering bool             // nothing leaves: what has left before is not yet known
-	recovered  map[RecordID]ref // while recovering
+	mu        sync.Mutex // guards all below
+	queue     queue
+	index     index
+	actions   arena[action]
+	workflows workflows
+	now       int64
+	past      past
 
 	// The first piece of the queue that has not settled, and the first that
 	// has not reached its deadline, which is never behind that.
@@ -78,6 +77,7 @@ func New(cfg Config) *Correlator {
 	c := &Correlator{cfg: cfg, hash: newHasher(cfg.ClockSkew), queue: newQueue(), unsettled: 1, undue: 1}
 	c.index.queue = &c.queue
 	c.inbox.init()
+	c.ready.away = make(map[RecordID]bool)
 	c.workers = workers{n: min(runtime.GOMAXPROCS(0), maxWorkers), share: minShare}
 	c.workflows.of = make(map[evidence.TraceID]ref)
 	return c
@@ -135,26 +135,6 @@ func (c *Correlator) Stats() Stats {
 	return s
 }
 
-// BeginRecovery holds everything back until EndRecovery: evidence from before
-// a restart is added, and Recover tells what became of it.
-func (c *Correlator) BeginRecovery() {
-	c.mu.Lock()
-	defer c.unlock()
-	c.recovering, c.recovered = true, make(map[RecordID]ref)
-}
-
-// EndRecovery lets records leave again.
-func (c *Correlator) EndRecovery(now time.Time) {
-	c.mu.Lock()
-	defer c.unlock()
-	for _, r := range c.recovered {
-		c.abandon(r)
-	}
-	c.recovering, c.recovered = false, nil
-	c.bury()
-	c.pass(now.UnixNano())
-}
-
 // Past is a record that was out before a restart, or an amendment of one.
 type Past struct {
 	ID        RecordID // the record's
@@ -165,20 +145,22 @@ type Past struct {
 	Upshot    Upshot
 }
 
-// Recover tells of a record that is out already, before a restart: the pieces it
-// cites, as far as they were added again, have left with it. If it names no
+// Recover tells, after a restart, of a record that is out already. The evidence
+// that it cites, added again before Recovered, has left with it. If it names no
 // initiator, one who becomes known amends it.
 func (c *Correlator) Recover(past Past) {
 	c.mu.Lock()
 	defer c.unlock()
-	c.pass(c.now) // the pieces may wait in the inbox
-	r := c.recovered[past.ID]
+	if c.past.records == nil {
+		c.past.records, c.past.cited = make(map[RecordID]ref), make(map[uint64]citedBefore)
+	}
+	r := c.past.records[past.ID]
 	if r == 0 {
 		r = c.addAction()
-		c.recovered[past.ID] = r
+		c.past.records[past.ID] = r
 		a := c.actions.at(r)
 		a.id, a.recovered = past.ID, true
-		a.users++ // until recovery ends
+		a.users++ // until all is recovered
 	}
 	a := c.actions.at(r)
 	a.callee = a.callee || past.Upshot.Callee
@@ -188,37 +170,70 @@ func (c *Correlator) Recover(past Past) {
 		a.stated.initiator = c.hash.initiator(past.Initiator)
 	}
 	for _, e := range past.Cites {
-		p := c.find(e)
-		if p == nil {
-			continue
+		name := c.hash.id(e)
+		c.bytes += a.cite(name)
+		if by, again := c.past.cited[name]; !again || by.callee {
+			c.past.cited[name] = citedBefore{r, a.callee}
 		}
-		c.bytes += a.cite(p.name)
-		if p.place.callee() || !a.callee {
-			c.point(p, r)
-		}
-		if a.start == 0 && p.trace != (evidence.TraceID{}) && p.place != observed {
-			a.start = p.start
-			c.left(r, p)
-		}
-		c.claim(p)
 	}
+}
+
+// Recovered ends it: all evidence from before the restart was added.
+func (c *Correlator) Recovered() {
+	c.mu.Lock()
+	defer c.unlock()
+	c.pass(c.now)
+	for _, r := range c.past.records {
+		c.abandon(r)
+	}
+	c.past = past{}
 	c.bury()
+}
+
+// past is what was out before a restart, while its evidence is added again.
+type past struct {
+	records map[RecordID]ref
+	cited   map[uint64]citedBefore // by hash of the evidence's id
+}
+
+// citedBefore is by which record, and whether that had a callee's report then.
+type citedBefore struct {
+	action ref
+	callee bool
+}
+
+// rejoin makes a piece part of the record that it left with before a restart, if
+// it did.
+func (c *Correlator) rejoin(p *piece) {
+	by, ok := c.past.cited[p.name]
+	if !ok {
+		return
+	}
+	if p.place.callee() || !by.callee {
+		c.point(p, by.action)
+	}
+	a := c.actions.at(by.action)
+	if a.start == 0 && p.trace != (evidence.TraceID{}) && p.place != observed {
+		a.start = p.start
+		c.left(by.action, p)
+	}
+	c.claim(p)
 }
 
 // Deliver hands ready records to send, at most limit at a time and in order,
 // until there are none or send fails; then the records that it did not take are
 // kept for the next time, within the same bound. It returns how many were
-// taken. send is called without locks held.
+// taken. send is called without locks held. Several may deliver at once: what
+// amends a record is handed over after that was taken.
 func (c *Correlator) Deliver(limit int, send func([]*Record) error) (int, error) {
-	c.ready.delivering.Lock()
-	defer c.ready.delivering.Unlock()
 	for taken := 0; ; {
-		batch := c.ready.take(limit)
+		batch, bytes := c.ready.take(limit)
 		if len(batch) == 0 {
 			return taken, nil
 		}
-		if err := send(batch); err != nil {
-			c.ready.putBack(batch)
+		err := send(batch)
+		c.ready.back(batch, bytes, err != nil)
+		if err != nil {
 			c.mu.Lock()
 			defer c.unlock()
 			c.advance()
@@ -226,4 +241,10 @@ func (c *Correlator) Deliver(limit int, send func([]*Record) error) (int, error)
 		}
 		taken += len(batch)
 	}
+}
+
+// Ready is how many records wait to be delivered.
+func (c *Correlator) Ready() int {
+	n, _ := c.ready.size()
+	return n
 }

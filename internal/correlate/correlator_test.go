@@ -890,8 +890,6 @@ func TestRecovery(t *testing.T) {
 	require.Len(t, left, 2)
 
 	after := New(Config{Window: 10 * time.Second, LateWindow: time.Minute, MaxPending: 10, MaxPendingBytes: 1 << 20, ExpectCallee: true})
-	after.BeginRecovery()
-	after.Add(t0, batch)
 	for _, r := range left {
 		var cites []evidence.ID
 		for _, a := range r.Attestations {
@@ -899,7 +897,9 @@ func TestRecovery(t *testing.T) {
 		}
 		after.Recover(Past{ID: r.ID, Upshot: r.Upshot, Cites: cites, State: r.State, Reason: r.Reason})
 	}
-	after.EndRecovery(t0)
+	after.Add(t0, batch)
+	after.Advance(t0.Add(5 * time.Second))
+	after.Recovered()
 	require.Empty(t, drain(t, after), "what has left does not leave again")
 	after.Add(t0, batch) // the senders resend what was not acknowledged
 	after.Add(t0, []evidence.Evidence{appSpan("in", evidence.SpanServer, trace(1, 3, 2)), proxySpan("other in", evidence.SpanServer, trace(1, 9, 8))})

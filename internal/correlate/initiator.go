@@ -180,7 +180,7 @@ func (c *Correlator) left(r ref, p *piece) {
 // inherit amends the records of p's trace that left before it was known who
 // set the trace going. A piece that names a user has had time to meet others.
 func (c *Correlator) inherit(p *piece) {
-	if c.recovering || p.workflow == 0 {
+	if p.workflow == 0 {
 		return
 	}
 	w := c.workflows.all.at(p.workflow)

@@ -130,8 +130,6 @@ func TestLateInitiatorAfterRestart(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := New(testConfig())
-			c.BeginRecovery()
-			c.Add(t0, []evidence.Evidence{inner})
 			record := recordID(inner.ID)
 			named, last := "", Past{}
 			for i, p := range past {
@@ -142,7 +140,8 @@ func TestLateInitiatorAfterRestart(t *testing.T) {
 				c.Recover(p)
 				named, last = named+p.Initiator, p
 			}
-			c.EndRecovery(t0)
+			c.Add(t0, []evidence.Evidence{inner})
+			c.Recovered()
 			c.Add(t0.Add(time.Second), []evidence.Evidence{entry})
 			c.Advance(t0.Add(time.Minute))
 			var amendments []*Record

@@ -3,8 +3,6 @@ package correlate
 import (
 	"runtime"
 	"time"
-
-	"github.com/meshaudit/meshaudit/internal/evidence"
 )
 
 // pass looks at all evidence in the inbox, then lets leave what is due now. Its
@@ -56,17 +54,18 @@ func (c *Correlator) take(all []*parcel) {
 		c.push(all)
 		c.insert(from)
 	}
+	came := int(c.queue.end - from)
+	c.stats.Evidence += uint64(came)
+	c.stats.Pending += came
+	c.stats.Kept += came
 	for n := from; n < c.queue.end; n++ {
 		p := c.queue.at(n)
 		c.bytes += p.bytes()
 		if p.user {
 			c.names(p)
 		}
+		c.rejoin(p)
 	}
-	came := int(c.queue.end - from)
-	c.stats.Evidence += uint64(came)
-	c.stats.Pending += came
-	c.stats.Kept += came
 }
 
 func (c *Correlator) push(all []*parcel) {
@@ -163,25 +162,8 @@ func (c *Correlator) keys(from, to uint64, f func(worker int, l link)) {
 	})
 }
 
-func (c *Correlator) find(id evidence.ID) *piece {
-	q := c.index.first(c.hash.id(id))
-	for q != nil && q.id != id {
-		q = c.index.next(q, byID)
-	}
-	return q
-}
-
 // advance moves the three cursors, then enforces the bounds.
 func (c *Correlator) advance() {
-	if c.recovering {
-		// The oldest have most likely left before the restart.
-		for c.stats.Pending > c.cfg.MaxPending || c.bytes > c.cfg.MaxPendingBytes {
-			c.claim(c.queue.at(c.queue.first))
-			c.forget(c.queue.first + 1)
-			c.stats.Forgotten++
-		}
-		return
-	}
 	c.along(&c.unsettled, c.until(c.unsettled, c.cfg.Settle), c.settled)
 	c.along(&c.undue, c.until(c.undue, c.cfg.Window), func() { c.due(ReasonDeadline) })
 	c.forget(min(c.undue, c.until(c.queue.first, c.cfg.Window+c.cfg.LateWindow)))
@@ -204,7 +186,7 @@ func (c *Correlator) advance() {
 			c.forget(n)
 		case c.undue < c.queue.end:
 			c.along(&c.undue, c.undue+1, func() { c.due(ReasonOverload) })
-		case len(c.ready.take(1)) > 0:
+		case c.ready.drop():
 			c.stats.Dropped++
 		default:
 			return

@@ -203,6 +203,14 @@ func AnswerOf(status int, grpc string) Answer {
 	return Unanswered
 }
 
+// amended is the record that r amends, or r itself.
+func (r *Record) amended() RecordID {
+	if r.Amends != (RecordID{}) {
+		return r.Amends
+	}
+	return r.ID
+}
+
 // bytes estimates what a record costs while it waits for the consumer.
 func (r *Record) bytes() int { return 1024 + 256*len(r.Attestations) + 128*len(r.Conflicts) }
 
