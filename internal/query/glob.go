@@ -3,6 +3,8 @@ package query
 import (
 	"fmt"
 	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // maxPatternBytes bounds a pattern: the longest SPIFFE ID, and some.
@@ -40,6 +42,11 @@ func ParseIDGlob(s string) (Glob, error) {
 	}
 	if s != "" && !strings.HasPrefix(s, spiffeScheme) && s[0] != '*' {
 		s = spiffeScheme + s
+	}
+	if s != "" && !strings.Contains(s, "*") {
+		if _, err := spiffeid.FromString(s); err != nil {
+			return Glob{}, fmt.Errorf("%q is no SPIFFE ID: %w", s, err)
+		}
 	}
 	return ParseGlob(s)
 }

@@ -61,6 +61,11 @@ func TestIDGlob(t *testing.T) {
 	if _, err := ParseIDGlob("orders"); err == nil || !strings.Contains(err.Error(), "'*/orders'") {
 		t.Errorf("a bare name is not explained: %v", err)
 	}
+	for _, s := range []string{"spiffe//example.org/x", "https://example.org/x", "spiffe://Example.org/x", "example.org/x/"} {
+		if _, err := ParseIDGlob(s); err == nil || !strings.Contains(err.Error(), "is no SPIFFE ID") {
+			t.Errorf("%s: %v", s, err)
+		}
+	}
 }
 
 // Matching takes no more than a search for each part.
