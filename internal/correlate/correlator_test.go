@@ -268,6 +268,11 @@ func TestJoins(t *testing.T) {
 			calleeALS("line", reporter("q"), request("r"), calledPod("q"), addresses("203.0.113.7", "10.0.0.2")),
 		}, []string{"mesh.request complete request: in line out"}},
 
+		{"interim reports on a span that was forwarded", []evidence.Evidence{
+			calleeALS("b", trace(1, 0, 1), reporter("b"), path("/b")),
+			calleeALS("c", trace(1, 0, 1), reporter("c"), path("/c")), calleeALS("c so far", trace(1, 0, 1), reporter("c"), path("/c"), interim),
+		}, []string{"mesh.request complete none: b", "mesh.request complete span: c c so far"}},
+
 		{"from server to client is the next hop", []evidence.Evidence{
 			proxySpan("in", server, trace(1, 1, 0)), proxySpan("out", client, trace(1, 2, 1)),
 			appSpan("app", server, trace(1, 3, 1)), appSpan("app out", client, trace(1, 4, 3)),

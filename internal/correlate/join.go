@@ -416,7 +416,7 @@ func (c *Correlator) interim(j *joined) {
 			}
 		}
 		for _, q := range c.sharing(buf[:0], byNode, log) {
-			if q.place == at && !q.final && q.keys[byStream-1] == 0 {
+			if q.place == at && !q.final && q.keys[byStream-1] == 0 && sameProxy(q, log) {
 				j.more = append(j.more, member{q, TierSpan})
 			}
 		}
@@ -478,6 +478,10 @@ func byPlace(found []*piece, log place) (logs, proxies, apps []*piece) {
 	return firstReports(found[:n[0]:n[0]]), found[n[0]:n[1]:n[1]], found[n[1]:]
 }
 
+// sameProxy says whether two logs on one node may be of one proxy's request: a span
+// that others forwarded is told to several.
+func sameProxy(a, b *piece) bool { return a.reporter == b.reporter && !unlike(a, b) }
+
 // finalOf finds the final entry that an interim one belongs to.
 func (c *Correlator) finalOf(p *piece) *piece {
 	var buf [8]*piece
@@ -489,7 +493,7 @@ func (c *Correlator) finalOf(p *piece) *piece {
 	}
 	if len(found) == 0 && p.keys[byStream-1] == 0 {
 		for _, q := range c.sharing(buf[:0], byNode, p) {
-			if q.final && q.place == p.place {
+			if q.final && q.place == p.place && sameProxy(p, q) {
 				found = append(found, q)
 			}
 		}
