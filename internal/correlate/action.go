@@ -23,11 +23,11 @@ type action struct {
 	state     State
 	reason    string
 
-	users uint32 // pieces that point here, and the workflow
-	left  ref    // the next record of its trace that left
-	draft uint32 // the last of its drafts in this pass: its number and one
-	// has the callee's report
-	callee bool
+	users  uint32 // pieces that point here, and the workflow
+	left   ref    // the next record of its trace that left
+	draft  uint32 // the last of its drafts in this pass: its number and one
+	callee bool   // has the callee's report
+	traced bool   // is kept with its trace
 	// hashes of its parties' SPIFFE IDs, as its strongest pieces state them; 0: not
 	// known
 	source, destination uint64

@@ -165,6 +165,7 @@ func (c *Correlator) remember(r ref, j *joined) {
 // left keeps a record of p's trace with it.
 func (c *Correlator) left(r ref, p *piece) {
 	w := c.workflow(p)
+	c.actions.at(r).traced = true
 	if w.left == maxLeft {
 		return
 	}

@@ -166,6 +166,29 @@ func TestLateInitiatorAfterRestart(t *testing.T) {
 	}
 }
 
+// A record that learns only from late evidence of which trace it is learns later
+// who set that going.
+func TestInitiatorOfALateTrace(t *testing.T) {
+	where := addresses("10.0.0.1", "10.0.0.2")
+	c := New(testConfig())
+	now := t0
+	for _, e := range []evidence.Evidence{
+		callerALS("line", request("r"), where),
+		calleeALS("log", request("r"), where, trace(1, 0, 3)),
+		calleeALS("entry", path("/entry"), trace(1, 9, 0), user("alice")),
+	} {
+		c.Add(now, []evidence.Evidence{e})
+		now = now.Add(15 * time.Second)
+		c.Advance(now)
+	}
+	rs := drain(t, c)
+	require.Len(t, rs, 4)
+	last := rs[3]
+	assert.Equal(t, rs[0].ID, last.Amends)
+	require.NotNil(t, last.Initiator)
+	assert.Equal(t, "alice", last.Initiator.ID)
+}
+
 func TestInitiatorWithoutTrace(t *testing.T) {
 	c := New(testConfig())
 	c.Add(t0, []evidence.Evidence{calleeALS("log", user("alice")), change("change", "audit-1")})

@@ -82,6 +82,9 @@ func (c *Correlator) leave(j *joined, reason string) {
 	if a != nil {
 		d.amends = true
 		doubt = doubt || c.replaced(a, j)
+		if !a.traced {
+			c.remember(r, j) // of which trace it is may be known only now
+		}
 	} else {
 		r = c.addAction()
 		a = c.actions.at(r)
