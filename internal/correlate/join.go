@@ -157,8 +157,7 @@ func (c *Correlator) sides(j *joined, lead *piece) {
 const maxMore = 16
 
 // callee fills j with the callee's pieces of the action that p, one of them, is
-// part of. Several reports on one node are several attempts; then the first
-// goes with the first span, the second with the second, and that is in doubt.
+// part of. Several reports on one node are several attempts.
 func (c *Correlator) callee(j *joined, p *piece) {
 	if p.place == calleeLog && !p.final {
 		if p = c.finalOf(p); p == nil {
@@ -194,20 +193,29 @@ func (c *Correlator) callee(j *joined, p *piece) {
 			j.several = j.several || q.to.pod == 0
 		}
 	}
-	i := max(
-		slices.Index(proxies, p), slices.Index(apps, p),
-		slices.IndexFunc(logs, func(q *piece) bool { return q == p || sameReport(p, q) }))
-	filled := 0
-	for _, list := range [...][]*piece{logs, proxies, apps} {
-		if len(list) > 0 {
-			filled++
-		}
-		if i < len(list) {
-			j.set(list[i], TierSpan)
+	// Of several attempts on one node, what is each other's nearest belongs together.
+	lists := [...][]*piece{logs, proxies, apps}
+	for _, list := range lists {
+		if i := slices.IndexFunc(list, func(q *piece) bool { return q == p || sameReport(p, q) }); i >= 0 {
+			p = list[i]
 		}
 	}
-	if filled > 1 && max(len(logs), len(proxies), len(apps)) > 1 && !apartInTime(logs, proxies, apps) {
-		j.several = true
+	lead := p
+	for _, list := range lists {
+		if q, _ := matching(p, lists[p.place-calleeLog], list); q != nil {
+			lead = q
+			break
+		}
+	}
+	for _, list := range lists {
+		if q, several := matching(lead, lists[lead.place-calleeLog], list); q != nil {
+			j.set(q, TierSpan)
+			j.several = j.several || several
+		}
+	}
+	if j.slots[p.place] != p { // lead has another
+		j.slots = [places]*piece{}
+		j.set(p, TierSpan)
 	}
 	if proxy := j.slots[calleeProxy]; proxy != nil && len(logs) == 0 {
 		log, several := c.mate(proxy, calleeLog)
@@ -229,22 +237,40 @@ func (c *Correlator) calleeLead(p *piece) *piece {
 	return j.calleeLead()
 }
 
-// apartInTime says whether what one pod tells of several attempts is told apart by
-// when: the spans within each report, and within no other.
-func apartInTime(logs []*piece, spans ...[]*piece) bool {
-	for _, list := range spans {
-		if len(list) > 0 && len(list) != len(logs) {
-			return false
-		}
-		for i, span := range list {
-			for k, log := range logs {
-				if within := span.start >= log.start-rounding && span.end <= log.end+rounding; within != (i == k) {
-					return false
-				}
+// matching gives of a list the piece that belongs to p, one of its own: each is the
+// other's nearest. It is one of several unless it alone lies within p, or p within it.
+func matching(p *piece, own, list []*piece) (q *piece, several bool) {
+	switch {
+	case len(list) == 0 || len(own) == 0: // the chain that p was to join is full
+		return nil, false
+	case list[0].place == p.place:
+		return p, false
+	}
+	near := func(to *piece) func(a, b *piece) int {
+		return func(a, b *piece) int {
+			if nearer(to, a, b) {
+				return -1
 			}
+			return 1
 		}
 	}
-	return len(logs) > 0
+	q = slices.MinFunc(list, near(p))
+	if slices.MinFunc(own, near(q)) != p {
+		return nil, false
+	}
+	for _, x := range own {
+		several = several || x != p && together(x, q)
+	}
+	for _, x := range list {
+		several = several || x != q && together(p, x)
+	}
+	return q, several || len(own)+len(list) > 2 && !together(p, q)
+}
+
+// together says whether one of two reports lies within the other in time.
+func together(a, b *piece) bool {
+	in := func(a, b *piece) bool { return a.start >= b.start-rounding && a.end <= b.end+rounding }
+	return in(a, b) || in(b, a)
 }
 
 // caller adds what the caller's side says about the callee's pieces in j: what spans
