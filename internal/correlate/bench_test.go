@@ -104,10 +104,7 @@ func benchmark(b *testing.B, pending, left int) {
 			took += cpuTime() - start
 		}
 	}
-	feed((pending + left) * 5 / 4)
-	for end := collections() + 2; collections() < end; {
-		feed((pending + left) / 8)
-	}
+	feed(3 * (pending + left))
 	took = 0
 	b.ReportAllocs()
 	pieces := 0
@@ -122,13 +119,6 @@ func benchmark(b *testing.B, pending, left int) {
 	if kept := c.Stats().Kept; kept < (pending+left)/2 {
 		b.Fatalf("only %d pieces are kept", kept)
 	}
-}
-
-// collections of the garbage collector so far.
-func collections() uint32 {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	return m.NumGC
 }
 
 // BenchmarkAdders measures how many pieces per second so many receivers at once

@@ -77,7 +77,7 @@ func (c *Correlator) push(all []*parcel) {
 			}
 		}
 	}
-	many := c.workers.of(int(c.queue.end - from))
+	many := c.workers.of(int(c.queue.end-from) / 8) // a copy is little work
 	c.workers.each(many, func(worker int) {
 		for _, d := range all {
 			n := len(d.pieces)
