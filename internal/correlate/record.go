@@ -329,10 +329,13 @@ func byCaller(dst, all []statement) []statement {
 func mergeWorkload(dst, w *evidence.Workload) {
 	// Fields of two workloads must not mix: after the first that gives a name
 	// only statements about the same one add to it.
-	if dst.Name != "" && w.Name != "" && dst.Name != w.Name {
+	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
+	if differ(dst.Name, w.Name) || differ(dst.Namespace, w.Namespace) || differ(dst.PodName, w.PodName) || differ(dst.PodUID, w.PodUID) {
 		return
 	}
-	if dst.PodName != "" && w.PodName != "" && dst.PodName != w.PodName {
+	// Nor those of two versions. One pod has one, whatever it is called.
+	pod := dst.PodName != "" && dst.PodName == w.PodName || dst.PodUID != "" && dst.PodUID == w.PodUID
+	if !pod && (differ(dst.Version, w.Version) || differ(dst.Revision, w.Revision) || differ(dst.ImageDigest, w.ImageDigest)) {
 		return
 	}
 	keep(&dst.Name, w.Name)
