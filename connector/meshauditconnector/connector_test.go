@@ -444,7 +444,7 @@ func TestRecovery(t *testing.T) {
 		replays := 0
 		replay := func(_ context.Context, dir, origin string, window time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
 			replays++
-			assert.Equal(t, []any{"store", "o", 2 * cfg.Window}, []any{dir, origin, window})
+			assert.Equal(t, []any{"store", "o", time.Duration(6-2*replays) * cfg.Window}, []any{dir, origin, window})
 			for _, id := range []pipeline.ID{logsEvidence, logsRecords, tracesEvidence} {
 				for _, b := range sealed[id] {
 					sig := seal.SignalLogs

@@ -39,16 +39,17 @@ func ReplayStore(ctx context.Context, dir, origin string, window time.Duration, 
 	return store.Replay(ctx, origin, window, fn)
 }
 
-// recover re-reads what was sealed in the last windows before a restart: first
-// which records are out, then the evidence, which waits from when it was sealed. It
-// returns how much evidence it found. Twice the window: a piece waits at most one,
-// and its record needs time to be sealed.
+// recover re-reads what was sealed before a restart: first which records are out,
+// then the evidence, which waits from when it was sealed. It returns how much
+// evidence it found. Twice the window of evidence: a piece waits at most one, and
+// its record needs time to be sealed. As much again of records: a sender that was
+// not told repeats what may have left already.
 func (c *Clerk) recover(ctx context.Context, replay Replay) (n int, err error) {
-	again := func(fn func(seal.Signal, time.Time, []byte) error) error {
+	again := func(windows time.Duration, fn func(seal.Signal, time.Time, []byte) error) error {
 		from := c.cfg.RecoverFrom
-		return replay(ctx, from.Directory, from.Origin, 2*c.cfg.Window, fn)
+		return replay(ctx, from.Directory, from.Origin, windows*c.cfg.Window, fn)
 	}
-	err = again(func(sig seal.Signal, sealedAt time.Time, message []byte) error {
+	err = again(4, func(sig seal.Signal, sealedAt time.Time, message []byte) error {
 		if sig != seal.SignalLogs || !bytes.Contains(message, []byte(semconv.AuditRecordID)) {
 			return nil
 		}
@@ -59,7 +60,7 @@ func (c *Clerk) recover(ctx context.Context, replay Replay) (n int, err error) {
 		return err
 	})
 	now := time.Now()
-	err = cmp.Or(again(func(sig seal.Signal, sealedAt time.Time, message []byte) error {
+	err = cmp.Or(again(2, func(sig seal.Signal, sealedAt time.Time, message []byte) error {
 		in := c.intake(nil)
 		defer in.done()
 		switch sig {

@@ -80,22 +80,28 @@ func TestCrashLoop(t *testing.T) {
 	for name, tc := range map[string]struct {
 		lives      int
 		life, down time.Duration
+		again      bool // senders repeat in the next life
 	}{
-		"shorter than settle":            {150, 300 * time.Millisecond, 100 * time.Millisecond},
-		"shorter than settle, far apart": {20, 300 * time.Millisecond, time.Minute},
-		"shorter than the window":        {20, 3 * time.Second, 100 * time.Millisecond},
-		"longer than the window":         {4, 13 * time.Second, 5 * time.Second},
-		"long and far apart":             {4, 40 * time.Second, time.Hour},
+		"shorter than settle":            {30, 900 * time.Millisecond, 100 * time.Millisecond, true},
+		"shorter than settle, far apart": {20, 300 * time.Millisecond, time.Minute, true},
+		"shorter than the window":        {20, 3 * time.Second, 100 * time.Millisecond, true},
+		"longer than the window":         {4, 13 * time.Second, 5 * time.Second, true},
+		"long and far apart":             {4, 40 * time.Second, time.Hour, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var log disk
 				sent := 0
+				var before [3][]evidence.Evidence
 				for range tc.lives {
 					p := log.start(t)
-					for range 3 {
+					for i, repeated := range before {
 						caller := calleeReport(fmt.Sprint("caller ", sent), func(e *evidence.Evidence) { e.Role = evidence.RoleCaller })
-						require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(calleeReport(fmt.Sprint("callee ", sent), nil), caller)))
+						before[i] = []evidence.Evidence{calleeReport(fmt.Sprint("callee ", sent), nil), caller}
+						require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(before[i]...)))
+						if tc.again {
+							require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(repeated...)))
+						}
 						sent += 2
 						time.Sleep(tc.life / 3)
 					}
