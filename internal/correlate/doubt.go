@@ -87,8 +87,18 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 	if j.tiers[decision] == TierSpan {
 		return d.parent != (evidence.SpanID{}) && c.attemptedFrom(d)
 	}
-	callers, _ := c.candidates(nil, d, callerLog, maxAlike)
-	return slices.ContainsFunc(callers, func(q *piece) bool { return log != nil && q != log && !sameReport(q, log) })
+	var buf [16]*piece
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, d) {
+			if log == nil || q.place != callerLog || !q.final || q == log || sameReport(q, log) {
+				continue
+			}
+			if how, _ := c.fit(d, q); how > unfit {
+				return true // also if spans bind it: the callee's log that had it may be lost
+			}
+		}
+	}
+	return false
 }
 
 // lag is how much later than its caller's a callee's proxy may notice that a call

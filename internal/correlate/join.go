@@ -208,10 +208,9 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		}
 	}
 	for _, list := range lists {
-		if q, several := matching(lead, lists[lead.place-calleeLog], list); q != nil {
-			j.set(q, TierSpan)
-			j.several = j.several || several
-		}
+		q, several := matching(lead, lists[lead.place-calleeLog], list)
+		j.set(q, TierSpan)
+		j.several = j.several || several
 	}
 	if j.slots[p.place] != p { // lead has another
 		j.slots = [places]*piece{}
@@ -238,7 +237,8 @@ func (c *Correlator) calleeLead(p *piece) *piece {
 }
 
 // matching gives of a list the piece that belongs to p, one of its own: each is the
-// other's nearest. It is one of several unless it alone lies within p, or p within it.
+// other's nearest. It is one of several unless it alone lies within p, or p within it; so
+// is what lies within p and is nearer to another.
 func matching(p *piece, own, list []*piece) (q *piece, several bool) {
 	switch {
 	case len(list) == 0 || len(own) == 0: // the chain that p was to join is full
@@ -255,14 +255,14 @@ func matching(p *piece, own, list []*piece) (q *piece, several bool) {
 		}
 	}
 	q = slices.MinFunc(list, near(p))
-	if slices.MinFunc(own, near(q)) != p {
-		return nil, false
-	}
 	for _, x := range own {
 		several = several || x != p && together(x, q)
 	}
 	for _, x := range list {
 		several = several || x != q && together(p, x)
+	}
+	if slices.MinFunc(own, near(q)) != p {
+		return nil, several || together(p, q)
 	}
 	return q, several || len(own)+len(list) > 2 && !together(p, q)
 }
