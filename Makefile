@@ -102,7 +102,7 @@ test-configs: collector ## Validate every shipped configuration with the built c
 	go -C test/distribution test -count=1 -run 'TestConfig' -v ./...
 
 .PHONY: test-distribution
-test-distribution: collector cli ## Test the built collector: backends down, kill -9, one component alone
+test-distribution: collector cli ## Test the built collector: backends down, kill -9, one component alone, a simulated mesh
 	MESHAUDIT_KILLS=$(KILLS) go -C test/distribution test -count=1 -timeout 40m -v ./...
 
 .PHONY: kill9
