@@ -177,7 +177,7 @@ func (r *report) als() proto.Message {
 		c.DownstreamDirectRemoteAddress = address(r.direct)
 	}
 	if r.interim {
-		c.AccessLogType, c.IntermediateLogEntry = alv3.AccessLogType_DownstreamPeriodic, true
+		c.AccessLogType = alv3.AccessLogType_DownstreamPeriodic
 	}
 	if r.peerSAN != "" {
 		c.TlsProperties = &alv3.TLSProperties{TlsVersion: alv3.TLSProperties_TLSv1_3, TlsCipherSuite: wrapperspb.UInt32(0x1302),
