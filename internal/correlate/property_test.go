@@ -176,6 +176,20 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	})
 }
 
+// trickle gives what comes of pieces that arrive in some order, within some
+// milliseconds.
+func trickle(t *rapid.T, c *Correlator, all []evidence.Evidence, within int) (rs []*Record) {
+	now := t0
+	for _, e := range shuffle(t, all) {
+		now = now.Add(time.Duration(rapid.IntRange(0, within/max(len(all), 1)).Draw(t, "wait")) * time.Millisecond)
+		c.Advance(now)
+		c.Add(now, []evidence.Evidence{e})
+	}
+	c.Advance(now.Add(time.Minute))
+	_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+	return rs
+}
+
 // Spread over the window, a record folded with its amendments is that of the
 // model, and each evidence id is cited.
 func TestFoldedRecordsDoNotDependOnTime(t *testing.T) {
@@ -183,16 +197,7 @@ func TestFoldedRecordsDoNotDependOnTime(t *testing.T) {
 		all := drawMesh(t, false)
 		cfg := testConfig()
 		cfg.Settle = time.Duration(rapid.IntRange(0, 3).Draw(t, "settle")) * time.Second
-		c := New(cfg)
-		now := t0
-		for _, e := range shuffle(t, all) {
-			now = now.Add(time.Duration(rapid.IntRange(0, 9000/max(len(all), 1)).Draw(t, "wait")) * time.Millisecond)
-			c.Advance(now)
-			c.Add(now, []evidence.Evidence{e})
-		}
-		c.Advance(now.Add(time.Minute))
-		var rs []*Record
-		_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+		rs := trickle(t, New(cfg), all, 9000)
 		require.Equal(t, model(all, cfg.ClockSkew), fold(rs, all))
 		ids := map[RecordID]bool{}
 		for _, r := range rs {
@@ -208,16 +213,7 @@ func TestWhatLateEvidenceContestsIsMarked(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		all := drawMesh(t, true)
 		cfg := testConfig()
-		c := New(cfg)
-		now := t0
-		for _, e := range shuffle(t, all) {
-			now = now.Add(time.Duration(rapid.IntRange(0, 20000/max(len(all), 1)).Draw(t, "wait")) * time.Millisecond)
-			c.Advance(now)
-			c.Add(now, []evidence.Evidence{e})
-		}
-		c.Advance(now.Add(time.Minute))
-		var rs []*Record
-		_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+		rs := trickle(t, New(cfg), all, 20000)
 		names := map[evidence.ID]string{}
 		for i := range all {
 			names[all[i].ID] = all[i].Position
