@@ -12,9 +12,6 @@ import (
 	als "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
-	"google.golang.org/protobuf/types/known/structpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/token"
@@ -384,48 +381,35 @@ var filters = [...]string{
 	filterIstioAuthn: "istio_authn",
 }
 
-// metadataOf reads a filter's serialized Struct; nil if it is absent or
-// malformed.
-func metadataOf(serialized string) *structpb.Struct {
-	if serialized == "" {
-		return nil
-	}
-	s := new(structpb.Struct)
-	if proto.Unmarshal([]byte(serialized), s) != nil {
-		return nil
-	}
-	return s
-}
-
-func filterMetadata(md *[len(filters)]string, e *evidence.Evidence) {
-	if s := metadataOf(md[filterExtAuthz]); s != nil {
-		setExtAuthz(e, decisionID(s, 4))
+func filterMetadata(md *[len(filters)]protoStruct, e *evidence.Evidence) {
+	if o := md[filterExtAuthz]; o != "" {
+		setExtAuthz(e, decisionID(o, 4))
 	}
 	for _, filter := range [...]int{filterRBAC, filterNetRBAC} {
-		if s := metadataOf(md[filter]); s != nil && e.Verdict == nil {
-			e.Verdict = shadowVerdict(s)
+		if o := md[filter]; o != "" && e.Verdict == nil {
+			e.Verdict = shadowVerdict(o)
 		}
 	}
-	if s := metadataOf(md[filterJWT]); s != nil {
-		claims(payload(s), e)
+	if o := md[filterJWT]; o != "" {
+		claims(payload(o), e)
 	}
-	if s := metadataOf(md[filterIstioAuthn]); s != nil {
-		e.From.AddIdentity(evidence.ParseIdentity(text(s, "source.principal"), evidence.ProofMTLSSAN, fromIstioAuthn))
-		claims(s.GetFields()["request.auth.claims"].GetStructValue(), e)
-		set(&e.User, text(s, "request.auth.principal"))
+	if o := md[filterIstioAuthn]; o != "" {
+		e.From.AddIdentity(evidence.ParseIdentity(o.text("source.principal"), evidence.ProofMTLSSAN, fromIstioAuthn))
+		claims(o.object("request.auth.claims"), e)
+		set(&e.User, o.text("request.auth.principal"))
 	}
 }
 
 // claims states what a verified token's payload says of who acts.
-func claims(s *structpb.Struct, e *evidence.Evidence) {
-	if s == nil {
+func claims(o protoStruct, e *evidence.Evidence) {
+	if o == "" {
 		return
 	}
-	b, err := s.MarshalJSON()
-	if err != nil {
-		return // a number that JSON does not have
+	payload, ok := o.appendJSON(make([]byte, 0, 2*len(o)), 0)
+	if !ok {
+		return
 	}
-	if c, err := token.Parse(b); err == nil {
+	if c, err := token.Parse(payload); err == nil {
 		c.Apply(e)
 	}
 }
@@ -447,36 +431,36 @@ func setExtAuthz(e *evidence.Evidence, id string) {
 
 // decisionID finds the decision's id in the service's dynamic metadata, at the
 // top or in a nested object, at most depth levels down.
-func decisionID(s *structpb.Struct, depth int) string {
+func decisionID(o protoStruct, depth int) string {
 	for _, key := range [...]string{"decision_id", "decisionId", "decision-id", "opa_decision_id"} {
-		if id := text(s, key); id != "" {
+		if id := o.text(key); id != "" {
 			return id
 		}
 	}
 	if depth <= 1 {
 		return ""
 	}
-	// The least one of several, not whichever the map gives first: a resend
-	// must read the same.
+	// The least one of several, not whichever comes first: the proxy's map has no
+	// order, and a resend must read the same.
 	least := ""
-	for _, v := range s.GetFields() {
-		if inner := v.GetStructValue(); inner != nil {
+	o.fields(func(_ string, v protoValue) {
+		if inner := v.object(); inner != "" {
 			if id := decisionID(inner, depth-1); id != "" && (least == "" || id < least) {
 				least = id
 			}
 		}
-	}
+	})
 	return least
 }
 
 // shadowVerdict reads a dry run: what the shadow rules would have done. Istio
 // prefixes the keys with istio_dry_run_allow_ or istio_dry_run_deny_, one for
 // each of its two filters; a denial of either is the answer.
-func shadowVerdict(s *structpb.Struct) *evidence.Verdict {
+func shadowVerdict(o protoStruct) *evidence.Verdict {
 	var v *evidence.Verdict
 	for _, prefix := range [...]string{"istio_dry_run_deny_", "istio_dry_run_allow_", ""} {
-		result := text(s, prefix+"shadow_engine_result")
-		next := shadow(result, text(s, prefix+"shadow_effective_policy_id"))
+		result := o.text(prefix + "shadow_engine_result")
+		next := shadow(result, o.text(prefix+"shadow_effective_policy_id"))
 		if next != nil && (v == nil || v.Decision == evidence.Allow && next.Decision == evidence.Deny) {
 			v = next
 		}
@@ -504,17 +488,18 @@ func shadow(result, policy string) *evidence.Verdict {
 // payload finds the verified token's payload, which the filter stores below a
 // configured key. Of several it is that of the least subject: a resend must read
 // the same.
-func payload(s *structpb.Struct) *structpb.Struct {
-	if text(s, "sub") != "" {
-		return s
+func payload(o protoStruct) protoStruct {
+	if o.text("sub") != "" {
+		return o
 	}
-	var found *structpb.Struct
+	var found protoStruct
 	least := ""
-	for _, v := range s.GetFields() {
-		if sub := text(v.GetStructValue(), "sub"); sub != "" && (least == "" || sub < least) {
-			found, least = v.GetStructValue(), sub
+	o.fields(func(_ string, v protoValue) {
+		inner := v.object()
+		if sub := inner.text("sub"); sub != "" && (least == "" || sub < least) {
+			found, least = inner, sub
 		}
-	}
+	})
 	return found
 }
 
@@ -532,10 +517,9 @@ func peers(states *[len(peerStates)]string, e *evidence.Evidence) {
 		if state == "" {
 			continue
 		}
-		object, s := new(anypb.Any), new(structpb.Struct)
-		if proto.Unmarshal([]byte(state), object) == nil && object.MessageIs(s) && object.UnmarshalTo(s) == nil {
+		if o, ok := anyOf(state, "Struct"); ok {
 			var peer evidence.Workload
-			if workload(s, &peer); peer != (evidence.Workload{}) {
+			if workload(protoStruct(o), &peer); peer != (evidence.Workload{}) {
 				*w = peer
 			}
 		}
@@ -543,15 +527,18 @@ func peers(states *[len(peerStates)]string, e *evidence.Evidence) {
 }
 
 // stringOf reads a filter state that is a string, "" if it is none.
-func stringOf(state string) string {
-	if state == "" {
+func stringOf(state string) (s string) {
+	v, _ := anyOf(state, "StringValue")
+	w := wire{s: v}
+	for w.more() {
+		if f := w.next(); f.tag == 1<<3|bytesType {
+			s = f.s
+		}
+	}
+	if w.bad {
 		return ""
 	}
-	object, s := new(anypb.Any), new(wrapperspb.StringValue)
-	if proto.Unmarshal([]byte(state), object) != nil || object.UnmarshalTo(s) != nil {
-		return ""
-	}
-	return s.GetValue()
+	return s
 }
 
 // names are those of an enum's numbers; a number that is not known has none.

@@ -753,7 +753,7 @@ func BenchmarkDecode(b *testing.B) {
 		})
 		b.Run("protobuf alone, "+name, func(b *testing.B) {
 			b.ReportAllocs()
-			b.SetBytes(int64(len(wire)))
+			defer evidencetest.Rate(b, len(wire))()
 			for b.Loop() {
 				var m alsv3.StreamAccessLogsMessage
 				if err := proto.Unmarshal(wire, &m); err != nil {

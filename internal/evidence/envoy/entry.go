@@ -25,12 +25,12 @@ type entry struct {
 	lastDownstreamTx, duration, lastUpstreamRx, lastRx string // serialized Durations since the start
 	cluster, route, streamID, termination              string
 	upstreamFailure, downstreamFailure                 string
-	flags                                              uint64                  // bit n: field n of ResponseFlags
-	metadata                                           [len(filters)]string    // serialized Struct, by filter
-	peers                                              [len(peerStates)]string // serialized Any, by filter state
-	peerPrincipal, localPrincipal                      string                  // the same
-	tags                                               *labels                 // never nil
-	tagged                                             bool                    // tags is not zero
+	flags                                              uint64                    // bit n: field n of ResponseFlags
+	metadata                                           [len(filters)]protoStruct // by filter
+	peers                                              [len(peerStates)]string   // serialized Any, by filter state
+	peerPrincipal, localPrincipal                      string                    // the same
+	tags                                               *labels                   // never nil
+	tagged                                             bool                      // tags is not zero
 	attempts, logType                                  uint64
 	intermediate                                       bool
 	broken                                             bool // what was read after the entry was not whole
@@ -327,7 +327,7 @@ func (e *entry) filterMetadata(message string) bool {
 		name, value := w.pair(f.s)
 		for n := range filters {
 			if name == filters[n] {
-				e.metadata[n] = value
+				e.metadata[n] = protoStruct(value)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -289,7 +290,11 @@ func decisionIDIn(s string) string {
 	if err != nil {
 		return ""
 	}
-	return decisionID(md, 4)
+	serialized, err := proto.Marshal(md)
+	if err != nil {
+		return ""
+	}
+	return decisionID(protoStruct(serialized), 4)
 }
 
 // FromOTLPLog reads a record of Envoy's OpenTelemetry access logger, as Istio's

@@ -4,7 +4,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
@@ -25,8 +25,8 @@ func ReadNode(n *corev3.Node) Node {
 		return Node{}
 	}
 	node := ParseNodeID(n.GetId())
-	if md := n.GetMetadata(); md != nil {
-		node.metadata(md)
+	if md, err := proto.Marshal(n.GetMetadata()); err == nil {
+		node.metadata(protoStruct(md))
 	}
 	if node.Workload.Name == "" {
 		// Envoy's --service-cluster names the service that it stands for; Istio
@@ -64,31 +64,31 @@ func ParseNodeID(id string) Node {
 	return node
 }
 
-func (n *Node) metadata(md *structpb.Struct) {
+func (n *Node) metadata(md protoStruct) {
 	workload(md, &n.Workload)
-	n.Cluster = text(md, "CLUSTER_ID")
-	if ns := text(md, "CONFIG_NAMESPACE"); n.Workload.Namespace == "" {
+	n.Cluster = md.text("CLUSTER_ID")
+	if ns := md.text("CONFIG_NAMESPACE"); n.Workload.Namespace == "" {
 		n.Workload.Namespace = ns
 	}
-	if pod := text(md, "POD_NAME"); n.Workload.PodName == "" {
+	if pod := md.text("POD_NAME"); n.Workload.PodName == "" {
 		n.Workload.PodName = pod
 	}
-	set(&n.Workload.Node, text(md, "NODE_NAME"))
+	set(&n.Workload.Node, md.text("NODE_NAME"))
 }
 
 // workload reads Istio's workload metadata: a node's, and the peer objects that
 // proxies exchange, whose fields newer ones name otherwise.
-func workload(md *structpb.Struct, w *evidence.Workload) {
-	labels := md.GetFields()["LABELS"].GetStructValue()
-	ownerKind, ownerName := owner(text(md, "OWNER"))
+func workload(md protoStruct, w *evidence.Workload) {
+	labels := md.object("LABELS")
+	ownerKind, ownerName := owner(md.text("OWNER"))
 
-	set(&w.PodName, first(text(md, "NAME"), text(md, "name")))
-	set(&w.Namespace, first(text(md, "NAMESPACE"), text(md, "namespace")))
-	set(&w.Kind, first(ownerKind, ownerKinds[text(md, "type")+"s"]))
-	set(&w.Name, first(text(md, "WORKLOAD_NAME"), text(md, "workload"), ownerName,
-		text(labels, "service.istio.io/canonical-name"), text(labels, "app"), text(md, "service"), text(md, "app")))
-	set(&w.Version, first(text(labels, "version"), text(labels, "app.kubernetes.io/version"), text(md, "version")))
-	set(&w.Revision, first(text(labels, "service.istio.io/canonical-revision"), text(md, "revision")))
+	set(&w.PodName, first(md.text("NAME"), md.text("name")))
+	set(&w.Namespace, first(md.text("NAMESPACE"), md.text("namespace")))
+	set(&w.Kind, first(ownerKind, ownerKinds[md.text("type")+"s"]))
+	set(&w.Name, first(md.text("WORKLOAD_NAME"), md.text("workload"), ownerName,
+		labels.text("service.istio.io/canonical-name"), labels.text("app"), md.text("service"), md.text("app")))
+	set(&w.Version, first(labels.text("version"), labels.text("app.kubernetes.io/version"), md.text("version")))
+	set(&w.Revision, first(labels.text("service.istio.io/canonical-revision"), md.text("revision")))
 }
 
 // owner reads Istio's OWNER, kubernetes://apis/apps/v1/namespaces/NS/deployments/NAME.
@@ -115,11 +115,6 @@ var ownerKinds = map[string]string{
 	"jobs":                   "Job",
 	"cronjobs":               "CronJob",
 	"replicationcontrollers": "ReplicationController",
-}
-
-// text returns a bounded string field of s, "" if it is absent or no string.
-func text(s *structpb.Struct, name string) string {
-	return evidence.Text(s.GetFields()[name].GetStringValue(), evidence.MaxName)
 }
 
 func first(values ...string) string {

@@ -1,6 +1,7 @@
 package envoy
 
 import (
+	"encoding/binary"
 	"errors"
 	"math"
 	"time"
@@ -25,7 +26,7 @@ type wire struct {
 }
 
 // A field is one field as it came. Its tag is its number and type; s is its
-// value if it is of bytesType, v if it is of varintType.
+// value if it is of bytesType, v if it is of varintType or fixed64Type.
 type field struct {
 	tag uint64
 	v   uint64
@@ -97,7 +98,9 @@ func (w *wire) anyNext() (f field) {
 	case bytesType:
 		f.s = w.take(w.varint())
 	case fixed64Type:
-		w.take(8)
+		if b := w.take(8); !w.bad {
+			f.v = binary.LittleEndian.Uint64([]byte(b))
+		}
 	case fixed32Type:
 		w.take(4)
 	default:

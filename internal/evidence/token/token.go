@@ -13,12 +13,12 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 )
 
 // MaxPayload bounds a token's payload, in bytes: what common servers take as
@@ -42,94 +42,165 @@ type Claims struct {
 	JKT, X5T            string              // thumbprint of the key, or of the certificate, that it is bound to
 }
 
-// wire is a payload's JSON. Claims of an unexpected type are not there.
-type wire struct {
-	Iss, Sub, Jti, Azp lenient
-	ClientID           lenient `json:"client_id"`
-	Aud, Roles, Groups list
-	Act                *actor
-	Cnf                struct {
-		JKT lenient `json:"jkt"`
-		X5T lenient `json:"x5t#S256"`
-	}
-}
-
-type actor struct {
-	Iss, Sub lenient
-	Act      *actor
-}
-
-// lenient is a string, or a list of one, as Istio's metadata has it; "" for
-// anything else.
-type lenient string
-
-func (l *lenient) UnmarshalJSON(b []byte) error {
-	var s string
-	var one []string
-	if json.Unmarshal(b, &s) != nil && json.Unmarshal(b, &one) == nil && len(one) == 1 {
-		s = one[0]
-	}
-	*l = lenient(evidence.Text(s, evidence.MaxName))
-	return nil
-}
-
-// list is a string or a list of them; what is no string is left out.
-type list []string
-
-func (l *list) UnmarshalJSON(b []byte) error {
-	var items []lenient
-	if json.Unmarshal(b, &items) != nil {
-		var one lenient
-		_ = json.Unmarshal(b, &one) // never fails
-		items = []lenient{one}
-	}
-	for _, s := range items {
-		if s != "" && len(*l) < evidence.MaxRoles {
-			*l = append(*l, string(s))
-		}
-	}
-	return nil
-}
-
-// UnmarshalJSON reads one party of the chain; anything but an object is none.
-func (a *actor) UnmarshalJSON(b []byte) error {
-	type plain actor
-	var p plain
-	if json.Unmarshal(b, &p) == nil {
-		*a = actor(p)
-	}
-	return nil
-}
-
 // Parse reads the JSON payload of a verified token. Claims of a wrong type are
-// passed over; a payload that is no JSON object, or too large, is an error.
+// passed over; a payload that is no JSON object, or too large, is an error. Of
+// two claims of one name the last counts.
 func Parse(payload []byte) (Claims, error) {
 	if len(payload) > MaxPayload {
 		return Claims{}, fmt.Errorf("token payload of %d bytes, at most %d are read", len(payload), MaxPayload)
 	}
-	if bytes.Count(payload, []byte(`"act"`)) > 2*evidence.MaxDelegates {
-		return Claims{}, errors.New("token payload with too long a chain of act claims")
+	j := jsonscan.New(payload)
+	var c Claims
+	var client string
+	var audience, roles, groups []string
+	var act acts
+	if !j.Object() {
+		return Claims{}, errNoObject
 	}
-	var w wire
-	if err := json.Unmarshal(payload, &w); err != nil {
-		return Claims{}, errors.New("token payload is no JSON object") // err may quote it
-	}
-	c := Claims{
-		Issuer: string(w.Iss), Subject: string(w.Sub), ID: string(w.Jti), AuthorizedParty: string(w.Azp),
-		Roles: append(w.Roles, w.Groups...), JKT: string(w.Cnf.JKT), X5T: string(w.Cnf.X5T),
-	}
-	if c.AuthorizedParty == "" {
-		c.AuthorizedParty = string(w.ClientID)
-	}
-	if len(w.Aud) > 0 {
-		c.Audience = w.Aud[0]
-	}
-	for a := w.Act; a != nil && len(c.Delegation) < evidence.MaxDelegates; a = a.Act {
-		if *a != (actor{Act: a.Act}) {
-			c.Delegation = append(c.Delegation, evidence.Delegate{Issuer: string(a.Iss), Subject: string(a.Sub)})
+	for j.Next() {
+		switch string(j.Key) {
+		case "iss":
+			c.Issuer = lenient(&j)
+		case "sub":
+			c.Subject = lenient(&j)
+		case "jti":
+			c.ID = lenient(&j)
+		case "azp":
+			c.AuthorizedParty = lenient(&j)
+		case "client_id":
+			client = lenient(&j)
+		case "aud":
+			audience = list(audience[:0], &j, 1)
+		case "roles":
+			roles = list(roles[:0], &j, evidence.MaxRoles)
+		case "groups":
+			groups = list(groups[:0], &j, evidence.MaxRoles)
+		case "act":
+			act.read(&j, 0)
+		case "cnf":
+			c.JKT, c.X5T = "", ""
+			if !j.Object() {
+				continue
+			}
+			for j.Next() {
+				switch string(j.Key) {
+				case "jkt":
+					c.JKT = lenient(&j)
+				case "x5t#S256":
+					c.X5T = lenient(&j)
+				default:
+					j.Skip()
+				}
+			}
+		default:
+			j.Skip()
 		}
 	}
+	if j.End() != nil {
+		return Claims{}, errNoObject
+	}
+	if act.tooLong {
+		return Claims{}, errors.New("token payload with too long a chain of act claims")
+	}
+	c.Delegation = act.delegation()
+	if len(audience) > 0 {
+		c.Audience = audience[0]
+	}
+	if c.AuthorizedParty == "" {
+		c.AuthorizedParty = client
+	}
+	c.Roles = append(roles, groups...)
 	return c, nil
+}
+
+var errNoObject = errors.New("token payload is no JSON object") // the cursor's error may quote it
+
+// lenient reads a string, or a list of one, as Istio's metadata has it; "" for
+// anything else.
+func lenient(j *jsonscan.Cursor) string {
+	if j.Peek() != '[' {
+		return evidence.Text(j.String(), evidence.MaxName)
+	}
+	var one string
+	n := 0
+	for j.Array(); j.Element(); n++ {
+		if j.Peek() != '"' {
+			n++ // it counts as two
+		}
+		one = j.String()
+	}
+	if n != 1 {
+		return ""
+	}
+	return evidence.Text(one, evidence.MaxName)
+}
+
+// list appends a string, or the strings of a list, to dst, up to so many; what is
+// no string is left out.
+func list(dst []string, j *jsonscan.Cursor, most int) []string {
+	add := func() {
+		if s := lenient(j); s != "" && len(dst) < most {
+			dst = append(dst, s)
+		}
+	}
+	if j.Peek() != '[' {
+		add()
+		return dst
+	}
+	for j.Array(); j.Element(); {
+		add()
+	}
+	return dst
+}
+
+// maxActs bounds the act claims within each other, those that name nobody
+// included.
+const maxActs = 2 * evidence.MaxDelegates
+
+// acts are the act claims of a token, the outermost first.
+type acts struct {
+	chain   [maxActs]evidence.Delegate
+	n       int
+	tooLong bool
+}
+
+// read reads an act claim within so many others, and those within it. Anything
+// but an object is none.
+func (a *acts) read(j *jsonscan.Cursor, within int) {
+	a.n = within // of two of one name the last counts
+	if within == maxActs {
+		a.tooLong = true
+		j.Skip()
+		return
+	}
+	if !j.Object() {
+		return
+	}
+	var d evidence.Delegate
+	a.n = within + 1
+	for j.Next() {
+		switch string(j.Key) {
+		case "iss":
+			d.Issuer = lenient(j)
+		case "sub":
+			d.Subject = lenient(j)
+		case "act":
+			a.read(j, within+1)
+		default:
+			j.Skip()
+		}
+	}
+	a.chain[within] = d
+}
+
+// delegation is who is named.
+func (a *acts) delegation() (named []evidence.Delegate) {
+	for _, d := range a.chain[:a.n] {
+		if d != (evidence.Delegate{}) && len(named) < evidence.MaxDelegates {
+			named = append(named, d)
+		}
+	}
+	return named
 }
 
 // JWTSVID is the bearer token of an Authorization header if it calls itself a

@@ -35,7 +35,10 @@ func TestParseAndApply(t *testing.T) {
 		"bound to a certificate":            {`{"sub":"a","cnf":{"x5t#S256":"t"}}`, "a", &evidence.Actor{Token: evidence.Token{Bound: BoundMTLS}}},
 		"wrong types are nothing":           {`{"sub":7,"iss":["x","y"],"act":3,"aud":{},"roles":[1,"r"],"azp":"c"}`, "c", &evidence.Actor{Roles: []string{"r"}, Token: evidence.Token{Bound: BoundNone}}},
 		"lists of one, as Istio gives them": {`{"sub":["alice"],"iss":["i"],"aud":["a"]}`, "alice", &evidence.Actor{Token: evidence.Token{Issuer: "i", Audience: "a", Bound: BoundNone}}},
-		"nobody":                            {`{"scope":"x"}`, "", nil},
+		"claims of two names are not one":   {`{"sub":"a","SUB":"mallory","cnf":3}`, "a", &evidence.Actor{Token: evidence.Token{Bound: BoundNone}}},
+		"the last of a name counts": {`{"act":{"sub":"x","act":{"sub":"y"}},"sub":"b","sub":"a","act":{"act":{"sub":"z"},"sub":"w"}}`, "a",
+			&evidence.Actor{Token: evidence.Token{Bound: BoundNone}, Delegation: []evidence.Delegate{{Subject: "w"}, {Subject: "z"}}}},
+		"nobody": {`{"scope":"x"}`, "", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c, err := Parse([]byte(tc.payload))
