@@ -9,8 +9,10 @@ const (
 	// maxWorkers of one pass: what it does one after the other then takes
 	// as long as the rest.
 	maxWorkers = 16
-	// minShare is how many pieces are worth a worker of their own.
-	minShare = 32
+	// minShare is how many pieces are worth a worker of their own: for fewer,
+	// waking it and moving to its caches what is in another's costs more than it
+	// takes off.
+	minShare = 512
 )
 
 // workers do parts of a pass at the same time. What comes out does not depend
