@@ -29,6 +29,7 @@ type intake struct {
 	spans    []passing      // if they are enriched or held
 	proven   []evidence.ID  // by a certificate that was verified here
 	lost     []evidence.Gap // what a receiver of this process gave up
+	losses   []evidence.Gap // of which lines tell
 	nodes    map[string]int // access log entries, by the proxy that wrote them
 	redacted int64
 	refused  map[refusal]int64
@@ -66,7 +67,8 @@ func (in *intake) accepted(ctx context.Context) {
 	for node, n := range in.nodes {
 		in.ledger.Received(node, n, time.Now())
 	}
-	for _, g := range in.lost {
+	in.gaps.add(in.losses)
+	for _, g := range append(in.lost, in.losses...) {
 		in.finder.sawGap(g)
 	}
 	if len(in.evidence) == 0 || !in.recording.Load() {

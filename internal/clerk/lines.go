@@ -1,6 +1,8 @@
 package clerk
 
 import (
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -59,13 +61,24 @@ func (in *intake) lines(rl plog.ResourceLogs) [][]*line {
 				out[s] = make([]*line, records.Len())
 			}
 			if r.decode == nil {
+				if why, ok := rec.lr.Attributes().Get(semconv.EvidenceError); ok && why.AsString() == evidence.RefusedLoss {
+					in.losses = append(in.losses, otlp.GapOf(rec.lr))
+				}
 				out[s][i] = &line{evidence: evidence.Evidence{Source: r.source}}
 				continue
 			}
 			origin.Time = int64(rec.lr.Timestamp())
 			var err error
 			if pieces, err = r.decode(pieces[:0], origin, rec); err != nil {
+				position := positionOf(rec)
 				in.refuse(rec.lr, r.source, err)
+				var loss *evidence.Loss
+				if errors.As(err, &loss) {
+					g := loss.Gap
+					g.Source, g.Position = r.source, fmt.Sprint("lost/", r.source, "/", g.Reporter.Node, "/", g.Reason, "/", g.Since, "/", position)
+					otlp.PutGap(&g, rec.lr)
+					in.losses = append(in.losses, g)
+				}
 				out[s][i] = &line{evidence: evidence.Evidence{Source: r.source}}
 				continue
 			}

@@ -15,8 +15,9 @@ type Origin struct {
 
 // A Decoder appends the evidence that one line (one record's body) holds to
 // dst. It is called by several goroutines at once and must not keep line. What
-// it refuses is none of the source's evidence (ErrNotEvidence), or is broken
-// (ErrMalformed); both are sealed without their content. It leaves Position
+// it refuses is none of the source's evidence (ErrNotEvidence), is broken
+// (ErrMalformed), or tells of what was lost (a Loss); all are sealed without their
+// content. It leaves Position
 // empty unless the line holds one.
 type Decoder func(dst []Evidence, from *Origin, line []byte) ([]Evidence, error)
 
@@ -30,9 +31,21 @@ var (
 	ErrTooLong     = fmt.Errorf("longer than %d bytes", MaxLine)
 )
 
+// A Loss is why a line gives no evidence that tells of evidence which its source
+// has lost. Reporter, Reason, Count, Since and Until are the decoder's to say.
+type Loss struct{ Gap }
+
+func (l *Loss) Error() string { return "tells of lost events: " + l.Reason }
+
+// RefusedLoss is the name by which a Loss is counted.
+const RefusedLoss = "loss"
+
 // RefusalReason is the name by which a refusal is counted.
 func RefusalReason(err error) string {
+	var loss *Loss
 	switch {
+	case errors.As(err, &loss):
+		return RefusedLoss
 	case errors.Is(err, ErrNotEvidence):
 		return "not_evidence"
 	case errors.Is(err, ErrTooLong):

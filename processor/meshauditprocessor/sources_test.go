@@ -3,6 +3,7 @@ package meshauditprocessor
 import (
 	"bytes"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -279,6 +280,34 @@ func TestRetryOfTheSameLogs(t *testing.T) {
 			assert.NotEqual(t, "opaque", attr(t, got[i+4], semconv.EvidenceSource))
 		}
 		assert.Len(t, s.records(), 1)
+	})
+}
+
+// A line that tells of losses is sealed as one that gave no evidence, and a gap is
+// stated: the same one if the line comes again, also changed by the first attempt.
+func TestLossesInLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ld := linesOf("/var/run/cilium/hubble/events.log", map[string]string{semconv.EvidenceSource: "hubble"},
+			`{"lost_events":{"source":"PERF_EVENT_RING_BUFFER","num_events_lost":"5","cpu":2},"node_name":"node-a","time":"2023-11-14T22:13:20Z"}`)
+		same := func() plog.Logs { return ld }
+		s := run(t, withSources(), same, same)
+		lines := s.evidence()
+		require.Len(t, lines, 2)
+		assert.Equal(t, "loss", attr(t, lines[0], semconv.EvidenceError))
+		assert.Equal(t, "hubble", attr(t, lines[1], semconv.EvidenceSource))
+		assert.Equal(t, attr(t, lines[0], semconv.EvidenceID), attr(t, lines[1], semconv.EvidenceID))
+		gaps := slices.DeleteFunc(s.records(), func(lr plog.LogRecord) bool { return lr.EventName() != semconv.EventEvidenceGap })
+		require.Len(t, gaps, 2)
+		for _, gap := range gaps {
+			assert.Equal(t, attr(t, gaps[0], semconv.AuditRecordID), attr(t, gap, semconv.AuditRecordID))
+			assert.Equal(t, "5", attr(t, gap, semconv.GapCount))
+			assert.Equal(t, "perf_event_ring_buffer", attr(t, gap, semconv.GapReason))
+			assert.Equal(t, "node-a", attr(t, gap, semconv.EvidenceReporterNode))
+			assert.Equal(t, "1700000000000000000", attr(t, gap, semconv.GapSince))
+		}
+		findings := s.findings()
+		require.NotEmpty(t, findings)
+		assert.Equal(t, "evidence_gap", attr(t, findings[0], semconv.MeshFindingKind))
 	})
 }
 

@@ -24,6 +24,7 @@ package hubble
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"net/url"
 	"strconv"
@@ -92,6 +93,7 @@ func Decode(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evid
 		return dst, fmt.Errorf("hubble line: %w", evidence.ErrNotEvidence)
 	}
 	var f flow
+	var lost *evidence.Loss
 	c := jsonscan.New(line)
 	found := false
 	if c.Object() {
@@ -103,6 +105,8 @@ func Decode(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evid
 				}
 				found = true
 				f.read(&c)
+			case "lost_events":
+				lost = readLost(&c)
 			case "node_name":
 				f.node = c.String()
 			case "time":
@@ -124,7 +128,12 @@ func Decode(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evid
 	switch {
 	case f.twice != "":
 		return dst, fmt.Errorf("hubble line: %w: %s is there twice", evidence.ErrMalformed, f.twice)
-	case !found: // lost_events, agent_event, debug_event, node_status
+	case lost != nil:
+		lost.Reporter.Node = evidence.Text(f.node, evidence.MaxName)
+		lost.Until = cmp.Or(lost.Until, unixNano(f.time))
+		lost.Since = cmp.Or(lost.Since, lost.Until)
+		return dst, lost
+	case !found: // agent_event, debug_event, node_status
 		return dst, fmt.Errorf("hubble line: %w: no flow", evidence.ErrNotEvidence)
 	}
 	e, err := f.evidence(from)
@@ -132,6 +141,39 @@ func Decode(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evid
 		return dst, fmt.Errorf("hubble line: %w", err)
 	}
 	return append(dst, e), nil
+}
+
+// readLost reads a LostEvent: what a ring buffer had no room for.
+func readLost(c *jsonscan.Cursor) *evidence.Loss {
+	var l evidence.Loss
+	if !c.Object() {
+		return nil
+	}
+	for c.Next() {
+		switch string(c.Key) {
+		case "source":
+			l.Reason = strings.ToLower(evidence.Text(c.String(), evidence.MaxName))
+		case "num_events_lost":
+			l.Count, _ = strconv.ParseInt(c.Scalar(), 10, 64)
+		case "first":
+			l.Since = unixNano(c.String())
+		case "last":
+			l.Until = unixNano(c.String())
+		default:
+			c.Skip()
+		}
+	}
+	l.Count = max(0, l.Count)
+	return &l
+}
+
+// unixNano is 0 for what is no time.
+func unixNano(s string) int64 {
+	at, err := time.Parse(time.RFC3339Nano, s)
+	if err != nil {
+		return 0
+	}
+	return at.UnixNano()
 }
 
 // once says which keys of a flow may stand there once: what decides.

@@ -148,14 +148,33 @@ func TestStages(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	for line, want := range map[string]error{
-		`{"lost_events":{"source":"HUBBLE_RING_BUFFER","num_events_lost":3},"node_name":"n"}`: evidence.ErrNotEvidence,
-		verdict + `"verdict":"DROPPED","verdict":"FORWARDED"}}`:                               evidence.ErrMalformed,
-		verdict + `"source":{}}}`: evidence.ErrMalformed,
-		`{"flow":{"time":"x"}}`:   evidence.ErrMalformed,
-		verdict:                   evidence.ErrMalformed,
+		`{"agent_event":{"type":"AGENT_STARTED"},"node_name":"n"}`: evidence.ErrNotEvidence,
+		`{"lost_events":7,"node_name":"n"}`:                        evidence.ErrNotEvidence,
+		verdict + `"verdict":"DROPPED","verdict":"FORWARDED"}}`:    evidence.ErrMalformed,
+		verdict + `"source":{}}}`:                                  evidence.ErrMalformed,
+		`{"flow":{"time":"x"}}`:                                    evidence.ErrMalformed,
+		verdict:                                                    evidence.ErrMalformed,
 	} {
 		if _, err := Decode(nil, &evidencetest.Origin, []byte(line)); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", line, err, want)
+		}
+	}
+}
+
+// Hubble tells of flows that its buffers lost.
+func TestLosses(t *testing.T) {
+	for line, want := range map[string]evidence.Gap{
+		`{"lost_events":{"source":"PERF_EVENT_RING_BUFFER","num_events_lost":"5","cpu":2},"node_name":"n","time":"2023-11-14T22:13:20Z"}`: {
+			Reason: "perf_event_ring_buffer", Count: 5, Since: 1_700_000_000e9, Until: 1_700_000_000e9},
+		`{"lost_events":{"source":"HUBBLE_RING_BUFFER","num_events_lost":3,"first":"2023-11-14T22:13:20Z","last":"2023-11-14T22:13:21Z"},"node_name":"n"}`: {
+			Reason: "hubble_ring_buffer", Count: 3, Since: 1_700_000_000e9, Until: 1_700_000_001e9},
+		`{"node_name":"n","lost_events":{"num_events_lost":-1}}`: {},
+	} {
+		want.Reporter.Node = "n"
+		got, err := Decode(nil, &evidencetest.Origin, []byte(line))
+		var loss *evidence.Loss
+		if !errors.As(err, &loss) || loss.Gap != want || len(got) != 0 {
+			t.Errorf("%s: %v, %v, want %v", line, got, err, want)
 		}
 	}
 }

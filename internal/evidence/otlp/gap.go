@@ -14,6 +14,11 @@ func EncodeGap(g *evidence.Gap, lr plog.LogRecord) {
 	lr.SetEventName(semconv.EventEvidenceGap)
 	lr.SetTimestamp(pcommon.Timestamp(g.Since))
 	lr.SetSeverityNumber(plog.SeverityNumberError)
+	PutGap(g, lr)
+}
+
+// PutGap states a gap among the attributes of lr, which may be an event of its own.
+func PutGap(g *evidence.Gap, lr plog.LogRecord) {
 	m := lr.Attributes()
 	w := writer{m}
 	m.PutStr(semconv.EvidenceSource, string(g.Source))
@@ -30,6 +35,11 @@ func DecodeGap(lr plog.LogRecord) (g evidence.Gap, ok bool) {
 	if lr.EventName() != semconv.EventEvidenceGap {
 		return g, false
 	}
+	return GapOf(lr), true
+}
+
+// GapOf reads what PutGap wrote.
+func GapOf(lr plog.LogRecord) (g evidence.Gap) {
 	for name, v := range lr.Attributes().All() {
 		switch name {
 		case semconv.EvidenceSource:
@@ -48,7 +58,7 @@ func DecodeGap(lr plog.LogRecord) (g evidence.Gap, ok bool) {
 			g.Until = integer(v)
 		}
 	}
-	return g, true
+	return g
 }
 
 // EncodeRaw writes what could not be decoded to lr: event name mesh.evidence,
