@@ -31,7 +31,9 @@ func (s score) recall() float64    { return float64(s.right) / float64(max(s.rea
 
 // folded is a record with its amendments.
 type folded struct {
+	id    correlate.RecordID
 	cites []*fact
+	last  time.Duration   // that any of them was told
 	state correlate.State // as the last of them says
 	tier  correlate.Tier  // as the first does
 	event string
@@ -44,7 +46,7 @@ type judge struct {
 	t               *testing.T
 	all, identified score
 	records         map[correlate.RecordID]*folded
-	order           []correlate.RecordID // of records that are not judged yet
+	order           []*folded // records that are not judged yet
 
 	unmarkedWrong, unmarkedMissing int // pairs
 	lookalikes                     int // records: wrong, unmarked, and nothing could tell
@@ -60,9 +62,9 @@ func (j *judge) take(m *mesh, batch []*correlate.Record) {
 		}
 		f := j.records[id]
 		if f == nil {
-			f = &folded{tier: r.Join.Method, event: r.EventName}
+			f = &folded{id: id, tier: r.Join.Method, event: r.EventName}
 			j.records[id] = f
-			j.order = append(j.order, id)
+			j.order = append(j.order, f)
 		}
 		f.state = r.State
 		for _, a := range r.Attestations {
@@ -70,6 +72,7 @@ func (j *judge) take(m *mesh, batch []*correlate.Record) {
 			if !slices.Contains(fact.records, f) {
 				fact.records = append(fact.records, f)
 				f.cites = append(f.cites, fact)
+				f.last = max(f.last, fact.at)
 			}
 		}
 	}
@@ -78,13 +81,12 @@ func (j *judge) take(m *mesh, batch []*correlate.Record) {
 // judge counts what is of before a time, after which nothing more came of it, and
 // forgets it.
 func (j *judge) judge(m *mesh, before time.Duration) {
-	j.order = slices.DeleteFunc(j.order, func(id correlate.RecordID) bool {
-		f := j.records[id]
-		if slices.ContainsFunc(f.cites, func(c *fact) bool { return c.at >= before }) {
+	j.order = slices.DeleteFunc(j.order, func(f *folded) bool {
+		if f.last >= before {
 			return false
 		}
 		j.record(f)
-		delete(j.records, id)
+		delete(j.records, f.id)
 		return true
 	})
 	m.actions = slices.DeleteFunc(m.actions, func(a *action) bool {
@@ -95,12 +97,15 @@ func (j *judge) judge(m *mesh, before time.Duration) {
 		return true
 	})
 	const margin = 12 * time.Minute // actions' pieces are needed as long as one of them is
-	maps.DeleteFunc(m.facts, func(_ evidence.ID, f *fact) bool {
-		if f.at >= before-margin {
+	maps.DeleteFunc(m.told, func(minute time.Duration, facts []*fact) bool {
+		if minute >= before-margin {
 			return false
 		}
-		if len(f.records) == 0 && f.final {
-			j.t.Errorf("in no record: %v", &f.seen)
+		for _, f := range facts {
+			if len(f.records) == 0 && f.final {
+				j.t.Errorf("in no record: %v", &f.seen)
+			}
+			delete(m.facts, f.id)
 		}
 		return true
 	})
@@ -290,6 +295,7 @@ func simulate(t *testing.T, m *mesh, least float64) {
 	j := &judge{t: t, records: map[correlate.RecordID]*folded{}, states: map[string]int{}}
 	take := func(batch []*correlate.Record) error { j.take(m, batch); return nil }
 	actions := 0
+	var batch []evidence.Evidence
 	const tail = 23 * time.Minute // the longest stream, and the latest decision about it
 	for now := time.Duration(0); now < *simulated+tail; now += 100 * time.Millisecond {
 		if now < *simulated {
@@ -302,7 +308,10 @@ func simulate(t *testing.T, m *mesh, least float64) {
 			}
 			actions += len(m.actions) - made
 		}
-		batch := m.arrives[now]
+		batch = batch[:0]
+		for _, e := range m.arrives[now] {
+			batch = append(batch, *e)
+		}
 		delete(m.arrives, now)
 		m.rnd.Shuffle(len(batch), func(i, j int) { batch[i], batch[j] = batch[j], batch[i] })
 		c.Add(epoch.Add(now), batch)

@@ -127,15 +127,17 @@ type mesh struct {
 	pods    [workloads][mostReplicas]*pod
 	gateway [3]*pod
 	count   uint64
-	arrives map[time.Duration][]evidence.Evidence // by tenths of a second
+	arrives map[time.Duration][]*evidence.Evidence // by tenths of a second
 	facts   map[evidence.ID]*fact
+	told    map[time.Duration][]*fact // by minutes
 	actions []*action
 	pieces  int
 }
 
 func newMesh(seed uint64, traps bool) *mesh {
 	m := &mesh{
-		traps: traps, rnd: rand.New(rand.NewPCG(seed, 1)), arrives: map[time.Duration][]evidence.Evidence{}, facts: map[evidence.ID]*fact{},
+		traps: traps, rnd: rand.New(rand.NewPCG(seed, 1)), arrives: map[time.Duration][]*evidence.Evidence{}, facts: map[evidence.ID]*fact{},
+		told: map[time.Duration][]*fact{},
 	}
 	for i := range m.gateway {
 		m.gateway[i] = m.newPod(0, 0)
@@ -260,17 +262,19 @@ func (m *mesh) reported(e evidence.Evidence, by *pod, start, end, after time.Dur
 	f.id, f.at = e.ID, end+after
 	m.pieces++
 	m.facts[e.ID] = f
+	minute := f.at.Truncate(time.Minute)
+	m.told[minute] = append(m.told[minute], f)
 	for _, a := range of {
 		a.kept = append(a.kept, f)
 		a.end = max(a.end, end)
 	}
-	m.deliver(e, f.at)
+	m.deliver(&e, f.at)
 	if m.chance(pTwice) {
-		m.deliver(e, f.at+m.upTo(time.Minute))
+		m.deliver(&e, f.at+m.upTo(time.Minute))
 	}
 }
 
-func (m *mesh) deliver(e evidence.Evidence, at time.Duration) {
+func (m *mesh) deliver(e *evidence.Evidence, at time.Duration) {
 	tick := at.Truncate(100*time.Millisecond) + 100*time.Millisecond
 	m.arrives[tick] = append(m.arrives[tick], e)
 }
