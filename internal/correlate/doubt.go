@@ -23,10 +23,10 @@ func (c *Correlator) doubtful(j *joined) bool {
 		return c.contended(lead) || c.doubtfulDecision(j)
 	case !j.called():
 		parented := lead.place == calleeApp || j.slots[calleeProxy] != nil || j.parent() != evidence.SpanID{}
-		return c.bound(lead, parented) || c.doubtfulDecision(j)
+		return c.fitsBound(lead, parented) || c.doubtfulDecision(j)
 	case log != nil && j.tiers[callerLog] == TierRequest:
 		how, _ := c.fit(lead, log)
-		if how < well || !j.certain && c.overclaimed(log, lead.place) || c.wanted(lead, log) ||
+		if how < well || !j.certain && c.overclaimed(log, lead.place) || c.fitsRetry(lead, log) ||
 			log.hasNode() && j.parent() != (evidence.SpanID{}) && log.span != j.parent() {
 			return true
 		}
@@ -58,19 +58,19 @@ func (c *Correlator) doubtfulSpans(j *joined, lead *piece) bool {
 		}
 	case j.tiers[callerLog] == TierSpan:
 		how, _ := c.fit(lead, log)
-		if how <= perhaps && (lead.told && lead.span == log.span && !agree(lead, log) ||
+		if how <= perhaps && (lead.onIncoming && lead.span == log.span && !agree(lead, log) ||
 			lead.to.differs(log.to) && (log.resends == 0 || lead.from.differs(log.from))) {
 			return true
 		}
 		if j.asked && log.resends == 0 {
 			// It may be a span that others were called from as well.
 			alike, _ := c.candidates(nil, log, lead.place, maxAlike)
-			if slices.ContainsFunc(alike, func(q *piece) bool { return q != lead && c.forlorn(q) }) {
+			if slices.ContainsFunc(alike, func(q *piece) bool { return q != lead && c.callerless(q) }) {
 				return true
 			}
 		}
 	}
-	return lead.told && c.shared(j, lead)
+	return lead.onIncoming && c.shared(j, lead)
 }
 
 // doubtfulDecision: a decision that no log names is in doubt where several attempts or
@@ -156,9 +156,9 @@ func (c *Correlator) overclaimed(log *piece, at place) bool {
 	return false
 }
 
-// wanted says whether p, which has a caller's log, may as well be an attempt that
+// fitsRetry says whether p, which has a caller's log, may as well be an attempt that
 // another tells of.
-func (c *Correlator) wanted(p, log *piece) bool {
+func (c *Correlator) fitsRetry(p, log *piece) bool {
 	var buf [16]*piece
 	looked := 0
 	for _, kind := range [...]lookup{byRequest, byTrace} {
@@ -175,9 +175,9 @@ func (c *Correlator) wanted(p, log *piece) bool {
 	return false
 }
 
-// bound says whether a caller's log or span may be p's although it is bound to
+// fitsBound says whether a caller's log or span may be p's although it is bound to
 // another action, or too far away in time. parented: spans tell beneath which p is.
-func (c *Correlator) bound(p *piece, parented bool) bool {
+func (c *Correlator) fitsBound(p *piece, parented bool) bool {
 	var buf, beneath [16]*piece
 	retried := 0
 	for _, kind := range [...]lookup{byRequest, byTrace} {
@@ -190,12 +190,12 @@ func (c *Correlator) bound(p *piece, parented bool) bool {
 				if retried > maxAlike || c.lacksAttempt(q, p) {
 					return true // the clocks may be further apart than they should, and a gateway between
 				}
-				if !q.final || c.free(p, q) {
+				if !q.final || c.unbound(p, q) {
 					continue
 				}
 			case callerProxy, callerApp:
 				// A retry's span, of which p did not say that it is its parent.
-				if !parented && !p.told && q.parent != p.span && (q.place == callerApp || agree(p, q)) && c.overlap(p, q) &&
+				if !parented && !p.onIncoming && q.parent != p.span && (q.place == callerApp || agree(p, q)) && c.overlap(p, q) &&
 					slices.ContainsFunc(c.under(beneath[:0], q.trace, q.span), func(k *piece) bool { return k.place == p.place || k.place == calleeProxy }) {
 					return true
 				}
@@ -243,12 +243,12 @@ func (c *Correlator) lacksAttempt(log, p *piece) bool {
 // contended says whether a piece that stayed alone did fit an action that
 // took another one instead.
 func (c *Correlator) contended(p *piece) bool {
-	if p.place == callerLog && !c.free(p, p) {
+	if p.place == callerLog && !c.unbound(p, p) {
 		return false
 	}
 	for _, at := range [...]place{calleeLog, calleeProxy} {
 		q, _, _ := c.nearest(p, at)
-		if q == nil || !c.free(q, p) {
+		if q == nil || !c.unbound(q, p) {
 			continue
 		}
 		if p.place == decision {
@@ -288,11 +288,11 @@ func (c *Correlator) shared(j *joined, lead *piece) bool {
 	return false
 }
 
-// forlorn says whether neither spans nor a request id lead from a callee's log to a
+// callerless says whether neither spans nor a request id lead from a callee's log to a
 // caller's.
-func (c *Correlator) forlorn(p *piece) bool {
+func (c *Correlator) callerless(p *piece) bool {
 	var buf [8]*piece
-	if p.told || p.parent != (evidence.SpanID{}) {
+	if p.onIncoming || p.parent != (evidence.SpanID{}) {
 		return false
 	}
 	if p.hasNode() {

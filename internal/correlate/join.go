@@ -157,7 +157,7 @@ func (c *Correlator) sides(j *joined, lead *piece) {
 const maxMore = 16
 
 // callee fills j with the callee's pieces of the action that p, one of them, is
-// part of. Several reports on one node are several attempts.
+// part of.
 func (c *Correlator) callee(j *joined, p *piece) {
 	if p.place == calleeLog && !p.final {
 		if p = c.finalOf(p); p == nil {
@@ -176,39 +176,17 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		}
 		p = proxy
 	}
-	var buf, above [8]*piece
-	logs, proxies, apps := c.calleesAt(buf[:0], p.trace, p.span)
-	alone := p.place == calleeApp && len(proxies) == 0 || p.place == calleeProxy && len(apps) == 0
-	if alone && len(logs) == 0 && p.keys[byParent-1] != 0 {
-		l, x, a := c.calleesAt(above[:0], p.trace, p.parent)
-		if len(l)+len(x) > 0 && (slices.Contains(a, p) || slices.Contains(x, p)) {
-			logs, proxies, apps = l, x, a
-		}
-	}
-	if p.to.pod != 0 && (len(logs) > 1 || len(logs) == 1 && logs[0].told && !logs[0].waypoint) {
-		// Reports of several pods on one node: each of its own call.
-		elsewhere := func(q *piece) bool { return q.to.pod != 0 && q.to.pod != p.to.pod && !sameReport(q, p) }
-		logs, proxies, apps = slices.DeleteFunc(logs, elsewhere), slices.DeleteFunc(proxies, elsewhere), slices.DeleteFunc(apps, elsewhere)
-		for _, q := range slices.Concat(logs, proxies, apps) {
-			j.several = j.several || q.to.pod == 0
-		}
-	}
-	// Of several attempts on one node, what is each other's nearest belongs together.
-	lists := [...][]*piece{logs, proxies, apps}
-	for _, list := range lists {
+	var room [16]*piece
+	n := c.calleesOn(room[:], p)
+	n, j.several = n.ofOnePod(p)
+	for _, list := range n {
 		if i := slices.IndexFunc(list, func(q *piece) bool { return q == p || sameReport(p, q) }); i >= 0 {
 			p = list[i]
 		}
 	}
-	lead := p
-	for _, list := range lists {
-		if q, _ := matching(p, lists[p.place-calleeLog], list); q != nil {
-			lead = q
-			break
-		}
-	}
-	for _, list := range lists {
-		q, several := matching(lead, lists[lead.place-calleeLog], list)
+	lead := n.leadOf(p)
+	for _, list := range n {
+		q, several := matching(lead, n.with(lead), list)
 		j.set(q, TierSpan)
 		j.several = j.several || several
 	}
@@ -216,7 +194,7 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		j.slots = [places]*piece{}
 		j.set(p, TierSpan)
 	}
-	if proxy := j.slots[calleeProxy]; proxy != nil && len(logs) == 0 {
+	if proxy := j.slots[calleeProxy]; proxy != nil && len(n[0]) == 0 {
 		log, several := c.mate(proxy, calleeLog)
 		if log != nil {
 			j.set(log, TierNone)
@@ -226,6 +204,53 @@ func (c *Correlator) callee(j *joined, p *piece) {
 		}
 	}
 	j.tiers[j.calleeLead().place] = TierNone
+}
+
+// callees are what stands on one node of a trace: logs, the proxy's spans, the
+// application's spans. Several of a kind are of several attempts.
+type callees [3][]*piece
+
+// calleesOn gives what stands on the node of p, a callee's piece, in the memory of
+// room. A span that is alone
+// on its own may be of a proxy or an application that keeps to the node above.
+func (c *Correlator) calleesOn(room []*piece, p *piece) callees {
+	half := len(room) / 2
+	logs, proxies, apps := c.calleesAt(room[:0:half], p.trace, p.span)
+	alone := p.place == calleeApp && len(proxies) == 0 || p.place == calleeProxy && len(apps) == 0
+	if alone && len(logs) == 0 && p.keys[byParent-1] != 0 {
+		l, x, a := c.calleesAt(room[half:half], p.trace, p.parent)
+		if len(l)+len(x) > 0 && (slices.Contains(a, p) || slices.Contains(x, p)) {
+			logs, proxies, apps = l, x, a
+		}
+	}
+	return callees{logs, proxies, apps}
+}
+
+// ofOnePod leaves out what is of other pods than p: several on one node are each of a
+// call of its own. It says whether something is left of which no pod is known.
+func (n callees) ofOnePod(p *piece) (left callees, unsure bool) {
+	logs := n[0]
+	if p.to.pod == 0 || len(logs) == 0 || len(logs) == 1 && (!logs[0].onIncoming || logs[0].waypoint) {
+		return n, false
+	}
+	for i, list := range n {
+		n[i] = slices.DeleteFunc(list, func(q *piece) bool { return q.to.pod != 0 && q.to.pod != p.to.pod && !sameReport(q, p) })
+		unsure = unsure || slices.ContainsFunc(n[i], func(q *piece) bool { return q.to.pod == 0 })
+	}
+	return n, unsure
+}
+
+// with gives p and those beside it.
+func (n callees) with(p *piece) []*piece { return n[p.place-calleeLog] }
+
+// leadOf gives the strongest piece of p's attempt.
+func (n callees) leadOf(p *piece) *piece {
+	for _, list := range n {
+		if q, _ := matching(p, n.with(p), list); q != nil {
+			return q
+		}
+	}
+	return p
 }
 
 // calleeLead is the strongest of the callee's pieces of the action that p, one of them,
@@ -456,7 +481,7 @@ func (c *Correlator) calleesAt(dst []*piece, t evidence.TraceID, s evidence.Span
 	found := c.at(dst, t, s)[len(dst):]
 	n := len(found)
 	logs, proxies, apps = byPlace(found, calleeLog)
-	if len(logs) > 0 && logs[0].told && len(proxies) == 0 {
+	if len(logs) > 0 && logs[0].onIncoming && len(proxies) == 0 {
 		found = c.under(found, t, s)
 		proxies = slices.DeleteFunc(found[n:], func(q *piece) bool {
 			return q.place != calleeProxy || !slices.ContainsFunc(logs, func(log *piece) bool { return c.answered(log, q) })
@@ -480,7 +505,7 @@ func (c *Correlator) callersAt(dst []*piece, t evidence.TraceID, s evidence.Span
 // of a proxy beneath that, are one proxy's about one request.
 func (c *Correlator) answered(log, proxy *piece) bool {
 	var buf [8]*piece
-	return log.told && log.reporter != 0 && log.reporter == proxy.reporter && !unlike(log, proxy) &&
+	return log.onIncoming && log.reporter != 0 && log.reporter == proxy.reporter && !unlike(log, proxy) &&
 		log.start <= proxy.end+rounding && proxy.start <= log.end+rounding &&
 		!slices.ContainsFunc(c.at(buf[:0], proxy.trace, proxy.span), func(q *piece) bool { return q.place == calleeLog })
 }

@@ -139,7 +139,7 @@ func (c *Correlator) fitting(p *piece) (out []*piece) {
 		logs, _, _ = c.callersAt(callers[:0], p.trace, p.span)
 	}
 	for _, log := range logs {
-		if log.place != callerLog || !c.free(log, log) {
+		if log.place != callerLog || !c.unbound(log, log) {
 			continue
 		}
 		for _, kind := range [...]lookup{byRequest, byTrace} {

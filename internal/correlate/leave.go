@@ -14,7 +14,7 @@ func (c *Correlator) met(j *joined) bool {
 	if c.cfg.ExpectCaller && j.slots[callerLog] == nil && j.slots[callerProxy] == nil && j.slots[callerApp] == nil {
 		return false
 	}
-	if log := j.slots[calleeLog]; log != nil && log.lone {
+	if log := j.slots[calleeLog]; log != nil && log.interimOnly {
 		return false
 	}
 	if log := j.slots[calleeLog]; log != nil && log.keys[byDecision-1] != 0 && j.slots[decision] == nil {

@@ -58,7 +58,7 @@ func (c *Correlator) candidates(dst []*piece, p *piece, at place, most int) (bes
 				continue
 			}
 			fits, _ := c.fit(p, q)
-			if fits == unfit || fits < how || !c.free(p, q) {
+			if fits == unfit || fits < how || !c.unbound(p, q) {
 				continue
 			}
 			if fits > how {
@@ -91,39 +91,47 @@ func (c *Correlator) nearest(p *piece, at place) (best *piece, how fit, doubt bo
 	return best, how, len(all) > 1 || best != nil && (p.crowded || best.crowded)
 }
 
-// free says whether q may still be p's by tier request, that is, no stronger
+// unbound says whether q may still be p's by tier request, that is, no stronger
 // tier binds q to another action.
-func (c *Correlator) free(p, q *piece) bool {
-	var buf, callers [8]*piece
+func (c *Correlator) unbound(p, q *piece) bool {
 	switch {
-	case q.place == calleeLog && p.place == calleeProxy:
+	case p.place == calleeProxy && q.place == calleeLog:
 		return !q.hasNode()
-	case q.place == calleeProxy && p.place == calleeLog:
+	case p.place == calleeLog && q.place == calleeProxy:
+		var buf [8]*piece
 		logs, _, _ := c.calleesAt(buf[:0], q.trace, q.span)
 		return len(logs) == 0
 	case q.place == callerLog && q.hasNode() && q.resends == 0:
-		beneath := c.under(buf[:0], q.trace, q.span)
-		if len(beneath) == 0 {
-			return true
-		}
-		logs, _, _ := c.callersAt(callers[:0], q.trace, q.span)
-		alone := len(logs) < 2 // else what is beneath may be another's
-		for _, k := range beneath {
-			if k.place.callee() && !contradict(q, k) && (alone || agree(q, k)) ||
-				k.place == decision && alone && slices.ContainsFunc(c.named(k), func(log *piece) bool {
-					return log != p && !contradict(q, log) && agree(q, log)
-				}) {
-				return false
-			}
-		}
-	case q.place == decision && p.place != decision:
+		return !c.leadsToOther(p, q)
+	case p.place == decision:
+		return q.keys[byDecision-1] == 0 && !c.spanned(p)
+	case q.place == decision:
 		// A log that names a decision has it or waits for it; a decision
 		// that a log names is that log's.
 		return p.keys[byDecision-1] == 0 && len(c.named(q)) == 0 && !c.spanned(q)
-	case p.place == decision:
-		return q.keys[byDecision-1] == 0 && !c.spanned(p)
 	}
 	return true
+}
+
+// leadsToOther says whether spans lead from a caller's log, which tells of one attempt,
+// to a callee's report, or to a decision that another log than p names.
+func (c *Correlator) leadsToOther(p, log *piece) bool {
+	var buf, callers [8]*piece
+	beneath := c.under(buf[:0], log.trace, log.span)
+	if len(beneath) == 0 {
+		return false
+	}
+	logs, _, _ := c.callersAt(callers[:0], log.trace, log.span)
+	alone := len(logs) < 2 // else what is beneath may be another's
+	for _, k := range beneath {
+		if k.place.callee() && !contradict(log, k) && (alone || agree(log, k)) ||
+			k.place == decision && alone && slices.ContainsFunc(c.named(k), func(q *piece) bool {
+				return q != p && !contradict(log, q) && agree(log, q)
+			}) {
+			return true
+		}
+	}
+	return false
 }
 
 // spanned says whether spans bind decision d to a call: a callee's piece stands
@@ -257,7 +265,7 @@ func (c *Correlator) named(d *piece) []*piece {
 // mate is nearest where both must choose each other.
 func (c *Correlator) mate(p *piece, at place) (*piece, bool) {
 	q, _, doubt := c.nearest(p, at)
-	if q == nil || !c.free(q, p) {
+	if q == nil || !c.unbound(q, p) {
 		return nil, false
 	}
 	back, _, backDoubt := c.nearest(q, p.place)

@@ -254,7 +254,7 @@ func (c *Correlator) due(reason string) {
 	}
 	c.undue++
 	waited := !p.claimed
-	if waited && p.lone && c.finalOf(p) == nil {
+	if waited && p.interimOnly && c.finalOf(p) == nil {
 		p.final = true  // nothing more came
 		c.ahead.clear() // there it is an interim report
 	}

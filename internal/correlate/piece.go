@@ -113,19 +113,19 @@ type piece struct {
 	workflow      ref             // that counts this piece
 	looked        uint32          // its number, and one, among the leads of an outlook
 
-	place    place
-	spanKind evidence.SpanKind
-	final    bool
-	verdict  bool  // states a verdict
-	resends  uint8 // attempts after the first that it tells of
-	mirrored bool  // by its host a copy of a request; who sent that reports it not
-	told     bool  // a callee's log that stands on the span that came in, which others may have forwarded
-	waypoint bool  // a waypoint's, which is asked in the place of a callee behind it
-	claimed  bool  // cited by a record or amendment
-	crowded  bool  // left out of a chain that was full
+	place      place
+	spanKind   evidence.SpanKind
+	final      bool
+	verdict    bool  // states a verdict
+	resends    uint8 // attempts after the first that it tells of
+	mirrored   bool  // by its host a copy of a request; who sent that reports it not
+	onIncoming bool  // a callee's log that stands on the span that came in, which others may have forwarded
+	waypoint   bool  // a waypoint's, which is asked in the place of a callee behind it
+	claimed    bool  // cited by a record or amendment
+	crowded    bool  // left out of a chain that was full
 	// an interim report that is all there is to say of its request if the final
 	// one does not come
-	lone bool
+	interimOnly bool
 	// a report of a connection, and so of no request
 	connection bool
 	streamID   bool // a connection's: the source names it
@@ -266,11 +266,11 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 		// The log names only the span that came in: the caller's, or the
 		// proxy's own if that wrote it into the request's headers. Standing
 		// there it meets both.
-		p.span, p.parent, p.told = p.parent, evidence.SpanID{}, true
+		p.span, p.parent, p.onIncoming = p.parent, evidence.SpanID{}, true
 	}
 	// Hubble's flow of a request: the response may never come, and no proxy ends
 	// what it began.
-	p.lone = e.Source == evidence.SourceHubble && !e.Final && e.StreamID != "" && (at == calleeLog || at == callerLog)
+	p.interimOnly = e.Source == evidence.SourceHubble && !e.Final && e.StreamID != "" && (at == calleeLog || at == callerLog)
 	if e.Source == evidence.SourceSpan || e.Source == evidence.SourceProxySpan {
 		p.final = true // a span is reported when it has ended
 	}
