@@ -8,7 +8,9 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -26,6 +28,35 @@ func (l *ledger) size() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.logs) + len(l.calls)
+}
+
+// check compares what was acknowledged with what is in the store: every call has its
+// record, once, and no log record is lost.
+func (l *ledger) check(t *testing.T, store string) (lost int) {
+	t.Helper()
+	times := map[string]int{}
+	for _, id := range recordPattern.FindAllString(sealedRecords(t, store, "mesh.request"), -1) {
+		times[id]++
+	}
+	if len(times) < len(l.calls) {
+		t.Errorf("found %d records of %d calls", len(times), len(l.calls))
+	}
+	for id, n := range times {
+		if n > 1 {
+			t.Errorf("%d records of one call: %s", n, id)
+		}
+	}
+
+	sealed := matches(sealedRecords(t, store, "*"), ledgerPattern)
+	for _, id := range l.logs {
+		if !sealed[id] {
+			lost++
+		}
+	}
+	if lost > 0 {
+		t.Errorf("%d of %d acknowledged log records are not in the log", lost, len(l.logs))
+	}
+	return lost
 }
 
 // load sends from many senders until ctx ends or the collector is gone.
@@ -70,22 +101,13 @@ var (
 	recordPattern = regexp.MustCompile(`"audit\.record\.id":"[0-9a-f]{64}"`)
 )
 
-// The collector is killed under load, again and again. What it acknowledged is
-// in the log, verify takes the crashes for what they are, and calls whose
-// evidence was sealed before a crash get their record after it, once.
-func TestKill9UnderLoad(t *testing.T) {
-	kills := 3
-	if value := os.Getenv("MESHAUDIT_KILLS"); value != "" {
-		var err error
-		if kills, err = strconv.Atoi(value); err != nil || kills < 1 {
-			t.Fatalf("MESHAUDIT_KILLS must be a positive number, got %q", value)
-		}
-	}
-
+// underLoad configures a collector that recovers from its own log.
+func underLoad(t *testing.T) (store, keys, config string, ports []string) {
+	t.Helper()
 	dir := t.TempDir()
-	store, keys := filepath.Join(dir, "store"), filepath.Join(dir, "keys")
-	ports := freePorts(t, 2)
-	config := writeFile(t, "config.yaml", `
+	store, keys = filepath.Join(dir, "store"), filepath.Join(dir, "keys")
+	ports = freePorts(t, 2)
+	config = writeFile(t, "config.yaml", `
 receivers: {otlp: {protocols: {grpc: {endpoint: %[1]q}}}}
 processors:
   meshaudit:
@@ -101,33 +123,24 @@ service:
     logs: {receivers: [otlp], processors: [meshaudit], exporters: [sealed_log]}
   telemetry: {metrics: {level: none}}
 `, ports[0], store, ports[1])
+	return store, keys, config, ports
+}
 
-	var acknowledged ledger
-	// recovered starts the collector and waits until every call has its record.
-	recovered := func() *process {
-		p := start(t, collectorBinary(t), config, ports[1])
-		eventually(t, 2*time.Minute, func() string {
-			recorded := matches(sealedRecords(t, store, "mesh.request"), tracePattern)
-			missing := 0
-			for _, call := range acknowledged.calls {
-				if !recorded[traceIDOf(call).String()] {
-					missing++
-				}
-			}
-			if missing > 0 {
-				return fmt.Sprintf("%d of %d calls whose evidence is sealed have no record", missing, len(acknowledged.calls))
-			}
-			return ""
-		})
-		return p
-	}
-	for round := range kills {
-		if round%10 == 9 {
-			// Recovery re-reads twice the window: a crash loop that lasts
-			// longer leaves calls without a record, though not without
-			// their evidence.
-			recovered().kill(t)
+// The collector is killed under load, again and again. What it acknowledged is
+// in the log, verify takes the crashes for what they are, and calls whose
+// evidence was sealed before a crash get their record after it, once.
+func TestKill9UnderLoad(t *testing.T) {
+	kills := 3
+	if value := os.Getenv("MESHAUDIT_KILLS"); value != "" {
+		var err error
+		if kills, err = strconv.Atoi(value); err != nil || kills < 1 {
+			t.Fatalf("MESHAUDIT_KILLS must be a positive number, got %q", value)
 		}
+	}
+
+	store, keys, config, ports := underLoad(t)
+	var acknowledged ledger
+	for round := range kills {
 		p := start(t, collectorBinary(t), config, ports[1])
 		ctx, cancel := context.WithCancel(t.Context())
 		before := acknowledged.size()
@@ -145,33 +158,63 @@ service:
 		senders.Wait()
 	}
 
-	p := recovered()
+	p := start(t, collectorBinary(t), config, ports[1])
+	eventually(t, 2*time.Minute, func() string {
+		recorded := matches(sealedRecords(t, store, "mesh.request"), tracePattern)
+		missing := 0
+		for _, call := range acknowledged.calls {
+			if !recorded[traceIDOf(call).String()] {
+				missing++
+			}
+		}
+		if missing > 0 {
+			return fmt.Sprintf("%d of %d calls whose evidence is sealed have no record", missing, len(acknowledged.calls))
+		}
+		return ""
+	})
 	p.stop(t)
 
-	times := map[string]int{}
-	for _, id := range recordPattern.FindAllString(sealedRecords(t, store, "mesh.request"), -1) {
-		times[id]++
-	}
-	if len(times) < len(acknowledged.calls) {
-		t.Errorf("found %d records of %d calls", len(times), len(acknowledged.calls))
-	}
-	for id, n := range times {
-		if n > 1 {
-			t.Errorf("%d records of one call: %s", n, id)
-		}
-	}
-
-	sealed := matches(sealedRecords(t, store, "*"), ledgerPattern)
-	lost := 0
-	for _, id := range acknowledged.logs {
-		if !sealed[id] {
-			lost++
-		}
-	}
-	if lost > 0 {
-		t.Errorf("%d of %d acknowledged log records are not in the log", lost, len(acknowledged.logs))
-	}
+	lost := acknowledged.check(t, store)
 	answer := verify(t, store, keys, 0, 2)
 	t.Logf("%d kills; %d log records and %d calls acknowledged, %d log records lost, verify answers %d",
 		kills, len(acknowledged.logs), len(acknowledged.calls), lost, answer)
+}
+
+// The configuration is read again under load, as often as somebody changes it: the
+// collector closes its log and goes on with it. Nothing is lost, nothing is recorded
+// twice, and nothing looks like a crash.
+func TestReloadUnderLoad(t *testing.T) {
+	const reloads = 3
+	store, keys, config, ports := underLoad(t)
+	var acknowledged ledger
+	p := start(t, collectorBinary(t), config, ports[1])
+	for round := range reloads + 1 {
+		ctx, cancel := context.WithCancel(t.Context())
+		before := acknowledged.size()
+		senders := acknowledged.load(ctx, dial(t, ports[0]), round)
+		eventually(t, time.Minute, func() string {
+			if acknowledged.size() < before+500 {
+				return fmt.Sprintf("after %d reloads the collector acknowledges too little to be under load", round)
+			}
+			return ""
+		})
+		if round < reloads {
+			if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, time.Minute, func() string {
+				log, err := os.ReadFile(p.log)
+				if n := strings.Count(string(log), "Everything is ready"); err != nil || n < round+2 {
+					return fmt.Sprintf("the collector became ready %d times after %d reloads, %v", n, round+1, err)
+				}
+				return ""
+			})
+		}
+		cancel()
+		senders.Wait()
+	}
+	p.stop(t)
+	lost := acknowledged.check(t, store)
+	verify(t, store, keys, 0)
+	t.Logf("%d reloads; %d log records and %d calls acknowledged, %d log records lost", reloads, len(acknowledged.logs), len(acknowledged.calls), lost)
 }
