@@ -121,8 +121,16 @@ var lineToRecord = []lineCase{
 	},
 	{
 		name: "a handshake that failed", decoder: "ztunnel", event: semconv.EventHandshake,
-		line: "2025-03-01T10:00:00.000001Z\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:40000 dst.addr=10.0.0.2:15008 direction=\"inbound\" bytes_sent=0 bytes_recv=0 duration=\"1ms\" error=\"tls error: invalid peer certificate: UnknownIssuer\"",
-		want: map[string]string{semconv.MTLSOutcome: "failed"},
+		line: "2025-03-01T10:00:00.000001Z\twarn\taccess\tconnection failed\tsrc.addr=10.0.0.1:40000 dst.addr=10.0.0.2:15008 direction=\"inbound\" error=\"tls handshake error: Custom { kind: InvalidData, error: InvalidCertificate(UnknownIssuer) }\"",
+		want: map[string]string{semconv.MTLSOutcome: "failed", semconv.TLSEstablished: "false"},
+	},
+	{
+		name: "a caller that met a stranger", decoder: "ztunnel", event: semconv.EventHandshake,
+		line: "2025-03-01T10:00:00.000001Z\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:40000 src.workload=\"a\" src.namespace=\"x\" src.identity=\"spiffe://cluster.local/ns/x/sa/a\" dst.addr=10.0.0.2:15008 dst.hbone_addr=10.0.0.2:80 dst.workload=\"b\" dst.namespace=\"y\" dst.identity=\"spiffe://cluster.local/ns/y/sa/b\" direction=\"outbound\" bytes_sent=0 bytes_recv=0 duration=\"3ms\" error=\"io error: invalid peer certificate: identity verification error: peer did not present the expected SAN (spiffe://cluster.local/ns/y/sa/b), got spiffe://cluster.local/ns/y/sa/evil\"",
+		want: map[string]string{
+			semconv.MTLSOutcome: "failed", semconv.TLSEstablished: "false",
+			semconv.DestinationSPIFFEID: "spiffe://cluster.local/ns/y/sa/b", semconv.DestinationIdentityProof: "ip",
+		},
 	},
 	{
 		name: "a dry run", decoder: "ztunnel", event: semconv.EventAuthz,

@@ -2,6 +2,7 @@ package ztunnel
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -10,13 +11,14 @@ import (
 
 const (
 	access = "2025-03-01T10:00:00.5Z\terror\taccess\tconnection complete\tsrc.addr=10.0.0.1:40000 dst.addr=10.0.0.2:15008 direction=\"inbound\" bytes_sent=0 bytes_recv=0 duration=\"500ms\" error="
+	early  = "2026-08-20T10:00:00.5Z\twarn\taccess\tconnection failed\tsrc.addr=10.0.0.1:40000 dst.addr=10.0.0.2:15008 direction=\"inbound\" error="
 	asJSON = `{"level":"info","time":"2025-03-01T10:00:00.5Z","scope":"access","message":"connection complete","src.addr":"10.0.0.1:40000","src.workload":"a","src.namespace":"x","src.identity":"spiffe://cluster.local/ns/x/sa/a","dst.addr":"10.0.0.2:15008","dst.hbone_addr":"10.0.0.2:80","dst.workload":"b","dst.namespace":"y","dst.identity":"spiffe://cluster.local/ns/y/sa/b","direction":"inbound","bytes_sent":1,"bytes_recv":9007199254740993,"duration":"500ms"}`
 )
 
 var traps = []string{
 	access + `"connection closed due to policy rejection: allow policies exist, but none allowed"`,
 	access + `"connection closed due to policy rejection: explicitly denied by: istio-system/no-a"`,
-	access + `"tls error: invalid peer certificate: UnknownIssuer"`,
+	early + `"tls handshake error: Custom { kind: InvalidData, error: InvalidCertificate(UnknownIssuer) }"`,
 	access + `"quoted \"inside\" and = and src.addr=9.9.9.9:1"`,
 	asJSON,
 	"2024-04-12T10:17:44.080629Z  INFO access: connection complete src.addr=10.0.0.1:1 dst.addr=10.0.0.2:2 direction=\"outbound\"",
@@ -60,6 +62,48 @@ func TestFailures(t *testing.T) {
 		if v := e.Verdict; v.Decision != evidence.Deny || v.PolicyID != "no-a" || e.To.Workload.PodName != "orders-1" || e.To.Workload.Namespace != "shop" || e.From.Port != 40000 {
 			t.Errorf("%s", evidencetest.Render(&e))
 		}
+	}
+}
+
+// The calling side logs whom it wanted, whether it reached it or not.
+func TestCallerProvesWhatItReached(t *testing.T) {
+	line := func(message, rest string) string {
+		return "2026-08-20T10:00:00.5Z\terror\taccess\t" + message + "\tsrc.addr=10.0.0.1:4000 src.workload=\"a-1\" src.namespace=\"x\" src.identity=\"spiffe://td/ns/x/sa/a\" " +
+			"dst.addr=10.0.0.2:15008 dst.hbone_addr=10.0.0.2:80 dst.workload=\"b-1\" dst.namespace=\"y\" dst.identity=\"spiffe://td/ns/y/sa/b\" direction=\"outbound\" " + rest
+	}
+	const none, some = `bytes_sent=0 bytes_recv=0 duration="3ms"`, `bytes_sent=12 bytes_recv=0 duration="3ms"`
+	for _, c := range []struct {
+		line  string
+		proof evidence.Proof
+		event evidence.Event
+	}{
+		{line("connection complete", some), evidence.ProofMTLSSAN, evidence.EventConnection},
+		{line("connection complete", none), evidence.ProofMTLSSAN, evidence.EventConnection},
+		{line("connection complete", none+` error="http status: 401 Unauthorized"`), evidence.ProofMTLSSAN, evidence.EventConnection},
+		{line("connection complete", some+` error="receive: io error: Connection reset by peer (os error 104)"`), evidence.ProofMTLSSAN, evidence.EventConnection},
+		{line("connection complete", some+` error="io error: received fatal alert: InternalError"`), evidence.ProofMTLSSAN, evidence.EventConnection},
+		{line("connection opened", ""), evidence.ProofIP, evidence.EventConnection},
+		{line("connection complete", none+` error="io error: Connection refused (os error 111)"`), evidence.ProofIP, evidence.EventConnection},
+		{line("connection complete", none+` error="connection timed out, maybe a NetworkPolicy is blocking HBONE port 15008: deadline has elapsed"`), evidence.ProofIP, evidence.EventConnection},
+		{line("connection complete", none+` error="connection closed due to connection drain"`), evidence.ProofIP, evidence.EventConnection},
+		{line("connection complete", none+` error="io error: invalid peer certificate: identity verification error: peer did not present the expected SAN (spiffe://td/ns/y/sa/b), got spiffe://td/ns/y/sa/evil"`), evidence.ProofIP, evidence.EventHandshake},
+		{line("connection complete", none+` error="io error: tls handshake eof"`), evidence.ProofIP, evidence.EventHandshake},
+		{line("connection complete", none+` error="h2 failed: received fatal alert: UnknownCA"`), evidence.ProofIP, evidence.EventHandshake},
+		{line("connection complete", some+` error="connection closed: peer certificate revoked by CRL"`), evidence.ProofIP, evidence.EventHandshake},
+	} {
+		e := one(t, c.line)
+		stood, refused := c.proof == evidence.ProofMTLSSAN, c.event == evidence.EventHandshake
+		if e.Event != c.event || len(e.To.Identities) != 1 || e.To.Identities[0].Proof != c.proof || e.From.Identities[0].Proof != c.proof ||
+			e.TLS.Established != stood || e.TLS.Mutual != stood || e.TLS.Known != (stood || refused) || (e.TLS.FailureReason != "") != refused {
+			t.Errorf("%s\n%s", c.line, evidencetest.Render(&e))
+		}
+	}
+
+	// The called side has seen the certificate; a revoked one is a claim.
+	inbound := strings.Replace(asJSON, `"duration"`, `"error":"connection closed: peer certificate revoked by CRL","duration"`, 1)
+	e := one(t, inbound)
+	if e.From.Identities[0].Proof != evidence.ProofClaimed || e.To.Identities[0].Proof != evidence.ProofMTLSSAN || e.TLS.Established || e.TLS.FailureReason == "" {
+		t.Errorf("revoked: %s", evidencetest.Render(&e))
 	}
 }
 

@@ -2,9 +2,12 @@
 // mode: its access lines and its policy engine's verdicts, as text in every
 // quoting style and as JSON.
 //
-// ztunnel logs identities only for connections that it secured with mTLS
-// (HBONE), and takes them from the certificates: they are mtls_san. A line of
-// a completed connection without identities says plaintext.
+// ztunnel logs identities only for connections that it secures with mTLS
+// (HBONE); a line of a completed connection without identities says plaintext.
+// The called side takes the caller's from the certificate: it is mtls_san. The
+// calling side writes down whom it looked up by address before it connects, and
+// then lets nobody else's certificate pass: where its tunnel stood that is
+// mtls_san, where it did not, or may not have, it is ip.
 package ztunnel
 
 import (
@@ -25,12 +28,14 @@ const Engine = "ztunnel_rbac"
 const (
 	fromPeerSAN  = "tls.peer.san"
 	fromLocalSAN = "tls.local.san"
+	fromWorkload = "ztunnel.workload" // that has the address
 )
 
 // A line's fields, by ztunnel's names.
 type fields struct {
 	time, scope, message                       string
 	direction, err, duration, policy           string
+	sent, received                             string
 	srcAddr, srcWorkload, srcNS, srcID         string
 	srcCluster, dstCluster                     string
 	dstAddr, dstHBONE, dstService, dstWorkload string
@@ -73,6 +78,10 @@ func (f *fields) field(name string) *string {
 		return &f.err
 	case "policy":
 		return &f.policy
+	case "bytes_sent":
+		return &f.sent
+	case "bytes_recv":
+		return &f.received
 	}
 	return nil
 }
@@ -302,20 +311,96 @@ func (f *fields) connection(from *evidence.Origin) (evidence.Evidence, error) {
 	e.To.Workload = evidence.Workload{PodName: name(f.dstWorkload), Namespace: name(f.dstNS)}
 	e.Host = evidence.Authority(f.dstService)
 
-	fromWhere, toWhere := fromPeerSAN, fromLocalSAN
 	own := &e.To.Workload
 	if e.Role == evidence.RoleCaller {
-		fromWhere, toWhere = fromLocalSAN, fromPeerSAN
 		own = &e.From.Workload
 	}
 	own.Node = from.Workload.Node // ztunnel serves the pods of its own node
-	e.From.AddIdentity(evidence.ParseIdentity(f.srcID, evidence.ProofMTLSSAN, fromWhere))
-	e.To.AddIdentity(evidence.ParseIdentity(f.dstID, evidence.ProofMTLSSAN, toWhere))
-	e.TLS.Mutual = f.srcID != "" || f.dstID != "" // one may not be known, as behind a gateway
-	e.TLS.Established = e.TLS.Mutual
-	e.TLS.Known = e.TLS.Mutual || f.err == "" && f.message == "connection complete"
+	f.security(&e)
 	f.failure(&e)
 	return e, nil
+}
+
+// security reads how the connection was secured and who that proves the parties
+// to be.
+func (f *fields) security(e *evidence.Evidence) {
+	stood, refused := f.stood(), f.refused()
+	source := evidence.Identity{Proof: evidence.ProofMTLSSAN, From: fromPeerSAN}
+	destination := evidence.Identity{Proof: evidence.ProofMTLSSAN, From: fromLocalSAN}
+	switch {
+	case e.Role == evidence.RoleCaller && stood:
+		source.From, destination.From = fromLocalSAN, fromPeerSAN
+	case e.Role == evidence.RoleCaller:
+		source = evidence.Identity{Proof: evidence.ProofIP, From: fromWorkload}
+		destination = source
+	case refused:
+		source.Proof = evidence.ProofClaimed
+	}
+	e.From.AddIdentity(evidence.ParseIdentity(f.srcID, source.Proof, source.From))
+	e.To.AddIdentity(evidence.ParseIdentity(f.dstID, destination.Proof, destination.From))
+
+	if refused {
+		e.Event = evidence.EventHandshake
+		e.TLS.Known = true
+		e.TLS.FailureReason = evidence.Text(f.err, evidence.MaxDetail)
+		return
+	}
+	e.TLS.Mutual = stood && (f.srcID != "" || f.dstID != "") // one may not be known, as behind a gateway
+	e.TLS.Established = e.TLS.Mutual
+	e.TLS.Known = e.TLS.Mutual || f.err == "" && e.Final
+}
+
+// stood reports whether the tunnel is known to have been up. The called side
+// learns of a connection through it; the calling side also logs what it could
+// not connect.
+func (f *fields) stood() bool {
+	switch {
+	case f.refused() || f.message == "connection failed":
+		return false
+	case f.direction == "inbound":
+		return true
+	case f.message != "connection complete":
+		return false
+	}
+	return f.err == "" || strings.HasPrefix(f.err, "http status: ") || f.moved()
+}
+
+// moved reports whether anything went through.
+func (f *fields) moved() bool {
+	sent, _ := strconv.ParseUint(f.sent, 10, 64)
+	received, _ := strconv.ParseUint(f.received, 10, 64)
+	return sent != 0 || received != 0
+}
+
+// refused reports whether TLS failed. The called side says so in words of its
+// own, the calling side in those of rustls.
+func (f *fields) refused() bool {
+	for _, start := range [...]string{
+		"tls handshake error: ", "tls error: ", "identity error: ", "signing error: ", "ssl error: ",
+		"connection closed: peer certificate revoked", // what went through before is void too
+	} {
+		if strings.HasPrefix(f.err, start) {
+			return true
+		}
+	}
+	if f.moved() {
+		return false
+	}
+	for _, start := range [...]string{"io error: ", "http2 handshake failed: ", "h2 failed: "} {
+		why, ok := strings.CutPrefix(f.err, start)
+		if !ok {
+			continue
+		}
+		for _, words := range [...]string{
+			"invalid peer certificate", "received fatal alert", "tls handshake eof",
+			"peer is incompatible", "peer misbehaved", "peer sent no certificates",
+		} {
+			if strings.Contains(why, words) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // failure reads what ztunnel says of a connection that did not end well.
@@ -325,16 +410,10 @@ func (f *fields) failure(e *evidence.Evidence) {
 	}
 	e.Failed = true
 	e.StatusDetail = evidence.Text(f.err, evidence.MaxDetail)
-	switch {
-	case strings.HasPrefix(f.err, rejection):
-		e.Verdict = rejected(strings.TrimPrefix(f.err, rejection))
-	case f.err == "connection closed due to policy change":
+	if why, ok := strings.CutPrefix(f.err, rejection); ok {
+		e.Verdict = rejected(why)
+	} else if f.err == "connection closed due to policy change" {
 		e.Verdict = &evidence.Verdict{Engine: Engine, Decision: evidence.Deny, Enforced: true, Reason: "policy change"}
-	case strings.HasPrefix(f.err, "tls error"), strings.HasPrefix(f.err, "identity error"),
-		strings.Contains(f.err, "certificate revoked"):
-		e.Event = evidence.EventHandshake
-		e.TLS.Established, e.TLS.Known = false, true
-		e.TLS.FailureReason = e.StatusDetail
 	}
 }
 
