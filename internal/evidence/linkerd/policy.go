@@ -17,7 +17,6 @@ type policy struct {
 	target, message, timestamp      string
 	serverKind, serverName          string
 	routeKind, routeName            string
-	authzKind, authzName            string
 	clientTLS, clientIP, clientAddr string
 }
 
@@ -31,10 +30,6 @@ func (p *policy) field(name string) *string {
 		return &p.routeKind
 	case "route.name":
 		return &p.routeName
-	case "authz.kind":
-		return &p.authzKind
-	case "authz.name":
-		return &p.authzName
 	case "client.tls", "tls":
 		return &p.clientTLS
 	case "client.ip":
@@ -92,8 +87,9 @@ func (p *policy) evidence(e *evidence.Evidence, from *evidence.Origin) error {
 	case "Connection terminated due to policy change":
 		v.Decision, v.Reason = evidence.Deny, "policy change"
 	case "Request allowed":
-		// Logged only where the policy is in audit mode.
-		v.Decision, v.Reason = evidence.Allow, "audit mode"
+		// Logged only where the default policy audit let it pass: nobody was
+		// authorized, and nothing enforced that.
+		v.Decision, v.Enforced, v.DefaultDeny, v.Reason = evidence.Deny, false, true, "audit mode"
 	default:
 		return evidence.ErrNotEvidence
 	}

@@ -15,6 +15,8 @@ var traps = []string{
 	`[     5.1s]  INFO ThreadId(01) inbound: linkerd_app_inbound::policy::tcp: Connection denied server.group=policy.linkerd.io server.kind=server server.name=web tls=None(NoClientHello) client=10.0.0.1:4000`,
 	`{"client.addr":"10.42.0.70:32996","client.id":"-","host":"u:p@webapp:7000","method":"GET","status":200,"timestamp":"2022-08-23T20:33:42.3Z","total_ns":"1","trace_id":"0af7651916cd43dd8448eb211c80319c","uri":"/a#b","version":"HTTP/1.1"}`,
 	`{"client.addr":"10.42.0.70:32996","client.id":"-","method":"GET","status":200,"timestamp":"2022-08-23T20:33:42.3Z","trace_id":"2f0e...-request","uri":"/a"}`,
+	`[     5.1s]  INFO ThreadId(01) inbound:server{port=8080}: linkerd_app_inbound::policy::http: Request allowed server.group=policy.linkerd.io server.kind=server server.name=web route.group= route.kind=default route.name=default client.tls=Some(Established { client_id: Some(ClientId(Dns(Name("a.x.serviceaccount.identity.linkerd.cluster.local")))), negotiated_protocol: None }) client.ip=10.0.0.1 authz.group= authz.kind=default authz.name=audit`,
+	`{"timestamp":"[     5.1s]","level":"INFO","fields":{"message":"Request allowed","server.group":"policy.linkerd.io","server.kind":"server","server.name":"web","client.tls":"None(NoClientHello)","client.ip":"10.0.0.1","authz.group":"","authz.kind":"default","authz.name":"audit"},"target":"linkerd_app_inbound::policy::tcp","threadId":"ThreadId(1)"}`,
 }
 
 func one(t *testing.T, line string) evidence.Evidence {
@@ -50,6 +52,16 @@ func TestPolicy(t *testing.T) {
 	}
 	if e := one(t, traps[3]); e.From.Port != 4000 || e.Verdict.PolicyID != "server/web" || e.TLS.Known {
 		t.Errorf("a connection: %+v", e)
+	}
+}
+
+// In audit mode the proxy lets pass, and logs, what no policy authorizes.
+func TestAudit(t *testing.T) {
+	for i, id := range map[int]string{6: "server/web/default/default", 7: "server/web"} {
+		e := one(t, traps[i])
+		if v := e.Verdict; v.Decision != evidence.Deny || v.Enforced || !v.DefaultDeny || v.PolicyID != id || e.From.Address != "10.0.0.1" {
+			t.Errorf("%s", evidencetest.Render(&e))
+		}
 	}
 }
 
