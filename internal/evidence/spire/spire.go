@@ -223,7 +223,7 @@ func (l *logLine) server(e *evidence.Evidence) {
 	switch {
 	case code == codes.PermissionDenied, code == codes.Unauthenticated, what.attests && a.Outcome == "failure":
 		what.event, what.record = evidence.EventAuthn, true
-		e.Verdict = &evidence.Verdict{Engine: Engine, Decision: evidence.Deny, Enforced: true, Reason: e.StatusDetail}
+		e.Verdict = &evidence.Verdict{Engine: Engine, Decision: decision(code), Enforced: true, Reason: e.StatusDetail}
 	case what.event == evidence.EventConfigChange:
 		c := &a.Change
 		c.Group, c.Resource, c.Verb, c.Name = Group, what.resource, what.verb, a.TargetID
@@ -237,6 +237,16 @@ func (l *logLine) server(e *evidence.Evidence) {
 	if what.record {
 		e.Event, e.Role = what.event, evidence.RoleObserver
 	}
+}
+
+// decision tells a caller that proved nothing from a server that could not
+// look; a bad or used join token is an invalid argument.
+func decision(code codes.Code) evidence.Decision {
+	switch code {
+	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument:
+		return evidence.Deny
+	}
+	return evidence.Error
 }
 
 // common is what every line says.

@@ -123,6 +123,28 @@ func TestClassify(t *testing.T) {
 	}
 }
 
+// An outage refuses nobody.
+func TestDecision(t *testing.T) {
+	for _, tt := range []struct {
+		method, code string
+		want         evidence.Decision
+	}{
+		{"AttestAgent", "7", evidence.Deny},
+		{"AttestAgent", `"InvalidArgument"`, evidence.Deny}, // join token expired
+		{"RenewAgent", "16", evidence.Deny},
+		{"ListAgents", "7", evidence.Deny},
+		{"AttestAgent", "13", evidence.Error},
+		{"AttestAgent", `"Unknown"`, evidence.Error}, // rate limit
+		{"RenewAgent", `"Unavailable"`, evidence.Error},
+		{"RenewAgent", `""`, evidence.Error},
+	} {
+		e := read(t, "agent.v1.Agent", tt.method, `,"status":"error","status_code":`+tt.code)
+		if v := e.Verdict; e.Event != evidence.EventAuthn || v == nil || v.Decision != tt.want {
+			t.Errorf("%s %s: %+v, want %s", tt.method, tt.code, v, tt.want)
+		}
+	}
+}
+
 func TestFields(t *testing.T) {
 	e := read(t, "svid.v1.SVID", "BatchNewX509SVID", `,"status":"success","caller_id":"spiffe://example.org/spire/agent/a","caller_addr":"10.0.0.1:4711","authorized_as":"agent",
 		"spiffe_id":"spiffe://example.org/w","entry_id":"e1","request_id":"r","expires_at":1795395021,"csr":"SECRET"`)
