@@ -10,6 +10,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/correlate"
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
+	"github.com/meshaudit/meshaudit/internal/policy"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
@@ -135,6 +136,9 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 		w.PutStr(semconv.AuthzChangeRecord, c.Record.String())
 		w.str(semconv.AuthzChangeBy, c.By)
 		w.PutInt(semconv.AuthzChangeTime, c.Time)
+		if near := !settled(r); near || amends {
+			w.PutBool(semconv.AuthzChangeAmbiguous, near)
+		}
 	}
 	if !amends || len(r.Attestations) > 0 {
 		w.PutStr(semconv.JoinMethod, r.Join.Method.String())
@@ -279,6 +283,15 @@ func writeVerdict(w writer, v *evidence.Verdict) {
 	w.str(semconv.AuthzDecisionID, v.DecisionID)
 	w.str(semconv.SecurityRuleName, v.PolicyID)
 	w.str(semconv.SecurityRuleVersion, v.PolicyRevision)
+}
+
+// settled says whether the record was decided under its policy's change for certain.
+func settled(r *correlate.Record) bool {
+	d := policy.Decision{At: r.Start}
+	if v := r.Verdict; v != nil {
+		d.Engine, d.Revision = v.Engine, v.PolicyRevision
+	}
+	return d.Settled(r.PolicyChange.Time)
 }
 
 func writeHops(w writer, hops []correlate.Hop) {

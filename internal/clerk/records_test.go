@@ -3,11 +3,14 @@ package clerk
 import (
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/pdata/plog"
 
 	"github.com/meshaudit/meshaudit/internal/correlate"
+	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
@@ -32,4 +35,25 @@ func TestAmendmentThatKnowsLittle(t *testing.T) {
 		semconv.AuditRecordID, semconv.AuditSchemaVersion, semconv.MeshAmends, semconv.MeshAttestations, semconv.MeshEvidenceState,
 		semconv.InitiatorDerived, semconv.InitiatorEvidence, semconv.InitiatorID,
 	}, attributes(record))
+}
+
+// Shortly after a change what was before may have decided: that is not stated as a fact.
+func TestChangeJustBefore(t *testing.T) {
+	const changed = int64(time.Hour)
+	ambiguous := func(amends correlate.RecordID, after time.Duration, v evidence.Verdict) any {
+		lr := plog.NewLogRecord()
+		writeRecord(&correlate.Record{
+			EventName: semconv.EventRequest, ID: correlate.RecordID{1}, Amends: amends, Start: changed + int64(after), Verdict: &v,
+			PolicyChange: &correlate.PolicyChange{Record: correlate.RecordID{3}, By: "bob", Time: changed},
+		}, lr, "")
+		require.Equal(t, "bob", lr.Attributes().AsRaw()[semconv.AuthzChangeBy])
+		return lr.Attributes().AsRaw()[semconv.AuthzChangeAmbiguous]
+	}
+	record, amendment := correlate.RecordID{}, correlate.RecordID{2}
+	istio := evidence.Verdict{Engine: "envoy_rbac", PolicyNamespace: "shop", PolicyID: "orders"}
+	assert.Equal(t, true, ambiguous(record, 10*time.Millisecond, istio))
+	assert.Nil(t, ambiguous(record, time.Minute, istio))
+	assert.Nil(t, ambiguous(record, 10*time.Millisecond, evidence.Verdict{Engine: "opa", PolicyRevision: "r7"}), "it says itself what was in force")
+	assert.Equal(t, true, ambiguous(amendment, 10*time.Millisecond, istio))
+	assert.Equal(t, false, ambiguous(amendment, time.Minute, istio), "its record may say otherwise")
 }

@@ -6,6 +6,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/policy"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/seal"
@@ -18,7 +21,7 @@ import (
 // reign is the time in which what a change left was in force.
 type reign struct {
 	policy.Change
-	until int64 // unix nanoseconds, when the policy changed next; 0: never, or a revision says it
+	until int64 // unix nanoseconds, when the policy changed next; 0: never
 }
 
 // policies finds what the query asks of policies.
@@ -35,7 +38,7 @@ func (q *Query) policies(ctx context.Context, store seal.Store) error {
 			err = q.collect(ctx, store, Query{Events: changes}, func(r *Record) {
 				c, ok := changeOf(r)
 				for i := range q.reigns {
-					if o := &q.reigns[i]; ok && o.Revision == "" && o.Same(&c) && c.At > o.At && (o.until == 0 || c.At < o.until) {
+					if o := &q.reigns[i]; ok && o.Same(&c) && c.At > o.At && (o.until == 0 || c.At < o.until) {
 						o.until = c.At
 					}
 				}
@@ -82,14 +85,24 @@ func changeOf(r *Record) (policy.Change, bool) {
 }
 
 func decisionOf(r *Record) (policy.Decision, bool) {
-	return policy.Decision{
+	d := policy.Decision{
 		Engine: r.Str(semconv.AuthzEngine), Namespace: r.Str(semconv.AuthzPolicyNamespace), ID: r.Str(semconv.AuthzPolicyID),
 		Revision: r.Str(semconv.AuthzPolicyRevision), At: r.Time.UnixNano(),
-	}, r.Str(semconv.AuthzDecision) != ""
+		Workload: r.Str(semconv.DestinationPrefix + semconv.SuffixWorkloadNamespace),
+	}
+	if v, ok := r.Attributes.Get(semconv.AuthzDefaultDeny); ok {
+		d.DefaultDeny = v.Bool()
+	}
+	if d.Workload == "" {
+		if id, err := spiffeid.FromString(r.Str(semconv.DestinationSPIFFEID)); err == nil {
+			d.Workload, _, _ = evidence.KubernetesName(id)
+		}
+	}
+	return d, r.Str(semconv.AuthzDecision) != ""
 }
 
-// matchChange tells a decision under one of the changes; of changes that do not
-// name what was changed those that say so themselves.
+// matchChange tells a decision that was or may have been made under one of the
+// changes; of changes that do not name what was changed those that say so themselves.
 func (q *Query) matchChange(r *Record) bool {
 	if len(q.reigns) == 0 {
 		by := r.Str(semconv.AuthzChangeRecord)
@@ -97,13 +110,13 @@ func (q *Query) matchChange(r *Record) bool {
 	}
 	d, ok := decisionOf(r)
 	return ok && slices.ContainsFunc(q.reigns, func(c reign) bool {
-		return c.Governs(&d) && (c.until == 0 || d.At < c.until)
+		return c.MayGovern(&d) && (c.until == 0 || d.At < c.until+int64(policy.Settling) || d.Names(&c.Change))
 	})
 }
 
-// matchPolicy tells a change that a decision was made under, or an earlier one of
-// the same policy.
+// matchPolicy tells a change that a decision was or may have been made under, or an
+// earlier one of the same policy.
 func (q *Query) matchPolicy(r *Record) bool {
 	c, ok := changeOf(r)
-	return ok && slices.ContainsFunc(q.decisions, func(d policy.Decision) bool { return c.Governs(&d) })
+	return ok && slices.ContainsFunc(q.decisions, func(d policy.Decision) bool { return c.MayGovern(&d) })
 }

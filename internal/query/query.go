@@ -43,12 +43,12 @@ type Query struct {
 	// lower-case hexadecimal, or the beginning of it.
 	IDs []string
 
-	// Changes ask for the decisions that were made under a change of their
-	// policy: the ids of its mesh.config.change, as IDs.
+	// Changes ask for the decisions that were made under a change of their policy, or
+	// may have been (policy.Change.MayGovern): the ids of its mesh.config.change, as IDs.
 	Changes []string
 
-	// PolicyOf asks for the changes of the policies by which records were decided,
-	// up to then: the ids of those records, as IDs.
+	// PolicyOf asks for the changes of the policies by which records were or may have
+	// been decided, up to then: the ids of those records, as IDs.
 	PolicyOf []string
 
 	Users []string // values of user.id, exactly

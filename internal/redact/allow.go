@@ -118,7 +118,7 @@ var allowed = func() map[string]rule {
 		semconv.MeshCluster, semconv.MeshDuration, semconv.MeshAmends,
 		semconv.MeshEvidenceState, semconv.MeshEvidenceStateReason, semconv.MeshFindingKind,
 		semconv.FindingID, semconv.FindingSubject, semconv.FindingSeverity, semconv.FindingCount, semconv.FindingFirst, semconv.FindingLast, semconv.FindingRecords,
-		semconv.AuthzChangeRecord, semconv.AuthzChangeBy, semconv.AuthzChangeTime,
+		semconv.AuthzChangeRecord, semconv.AuthzChangeBy, semconv.AuthzChangeTime, semconv.AuthzChangeAmbiguous,
 		semconv.AuthzEngine, semconv.AuthzDecision, semconv.AuthzEnforced, semconv.AuthzDefaultDeny, semconv.AuthzReason,
 		semconv.AuthzPolicyID, semconv.AuthzPolicyNamespace, semconv.AuthzPolicyRevision, semconv.AuthzDecisionID,
 		semconv.JoinMethod, semconv.JoinConfidence, semconv.JoinRequestID, semconv.JoinStreamID, semconv.JoinDecisionID,

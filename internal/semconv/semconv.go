@@ -175,9 +175,10 @@ const (
 	AuthzDecisionID      = "mesh.authz.decision.id"
 
 	// The last known change of the policy that decided.
-	AuthzChangeRecord = "mesh.authz.policy.change.record" // id of the mesh.config.change record
-	AuthzChangeBy     = "mesh.authz.policy.change.by"     // the operator
-	AuthzChangeTime   = "mesh.authz.policy.change.time"   // unix nanoseconds
+	AuthzChangeRecord    = "mesh.authz.policy.change.record"    // id of the mesh.config.change record
+	AuthzChangeBy        = "mesh.authz.policy.change.by"        // the operator
+	AuthzChangeTime      = "mesh.authz.policy.change.time"      // unix nanoseconds
+	AuthzChangeAmbiguous = "mesh.authz.policy.change.ambiguous" // so near it that the policy before may have decided
 )
 
 // On a span that has left: what others showed of the call that it is a part of.
