@@ -86,6 +86,9 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 		otlp.EncodeDelegation(w.Map, semconv.InitiatorDelegation, i.Delegation)
 		w.PutStr(semconv.InitiatorDerived, i.Derived)
 		w.PutStr(semconv.InitiatorEvidence, i.Evidence.String())
+		if i.Ambiguous {
+			w.PutBool(semconv.InitiatorAmbiguous, true)
+		}
 	}
 	if !amends || r.Outcome != correlate.Unknown {
 		w.PutStr(semconv.AuditOutcome, r.Outcome.String())

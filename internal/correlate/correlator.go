@@ -167,7 +167,7 @@ func (c *Correlator) Recover(past Past) {
 	a.state, a.reason = past.State, past.Reason
 	a.stated.upshot = a.stated.upshot.and(past.Upshot)
 	if past.Initiator != "" {
-		a.stated.initiator = c.hash.initiator(past.Initiator)
+		a.stated.initiator = c.hash.initiator(&Initiator{ID: past.Initiator})
 	}
 	for _, e := range past.Cites {
 		name := c.hash.id(e)

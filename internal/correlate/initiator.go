@@ -1,14 +1,15 @@
 package correlate
 
 import (
+	"slices"
 	"sync/atomic"
 	"unsafe"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
 
-// Initiator is who set a trace going: the user whom its earliest statement of
-// a user names, the entry hop's. Other hops inherit him.
+// Initiator is who set a trace going: the user whom the statement of a user nearest
+// to its root names, the entry hop's. Other hops inherit him.
 type Initiator struct {
 	ID         string
 	Roles      []string
@@ -18,6 +19,8 @@ type Initiator struct {
 	// forwards its id can join.
 	Derived  string
 	Evidence evidence.ID // that names him
+	// Another user may be nearer to the root: neither spans nor clocks tell.
+	Ambiguous bool
 }
 
 const (
@@ -29,20 +32,33 @@ const (
 // amends.
 const maxLeft = 64
 
-// workflow is what is known of one trace: who began it, and the records that
-// have left. It lives as long as a piece that names a user, or leads one of those
+// workflow is what is known of one trace: whom it names as users, and the records
+// that have left. It lives as long as a piece that names a user, or leads one of those
 // records, is kept.
 type workflow struct {
-	named       *named // nil: nobody
+	claims      []claim  // the earliest, in order
+	named       []*named // of each user the earliest claim
 	pieces      uint32
 	left        uint32 // how many records have
 	first, last ref    // of their actions
 }
 
-// named is the earliest statement of a user in a trace. Its content outlives the
-// piece.
+// maxClaims bounds the statements of a user that are kept of one trace.
+const maxClaims = 16
+
+// claim is a piece that names a user.
+type claim struct {
+	start, end   int64
+	id           evidence.ID
+	span, parent evidence.SpanID
+	reporter     uint64
+	user         uint32 // hash
+	place        place
+}
+
+// named is a user as his earliest claim names him. Its content outlives the piece.
 type named struct {
-	start  int64
+	user   uint32
 	id     evidence.ID
 	packed string
 	cached atomic.Pointer[Initiator] // of packed
@@ -50,20 +66,24 @@ type named struct {
 
 // workflows finds them by trace.
 type workflows struct {
-	of  map[evidence.TraceID]ref
-	all arena[workflow]
+	of        map[evidence.TraceID]ref
+	all       arena[workflow]
+	contested int // how many name several users
 }
 
 // workflowBytes is a workflow's cost: itself and its map entry, in a map that is
 // half full.
 const workflowBytes = int(unsafe.Sizeof(workflow{})) + 40
 
-func (n *named) bytes() int {
-	if n == nil {
-		return 0
+func (w *workflow) bytes() int {
+	bytes := cap(w.claims) * int(unsafe.Sizeof(claim{}))
+	for _, n := range w.named {
+		bytes += int(unsafe.Sizeof(*n)) + len(n.packed)
 	}
-	return int(unsafe.Sizeof(*n)) + len(n.packed)
+	return bytes
 }
+
+func (w *workflow) contested() bool { return len(w.named) > 1 }
 
 // workflow finds or makes that of a piece's trace, for one more piece.
 func (c *Correlator) workflow(p *piece) *workflow {
@@ -84,12 +104,92 @@ func (c *Correlator) workflow(p *piece) *workflow {
 // names notes a piece that names a user.
 func (c *Correlator) names(p *piece) {
 	w := c.workflow(p)
-	if w.named != nil && !p.before(&piece{start: w.named.start, id: w.named.id}) {
-		return
+	c.bytes -= w.bytes()
+	contested := w.contested()
+	x := claim{p.start, p.end, p.id, p.span, p.parent, p.reporter, p.user, p.place}
+	i, _ := slices.BinarySearchFunc(w.claims, p, func(y claim, p *piece) int {
+		return compare(&piece{start: y.start, id: y.id}, p)
+	})
+	if w.claims = slices.Insert(w.claims, i, x); len(w.claims) > maxClaims {
+		w.claims = w.claims[:maxClaims]
 	}
-	c.bytes -= w.named.bytes()
-	w.named = &named{start: p.start, id: p.id, packed: string(c.queue.contentOf(p))}
-	c.bytes += w.named.bytes()
+	by := func(y claim) bool { return y.user == x.user }
+	if slices.IndexFunc(w.claims, by) == i {
+		w.named = slices.DeleteFunc(w.named, func(n *named) bool { return n.user == x.user })
+		w.named = append(w.named, &named{user: x.user, id: x.id, packed: string(c.queue.contentOf(p))})
+	}
+	w.named = slices.DeleteFunc(w.named, func(n *named) bool {
+		return !slices.ContainsFunc(w.claims, func(y claim) bool { return y.user == n.user })
+	})
+	c.bytes += w.bytes()
+	if !contested && w.contested() {
+		c.workflows.contested++
+	} else if contested && !w.contested() {
+		c.workflows.contested--
+	}
+}
+
+// begins gives who set a trace going, nil if nobody is named: of those above whom
+// no other is named the earliest.
+func (c *Correlator) begins(t evidence.TraceID) *Initiator {
+	w := c.workflows.all.at(c.workflows.of[t])
+	if w == nil || len(w.named) == 0 {
+		return nil
+	}
+	if !w.contested() {
+		return w.named[0].initiator()
+	}
+	first, doubt := w.claims[0], false
+	found := false
+	for i := range w.claims {
+		switch x := &w.claims[i]; {
+		case c.beneath(w, t, x):
+		case !found:
+			first, found = *x, true
+		case x.user != first.user && x.start-first.start <= int64(c.cfg.ClockSkew) && (x.reporter == 0 || x.reporter != first.reporter):
+			doubt = true
+		}
+	}
+	n := w.named[slices.IndexFunc(w.named, func(n *named) bool { return n.user == first.user })]
+	i := *n.initiator()
+	i.Ambiguous = doubt || !found
+	return &i
+}
+
+// maxAbove bounds the way up a trace.
+const maxAbove = 64
+
+// beneath says whether a claim is known to be beneath another user's: spans lead up
+// to that, or a proxy made the call from within the one that it took.
+func (c *Correlator) beneath(w *workflow, t evidence.TraceID, x *claim) bool {
+	other := func(is func(y *claim) bool) bool {
+		return slices.ContainsFunc(w.claims, func(y claim) bool { return y.user != x.user && is(&y) })
+	}
+	if x.place.callee() && other(func(y *claim) bool { return y.span == x.span && y.span != evidence.SpanID{} && y.place.caller() }) {
+		return true
+	}
+	node, above := x.span, x.parent
+	for range maxAbove {
+		var buf [8]*piece
+		for _, p := range c.at(buf[:0], t, node) {
+			if p.parent != (evidence.SpanID{}) && (above == evidence.SpanID{} || string(p.parent[:]) < string(above[:])) {
+				above = p.parent
+			}
+			if p.place.caller() && p.reporter != 0 && other(func(y *claim) bool {
+				return y.place.callee() && y.reporter == p.reporter && y.start <= p.start+rounding && p.end <= y.end+rounding
+			}) {
+				return true
+			}
+		}
+		if above == (evidence.SpanID{}) {
+			return false
+		}
+		if other(func(y *claim) bool { return y.span == above }) {
+			return true
+		}
+		node, above = above, evidence.SpanID{}
+	}
+	return false
 }
 
 // forgetWorkflow drops a trace's state with its last piece.
@@ -101,16 +201,15 @@ func (c *Correlator) forgetWorkflow(p *piece) {
 	for r := w.first; r != 0; r = c.actions.at(r).left {
 		c.abandon(r)
 	}
-	c.bytes -= workflowBytes + w.named.bytes()
+	c.bytes -= workflowBytes + w.bytes()
+	if w.contested() {
+		c.workflows.contested--
+	}
 	c.workflows.all.remove(p.workflow)
 	delete(c.workflows.of, p.trace)
 }
 
-// initiator is nil if nobody was named.
 func (n *named) initiator() *Initiator {
-	if n == nil {
-		return nil
-	}
 	if i := n.cached.Load(); i != nil {
 		return i
 	}
@@ -137,13 +236,12 @@ func (c *Correlator) initiator(r *Record, all []statement) *Initiator {
 	if r.Act != nil {
 		return nil // no call; its actor acts himself
 	}
-	var first *Initiator
-	if w := c.workflows.all.at(c.workflows.of[r.TraceID]); w != nil {
-		first = w.named.initiator()
-	}
+	first := c.begins(r.TraceID)
 	for _, s := range all {
 		if s.User != "" && (first == nil || s.User == first.ID) {
-			return initiatorOf(s.Evidence, Carried)
+			i := initiatorOf(s.Evidence, Carried)
+			i.Ambiguous = first != nil && first.Ambiguous
+			return i
 		}
 	}
 	return first
@@ -179,14 +277,18 @@ func (c *Correlator) left(r ref, p *piece) {
 }
 
 // inherit amends the records of p's trace that left before it was known who
-// set the trace going. A piece that names a user has had time to meet others.
+// set the trace going. A piece that names a user, or tells which of several is above
+// the others, has had time to meet others.
 func (c *Correlator) inherit(p *piece) {
-	if p.workflow == 0 {
+	w := c.workflows.all.at(c.workflows.of[p.trace])
+	if w == nil || p.user == 0 && !w.contested() {
 		return
 	}
-	w := c.workflows.all.at(p.workflow)
-	i := w.named.initiator()
-	who := c.hash.initiator(i.ID)
+	i := c.begins(p.trace)
+	if i == nil {
+		return
+	}
+	who := c.hash.initiator(i)
 	for r := w.first; r != 0; {
 		a := c.actions.at(r)
 		if a.draft != 0 || a.awaits(who) {

@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -24,9 +25,9 @@ func user(name string, roles ...string) option {
 func workflowOf3() []evidence.Evidence {
 	return []evidence.Evidence{
 		calleeALS("entry", trace(1, 1, 0), user("alice", "buyer")),
-		calleeALS("inner", trace(1, 2, 0), at(10*time.Millisecond)),
-		calleeALS("same user", trace(1, 3, 0), at(15*time.Millisecond), user("alice")),
-		calleeALS("other user", trace(1, 4, 0), at(20*time.Millisecond), user("robot")),
+		calleeALS("inner", trace(1, 2, 1), at(10*time.Millisecond)),
+		calleeALS("same user", trace(1, 3, 2), at(15*time.Millisecond), user("alice")),
+		calleeALS("other user", trace(1, 4, 3), at(20*time.Millisecond), user("robot")),
 		calleeALS("other trace", trace(2, 5, 0), at(-time.Second)),
 	}
 }
@@ -81,6 +82,51 @@ func TestInitiator(t *testing.T) {
 	})
 }
 
+// Who is nearer to the root of a trace than others set it going, whatever the clocks
+// say; where neither spans, nor a proxy's own clock, nor clocks that are further apart
+// than nodes' may be tell who that is, it is said.
+func TestWhoIsNearestToTheRoot(t *testing.T) {
+	node := func(name string) option { return func(e *evidence.Evidence) { e.Reporter.Node = name } }
+	entry := calleeALS("entry", trace(1, 1, 0), user("alice"), node("a"))
+	behind := at(-time.Second)
+	for name, tc := range map[string]struct {
+		rest []evidence.Evidence
+		want string
+	}{
+		"beneath it by a clock that is behind": {[]evidence.Evidence{calleeALS("b", trace(1, 2, 1), node("b"), user("robot"), behind)}, "alice false"},
+		"beneath it by a hop between": {[]evidence.Evidence{
+			calleeALS("b", trace(1, 2, 1), node("b"), behind), calleeALS("c", trace(1, 3, 2), node("c"), user("robot"), behind),
+		}, "alice false"},
+		"the hop between is not known": {[]evidence.Evidence{calleeALS("c", trace(1, 3, 2), node("c"), user("robot"), behind)}, "robot true"},
+		"called from within it": {[]evidence.Evidence{
+			callerALS("out", trace(1, 5, 0), node("a"), at(time.Microsecond)), calleeALS("c", trace(1, 3, 5), node("c"), user("robot"), behind),
+		}, "alice false"},
+		"called by it": {[]evidence.Evidence{callerALS("out", trace(1, 1, 0), node("g"), user("robot"), at(time.Second))}, "robot false"},
+		"of one clock": {[]evidence.Evidence{calleeALS("c", trace(1, 3, 2), node("a"), user("robot"), at(time.Second))}, "alice false"},
+		"long after":   {[]evidence.Evidence{calleeALS("c", trace(1, 3, 2), node("c"), user("robot"), at(time.Minute))}, "alice false"},
+		"soon after":   {[]evidence.Evidence{calleeALS("c", trace(1, 3, 2), node("c"), user("robot"), at(time.Second))}, "alice true"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				all := append([]evidence.Evidence{entry}, tc.rest...)
+				c := New(testConfig())
+				for _, e := range shuffle(t, all) {
+					c.Add(t0, []evidence.Evidence{e})
+				}
+				c.Advance(t0.Add(2 * time.Minute))
+				var rs []*Record
+				_, _ = c.Deliver(100, func(b []*Record) error { rs = append(rs, b...); return nil })
+				for _, r := range rs {
+					require.Equal(t, tc.want, fmt.Sprint(r.Initiator.ID, " ", r.Initiator.Ambiguous))
+				}
+				c.Advance(t0.Add(time.Hour))
+				require.Zero(t, c.Stats().Bytes)
+				require.Zero(t, c.workflows.contested)
+			})
+		})
+	}
+}
+
 // Whenever evidence comes, records folded with their amendments name the same
 // initiator; each record is amended only for another one than it names.
 func TestLateInitiatorAmends(t *testing.T) {
@@ -101,16 +147,24 @@ func TestLateInitiatorAmends(t *testing.T) {
 		for name, by := range got {
 			require.Contains(t, by, "alice", name)
 		}
-		last, ids := map[RecordID]string{}, map[RecordID]bool{}
+		type who struct {
+			user      string
+			ambiguous bool
+		}
+		last, ids := map[RecordID]who{}, map[RecordID]bool{}
 		for _, r := range rs {
 			require.False(t, ids[r.ID])
 			ids[r.ID] = true
 			if r.EventName == semconv.EventAmendment {
-				require.NotEqual(t, last[r.Amends], r.Initiator.ID)
-				last[r.Amends] = r.Initiator.ID
+				says := who{r.Initiator.ID, r.Initiator.Ambiguous}
+				require.NotEqual(t, last[r.Amends], says)
+				last[r.Amends] = says
 			} else if r.Initiator != nil {
-				last[r.ID] = r.Initiator.ID
+				last[r.ID] = who{r.Initiator.ID, r.Initiator.Ambiguous}
 			}
+		}
+		for _, says := range last {
+			require.Equal(t, who{"alice", false}, says)
 		}
 		c.Advance(now.Add(time.Hour))
 		assertForgotten(t, c)

@@ -61,7 +61,7 @@ func (c *Correlator) take(all []*parcel) {
 	for n := from; n < c.queue.end; n++ {
 		p := c.queue.at(n)
 		c.bytes += p.bytes()
-		if p.user {
+		if p.user != 0 {
 			c.names(p)
 		}
 		c.rejoin(p)
@@ -225,7 +225,7 @@ func (c *Correlator) along(cursor *uint64, to uint64, step func()) {
 func (c *Correlator) settled() {
 	p := c.queue.at(c.unsettled)
 	c.unsettled++
-	if p.user {
+	if p.user != 0 || c.workflows.contested > 0 {
 		defer c.inherit(p)
 	}
 	if p.claimed && p.place.callee() {
@@ -248,7 +248,7 @@ func (c *Correlator) due(reason string) {
 	p := c.queue.at(c.undue)
 	if c.unsettled == c.undue {
 		c.unsettled++
-		if p.user {
+		if p.user != 0 || c.workflows.contested > 0 {
 			defer c.inherit(p)
 		}
 	}

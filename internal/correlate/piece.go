@@ -112,6 +112,7 @@ type piece struct {
 	action        ref             // that this piece leads or is an exclusive part of, once it has left
 	workflow      ref             // that counts this piece
 	looked        uint32          // its number, and one, among the leads of an outlook
+	user          uint32          // hash of the user that it names in a trace, 0: none
 
 	place      place
 	spanKind   evidence.SpanKind
@@ -129,7 +130,6 @@ type piece struct {
 	// a report of a connection, and so of no request
 	connection bool
 	streamID   bool // a connection's: the source names it
-	user       bool // names a user in a trace
 	duplicate  bool // known already when it came
 	kept       bool // its content is not released when it is due
 }
@@ -218,8 +218,13 @@ func (h hasher) span(kind lookup, t evidence.TraceID, s evidence.SpanID) uint64 
 
 func (h hasher) id(id evidence.ID) uint64 { return maphash.Comparable(h.seed, id) | 1 }
 
-// initiator hashes who set a trace going.
-func (h hasher) initiator(who string) uint64 { return h.text(lookups, who) }
+// initiator hashes who set a trace going, and whether that is sure.
+func (h hasher) initiator(i *Initiator) uint64 {
+	if i.Ambiguous {
+		return h.text(lookups, i.ID, "ambiguous")
+	}
+	return h.text(lookups, i.ID)
+}
 
 // party hashes what is said about a party. An identity counts from the proof
 // least on: what a header claims must not decide what a proxy's report joins.
@@ -251,7 +256,9 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 		waypoint: at.callee() && strings.HasPrefix(e.Reporter.Node, waypointNode),
 		place:    at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
 		resends: uint8(min(max(e.ResendCount, 0), 255)), mirrored: mirrored(e.Host),
-		user: e.User != "" && e.Act == nil && e.TraceID != (evidence.TraceID{}),
+	}
+	if e.User != "" && e.Act == nil && e.TraceID != (evidence.TraceID{}) {
+		p.user = uint32(h.text(lookups, e.User)) // never 0
 	}
 	least := evidence.ProofIP
 	if at == decision {

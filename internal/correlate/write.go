@@ -162,7 +162,7 @@ func (c *Correlator) record(d *draft, w *desk) {
 func (c *Correlator) amendment(a *action, d *draft) *Record {
 	s := &a.stated
 	if d.initiator != nil {
-		who := c.hash.initiator(d.initiator.ID)
+		who := c.hash.initiator(d.initiator)
 		if !a.awaits(who) {
 			return nil
 		}
@@ -170,6 +170,9 @@ func (c *Correlator) amendment(a *action, d *draft) *Record {
 	}
 	h := sha256.New()
 	h.Write([]byte(d.what))
+	if d.initiator != nil && d.initiator.Ambiguous {
+		h.Write([]byte(" ambiguous"))
+	}
 	h.Write(a.id[:])
 	h.Write(d.because[:])
 	r := &Record{
@@ -195,7 +198,7 @@ func (c *Correlator) note(a *action, r *Record, w *desk) {
 		k.decided = evidence.Decision(strings.Clone(string(r.Verdict.Decision)))
 	}
 	if r.Initiator != nil {
-		k.initiator = c.hash.initiator(r.Initiator.ID)
+		k.initiator = c.hash.initiator(r.Initiator)
 	}
 	r.Fold(k.upshot)
 	k.upshot = r.Upshot

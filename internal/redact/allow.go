@@ -111,7 +111,7 @@ var allowed = func() map[string]rule {
 		semconv.AuditRecordID, semconv.AuditSchemaVersion, semconv.AuditActorID, semconv.AuditActorType,
 		semconv.AuditAction, semconv.AuditOutcome, semconv.AuditTargetID, semconv.AuditTargetType,
 		semconv.ActorTokenIssuer, semconv.ActorTokenAud, semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound, semconv.ActorTokenProof,
-		semconv.InitiatorID, semconv.InitiatorRoles, semconv.InitiatorDerived, semconv.InitiatorEvidence,
+		semconv.InitiatorID, semconv.InitiatorRoles, semconv.InitiatorDerived, semconv.InitiatorEvidence, semconv.InitiatorAmbiguous,
 		semconv.ChangeGroup, semconv.ChangeResource, semconv.ChangeNamespace, semconv.ChangeName, semconv.ChangeVerb,
 		semconv.IdentityNotAfter, semconv.ChangeDiffSHA256, semconv.ChangeRevision, semconv.ChangeImpersonator,
 		semconv.MTLSOutcome, semconv.MTLSFailureReason, semconv.MTLSPeerPresented,

@@ -105,6 +105,7 @@ const (
 	InitiatorDelegation = "mesh.initiator.delegation" // as ActorDelegation
 	InitiatorDerived    = "mesh.initiator.derived"    // carried, inherited
 	InitiatorEvidence   = "mesh.initiator.evidence.id"
+	InitiatorAmbiguous  = "mesh.initiator.ambiguous" // true; else it is not there
 
 	ChangeGroup        = "mesh.change.group"
 	ChangeResource     = "mesh.change.resource"
