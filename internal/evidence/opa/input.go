@@ -26,6 +26,7 @@ func (d *decoder) input() {
 	for c.Next() {
 		switch string(c.Key) {
 		case "attributes":
+			d.answer.envoy = true
 			d.attributes()
 		case "parsed_path":
 			d.parsedPath = d.pathSegments()

@@ -3,7 +3,8 @@
 //
 // Decode turns one event into evidence, at a bounded depth and with exact
 // numbers. It keeps nothing that README.md does not name: of an input's headers only the trace, the request id and claims of
-// identity, of a token only its subject, never a body or a query string.
+// identity, of a token only its subject, never a body or a query string, and a
+// query in Rego only if it is the name of what was asked, else its hash.
 //
 // # Identities and users
 //
@@ -15,11 +16,7 @@
 //
 // # Verdicts
 //
-//	result true, {"allow": true}, {"allowed": true}     allow
-//	result false, {"allow": false}, {"allowed": false}  deny
-//	{"deny": true}, {"deny": ["…"]}, {"deny": []}       deny, deny, allow
-//	error (but not opa_undefined_error)                  error
-//	absent (undefined), anything else                   not_evaluated
+// A verdict is stated only where the event states it plainly (verdict.go).
 package opa
 
 import (
@@ -63,7 +60,7 @@ func Kept(key string) bool {
 func Decode(event []byte) (evidence.Evidence, error) {
 	d := decoder{c: jsonscan.New(event)}
 	d.e.Source, d.e.Role, d.e.Final = evidence.SourceOPA, evidence.RoleDecision, true
-	d.verdict = evidence.Verdict{Engine: Engine, Decision: evidence.NotEvaluated, Enforced: true}
+	d.verdict = evidence.Verdict{Engine: Engine, Enforced: true}
 	if d.c.Peek() != '{' {
 		if d.c.Skip(); d.c.End() != nil {
 			return evidence.Evidence{}, fmt.Errorf("opa event: byte %d: %w", d.c.Offset(), d.c.Err())
@@ -116,8 +113,8 @@ type decoder struct {
 	timestamp                      string
 	revisions                      []string // NAME=REVISION
 	rules                          []string // labels of the rules that decided, NAME=VALUE
-	hasResult, hasError            bool
-	resultErased                   bool
+	hasError                       bool
+	answer                         answer
 
 	headers               envoy.Headers
 	authorization         string
@@ -145,7 +142,7 @@ func (d *decoder) event() {
 			// OPA's server writes mesh/authz, its SDK /mesh/authz.
 			d.verdict.PolicyID = strings.TrimPrefix(d.name(), "/")
 		case "query":
-			d.query = d.name()
+			d.query = c.String()
 		case "revision":
 			d.legacyRevision = d.name()
 		case "bundles":
@@ -163,7 +160,6 @@ func (d *decoder) event() {
 		case "input":
 			d.input()
 		case "result":
-			d.hasResult = true
 			d.result()
 		case "error":
 			d.error()
@@ -232,18 +228,6 @@ func (d *decoder) bundles() {
 	}
 }
 
-// erased notes whether a mask removed the result.
-func (d *decoder) erased() {
-	c := &d.c
-	if !c.Array() {
-		return
-	}
-	for c.Element() {
-		pointer := c.String()
-		d.resultErased = d.resultErased || pointer == "/result" || strings.HasPrefix(pointer, "/result/allow")
-	}
-}
-
 // ruleLabels reads the labels by which the rules that decided are annotated:
 // [{NAME: VALUE, …}, …].
 func (d *decoder) ruleLabels() {
@@ -263,80 +247,6 @@ func (d *decoder) ruleLabels() {
 			}
 		}
 	}
-}
-
-func (d *decoder) result() {
-	switch d.c.Peek() {
-	case '{':
-		d.resultObject()
-	case '"':
-		// OPA's documentation shows the string "true".
-		switch d.c.String() {
-		case "true":
-			d.verdict.Decision = evidence.Allow
-		case "false":
-			d.verdict.Decision = evidence.Deny
-		}
-	default:
-		if allow, ok := d.c.Bool(); ok {
-			d.verdict.Decision = decision(allow)
-		}
-	}
-}
-
-func decision(allow bool) evidence.Decision {
-	if allow {
-		return evidence.Allow
-	}
-	return evidence.Deny
-}
-
-func (d *decoder) resultObject() {
-	c := &d.c
-	var allowed, denied *bool
-	if !c.Object() {
-		return
-	}
-	for c.Next() {
-		switch string(c.Key) {
-		case "allow", "allowed":
-			if v, ok := c.Bool(); ok {
-				v = v && (allowed == nil || *allowed) // both there: both must allow
-				allowed = &v
-			}
-		case "deny":
-			denied = d.deny()
-		case "reason", "message", "reason_message":
-			d.setReason(d.text())
-		case "reasons":
-			d.setReason(d.firstText())
-		default:
-			c.Skip()
-		}
-	}
-	switch {
-	case denied != nil && *denied:
-		d.verdict.Decision = evidence.Deny
-	case allowed != nil:
-		d.verdict.Decision = decision(*allowed)
-	case denied != nil:
-		d.verdict.Decision = evidence.Allow
-	}
-}
-
-// deny reads {"deny": …}: a boolean, or a set of messages.
-func (d *decoder) deny() *bool {
-	if d.c.Peek() == '[' {
-		reason := d.firstText()
-		d.setReason(reason)
-		v := reason != ""
-		return &v
-	}
-	v, ok := d.c.Bool()
-	if !ok {
-		return nil
-	}
-	return &v
 }
 
 func (d *decoder) setReason(s string) {
@@ -406,23 +316,8 @@ func (d *decoder) finish() {
 		e.Position = d.batchID + "/" + e.DecisionID
 	}
 	v.DecisionID = e.DecisionID
-	if v.PolicyID == "" {
-		v.PolicyID = d.query
-	}
 	v.PolicyRevision = d.revision()
-	switch {
-	case d.hasError:
-		v.Decision = evidence.Error
-	case d.resultErased:
-		// What is there of it may be what the mask put there.
-		v.Decision = evidence.NotEvaluated
-		d.setReason("the result is masked in the decision log")
-	case v.Decision != evidence.NotEvaluated:
-	case !d.hasResult:
-		d.setReason("the result is undefined")
-	default:
-		d.setReason("the result is no verdict")
-	}
+	d.decide()
 	if len(d.rules) > 0 {
 		d.setReason(evidence.Text("rules "+strings.Join(d.rules, ", "), evidence.MaxDetail))
 	}
@@ -455,7 +350,7 @@ func (d *decoder) finish() {
 		d.claims.Apply(e)
 	case d.plainUser != "":
 		e.User = d.plainUser
-	case v.Decision == evidence.Allow:
+	case v.Decision == evidence.Allow && d.answer.whole != absent:
 		if claims, ok := bearerClaims(d.authorization); ok {
 			claims.Apply(e)
 		}

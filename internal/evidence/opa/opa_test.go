@@ -3,6 +3,7 @@ package opa
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -111,34 +112,91 @@ func TestDecode(t *testing.T) {
 		return e
 	}
 	for fields, want := range map[string]evidence.Verdict{
-		`"result":true`:           {Decision: evidence.Allow},
-		`"result":false`:          {Decision: evidence.Deny},
-		`"result":"true"`:         {Decision: evidence.Allow},
-		`"result":{"allow":true}`: {Decision: evidence.Allow},
+		`"path":"authz/allow","result":true`:                         {Decision: evidence.Allow, PolicyID: "authz/allow"},
+		`"path":"authz/allowed","result":false`:                      {Decision: evidence.Deny, PolicyID: "authz/allowed"},
+		`"path":"allow","result":"true"`:                             {Decision: evidence.Allow, PolicyID: "allow"},
+		`"result":{"allow":true}`:                                    {Decision: evidence.Allow},
 		`"result":{"allowed":false,"http_status":403,"reason":"no"}`: {Decision: evidence.Deny, Reason: "no"},
 		`"result":{"allow":true,"allowed":false}`:                    {Decision: evidence.Deny},
 		`"result":{"allow":true,"deny":["too late"]}`:                {Decision: evidence.Deny, Reason: "too late"},
 		`"result":{"deny":[{"msg":"x"}]}`:                            {Decision: evidence.Deny, Reason: "…"},
 		`"result":{"deny":[]}`:                                       {Decision: evidence.Allow},
 		`"result":{"deny":true}`:                                     {Decision: evidence.Deny},
-		`"result":{"roles":["a"]}`:                                   {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
-		`"result":42`:                                                {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
-		`"labels":{}`:                                                {Decision: evidence.NotEvaluated, Reason: "the result is undefined"},
-		`"erased":["/result"]`:                                       {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
-		`"result":true,"error":{"code":"eval_internal_error","message":"boom"}`:         {Decision: evidence.Error, Reason: "eval_internal_error: boom"},
-		`"error":{"code":"opa_undefined_error","message":"undefined"},"path":"/mesh/x"`: {Decision: evidence.NotEvaluated, Reason: "the result is undefined", PolicyID: "mesh/x"},
-		`"result":{"allow":true},"masked":["/result/allow"]`:                            {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
-		`"result":{"allow":true},"erased":["/result/reason"]`:                           {Decision: evidence.Allow},
-		`"result":true,"rule_labels":[{"id":"R1","n":2},7,{"x":{}}]`:                    {Decision: evidence.Allow, Reason: "rules id=R1, n=2"},
-		`"result":true,"nd_builtin_cache":{"http.send":{"[{\"headers\":\"SECRET\"}]":"SECRET"}},"intermediate_results":{"a":"SECRET"},"mapped_result":"SECRET","custom":{"a":"SECRET"},"request_context":{"http":{"headers":{"cookie":["SECRET"]}}}`: {Decision: evidence.Allow},
-		`"error":null,"result":true`: {Decision: evidence.Allow},
-		`"result":true,"path":"mesh/authz","bundles":{"b":{"revision":"git-1"}}`:     {Decision: evidence.Allow, PolicyID: "mesh/authz", PolicyRevision: "git-1"},
-		`"result":true,"bundles":{"b":{"revision":"2"},"a":{"revision":"1"},"c":{}}`: {Decision: evidence.Allow, PolicyRevision: "a=1,b=2"},
-		`"result":true,"revision":"W3s","query":"data.x = true"`:                     {Decision: evidence.Allow, PolicyRevision: "W3s", PolicyID: "data.x = true"},
+		`"result":{"allow":true,"deny":{"x":true}}`:                  {Decision: evidence.Deny},
+		`"result":{"allow":true,"deny":{}}`:                          {Decision: evidence.Allow},
+		`"result":{"allow":true,"violations":["v"],"denied":false}`:  {Decision: evidence.Deny, Reason: "v"},
+		`"result":{"allow":true,"deny":null}`:                        {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		`"result":{"allow":"yes","deny":[]}`:                         {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		`"result":{"allow":false,"deny":null}`:                       {Decision: evidence.Deny},
+		`"result":{"deny":true,"deny":false}`:                        {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		`"result":{"allow":true,"allow":true}`:                       {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		// What the path asks for.
+		`"path":"authz/deny","result":true`:                          {Decision: evidence.Deny, PolicyID: "authz/deny"},
+		`"path":"/authz/denied","result":false`:                      {Decision: evidence.Allow, PolicyID: "authz/denied"},
+		`"result":["no"],"path":"authz/deny"`:                        {Decision: evidence.Deny, PolicyID: "authz/deny", Reason: "no"},
+		`"path":"authz/violation","result":[]`:                       {Decision: evidence.Allow, PolicyID: "authz/violation"},
+		`"path":"authz/violations","result":{"x":{"reason":"y"}}`:    {Decision: evidence.Deny, PolicyID: "authz/violations"},
+		`"path":"authz/deny","result":{"allow":true}`:                {Decision: evidence.Deny, PolicyID: "authz/deny"},
+		`"path":"authz/deny","result":{}`:                            {Decision: evidence.Allow, PolicyID: "authz/deny"},
+		`"path":"authz/deny","labels":{}`:                            {Decision: evidence.Allow, PolicyID: "authz/deny", Reason: "the result is undefined"},
+		`"path":"authz/deny","error":{"code":"opa_undefined_error"}`: {Decision: evidence.Allow, PolicyID: "authz/deny", Reason: "the result is undefined"},
+		`"path":"authz/deny","error":{"code":"e","message":"m"}`:     {Decision: evidence.Error, PolicyID: "authz/deny", Reason: "e: m"},
+		`"path":"authz/deny","result":"message"`:                     {Decision: evidence.NotEvaluated, PolicyID: "authz/deny", Reason: "the result is no verdict"},
+		`"path":"authz/deny","result":null`:                          {Decision: evidence.NotEvaluated, PolicyID: "authz/deny", Reason: "the result is no verdict"},
+		`"path":"authz/deny","erased":["/result"]`:                   {Decision: evidence.NotEvaluated, PolicyID: "authz/deny", Reason: "the result is masked in the decision log"},
+		`"path":"authz/deny","result":{},"erased":["/result/x"]`:     {Decision: evidence.NotEvaluated, PolicyID: "authz/deny", Reason: "the result is masked in the decision log"},
+		`"path":"authz/is_blocked","result":true`:                    {Decision: evidence.NotEvaluated, PolicyID: "authz/is_blocked", Reason: "the result is no verdict"},
+		`"result":true`: {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		`"path":"authz/main","result":true,"input":{"attributes":{"request":{}}}`:         {Decision: evidence.Allow, PolicyID: "authz/main"},
+		`"path":"authz/main","result":false,"input":{"attributes":{"request":{}}}`:        {Decision: evidence.Deny, PolicyID: "authz/main"},
+		`"path":"authz/allow","result":["SECRET"]`:                                        {Decision: evidence.NotEvaluated, PolicyID: "authz/allow", Reason: "the result is no verdict"},
+		`"path":"authz/deny_admin/allow","result":false,"masked":["/input/x"]`:            {Decision: evidence.Deny, PolicyID: "authz/deny_admin/allow"},
+		`"query":"data.istio.authz.allow","result":false`:                                 {Decision: evidence.Deny, PolicyID: "data.istio.authz.allow"},
+		`"query":"data.authz.deny","result":true`:                                         {Decision: evidence.Deny, PolicyID: "data.authz.deny"},
+		`"query":"data.authz.deny","result":[{}]`:                                         {Decision: evidence.NotEvaluated, PolicyID: "data.authz.deny", Reason: "the result is no verdict"}, // bindings
+		`"query":"data.authz.deny","labels":{}`:                                           {Decision: evidence.NotEvaluated, PolicyID: "data.authz.deny", Reason: "the result is undefined"},
+		`"result":{"roles":["a"]}`:                                                        {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		`"result":42`:                                                                     {Decision: evidence.NotEvaluated, Reason: "the result is no verdict"},
+		`"labels":{}`:                                                                     {Decision: evidence.NotEvaluated, Reason: "the result is undefined"},
+		`"erased":["/result"]`:                                                            {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
+		`"result":{"allow":true},"error":{"code":"eval_internal_error","message":"boom"}`: {Decision: evidence.Error, Reason: "eval_internal_error: boom"},
+		`"error":{"code":"opa_undefined_error","message":"undefined"},"path":"/mesh/x"`:   {Decision: evidence.NotEvaluated, Reason: "the result is undefined", PolicyID: "mesh/x"},
+		`"result":{"allow":true},"masked":["/result/allow"]`:                              {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
+		`"result":{"deny":[]},"masked":["/result/deny"]`:                                  {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
+		`"result":{"deny":[]},"erased":["/result/deny/0"]`:                                {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
+		`"result":{"allow":true},"erased":["/result/violations"]`:                         {Decision: evidence.NotEvaluated, Reason: "the result is masked in the decision log"},
+		`"result":{"allow":true},"erased":["/result/reason","/results"]`:                  {Decision: evidence.Allow},
+		`"result":{"allow":true},"rule_labels":[{"id":"R1","n":2},7,{"x":{}}]`:            {Decision: evidence.Allow, Reason: "rules id=R1, n=2"},
+		`"result":{"allow":true},"nd_builtin_cache":{"http.send":{"[{\"headers\":\"SECRET\"}]":"SECRET"}},"intermediate_results":{"a":"SECRET"},"mapped_result":"SECRET","custom":{"a":"SECRET"},"request_context":{"http":{"headers":{"cookie":["SECRET"]}}}`: {Decision: evidence.Allow},
+		`"error":null,"result":{"allow":true}`:                                                 {Decision: evidence.Allow},
+		`"result":{"allow":true},"path":"mesh/authz","bundles":{"b":{"revision":"git-1"}}`:     {Decision: evidence.Allow, PolicyID: "mesh/authz", PolicyRevision: "git-1"},
+		`"result":{"allow":true},"bundles":{"b":{"revision":"2"},"a":{"revision":"1"},"c":{}}`: {Decision: evidence.Allow, PolicyRevision: "a=1,b=2"},
+		`"result":{"allow":true},"revision":"W3s","query":"data.x"`:                            {Decision: evidence.Allow, PolicyRevision: "W3s", PolicyID: "data.x"},
 	} {
 		want.Engine, want.Enforced, want.DecisionID = Engine, true, "d"
 		if got := read(t, fields); got.Verdict == nil || *got.Verdict != want {
 			t.Errorf("%s: %+v, want %+v", fields, got.Verdict, want)
+		}
+	}
+
+	// A query's text is its client's.
+	for query, want := range map[string]string{
+		`data`:               "sha256:3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7",
+		`data.authz.v1.a_ll`: "data.authz.v1.a_ll",
+		`data.authz.allow with input as {"user":"a","password":"SECRET"}`: "",
+		`input.token as "SECRET"`:              "",
+		`data.authz["SECRET"]`:                 "",
+		`data.x == "SECRET"`:                   "",
+		`data.SECRET.0x`:                       "",
+		`data.SECRET.`:                         "",
+		`data.` + strings.Repeat("SECRET", 99): "",
+	} {
+		got := read(t, fmt.Sprintf(`"query":%q,"result":true`, query)).Verdict.PolicyID
+		if want == "" {
+			want = fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(query)))
+		}
+		if got != want {
+			t.Errorf("%s: policy %q, want %q", query, got, want)
 		}
 	}
 
@@ -183,6 +241,9 @@ func TestDecode(t *testing.T) {
 		jwt := fmt.Sprintf(`"input":{"attributes":{"request":{"http":{"headers":{"Authorization":%q}}}}}`, bearer(`{"sub":"alice","email":"SECRET"}`))
 		if e := read(t, jwt+`,"result":true`); e.User != "alice" {
 			t.Errorf("allowed: user %q", e.User)
+		}
+		if e := read(t, jwt+`,"path":"deny"`); e.User != "" {
+			t.Errorf("an undefined denial names %q by an unverified token", e.User)
 		}
 		if e := read(t, jwt+`,"result":false`); e.User != "" {
 			t.Errorf("a denied request names %q by an unverified token", e.User)
