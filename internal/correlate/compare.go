@@ -112,7 +112,7 @@ func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
 		return unfit, false
 	case a.connection || b.connection:
 		switch {
-		case !a.connection || !b.connection || apart(a, b) > c.hash.bucket || !a.sameEnds(b):
+		case !a.connection || !b.connection || foreign(a, b) || apart(a, b) > c.hash.bucket || !a.sameEnds(b):
 			return unfit, false
 		case a.samePort(b):
 			return well, true
@@ -135,6 +135,9 @@ func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
 	}
 	from, byFrom := a.from.matches(b.from, false)
 	to, byTo := a.to.matches(b.to, true)
+	if foreign(a, b) && !(from && byFrom && to && byTo) {
+		return unfit, false
+	}
 	switch {
 	case from && to:
 		return how, byFrom && byTo
@@ -145,6 +148,10 @@ func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
 	}
 	return perhaps, false
 }
+
+// foreign says whether two pieces are of two clusters: there one address or pod's name
+// may be of two pods.
+func foreign(a, b *piece) bool { return a.cluster != 0 && b.cluster != 0 && a.cluster != b.cluster }
 
 // sameEnds says whether two reports of connections tell of the same two ends:
 // by address, and by identity and pod where both name one. A tunnel (HBONE)

@@ -34,6 +34,40 @@ func lasting(d time.Duration) option {
 func toPort(n uint16) option   { return func(e *evidence.Evidence) { e.To.Port = n } }
 func to(address string) option { return func(e *evidence.Evidence) { e.To.Address = address } }
 
+func cluster(name string) option { return func(e *evidence.Evidence) { e.Cluster = name } }
+
+// Of two clusters with one range of addresses, only identities and spans join.
+func TestClusters(t *testing.T) {
+	const out, in = evidence.RoleCaller, evidence.RoleCallee
+	ab := mtls("a", "b")
+	where := addresses("10.0.0.1", "10.0.0.2")
+	for name, tt := range map[string]struct {
+		evidence []evidence.Evidence
+		want     []string
+	}{
+		"a connection": {[]evidence.Evidence{connection("out", out, ab, cluster("east")), connection("in", in, ab, cluster("west"))},
+			[]string{"mesh.connection complete none: in", "mesh.connection partial/deadline none: out"}},
+		"a connection that one side places": {[]evidence.Evidence{connection("out", out, ab, cluster("east")), connection("in", in, ab)},
+			[]string{"mesh.connection complete connection: in out"}},
+		"a request by addresses": {[]evidence.Evidence{
+			callerALS("out", request("r"), where, cluster("east")), calleeALS("in", request("r"), where, cluster("west")),
+		}, []string{"mesh.request complete none: in", "mesh.request partial/deadline none: out"}},
+		"a request by identities": {[]evidence.Evidence{
+			callerALS("out", request("r"), ab, cluster("east")), calleeALS("in", request("r"), ab, cluster("west")),
+		}, []string{"mesh.request complete request: in out"}},
+		"a request by spans": {[]evidence.Evidence{
+			callerALS("out", trace(1, 2, 0), where, cluster("east")), calleeALS("in", trace(1, 3, 2), where, cluster("west")),
+		}, []string{"mesh.request complete span: in out"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := New(testConfig())
+			c.Add(t0, tt.evidence)
+			c.Advance(t0.Add(time.Minute))
+			assert.Equal(t, tt.want, showAll(drain(t, c), tt.evidence))
+		})
+	}
+}
+
 func TestConnections(t *testing.T) {
 	const out, in = evidence.RoleCaller, evidence.RoleCallee
 	ab := mtls("a", "b")

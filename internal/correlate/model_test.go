@@ -32,7 +32,7 @@ func modelConnections(all []evidence.Evidence, skew time.Duration) [][]string {
 		return max(a.Start-b.Start, b.Start-a.Start, a.End-b.End, b.End-a.End)
 	}
 	fits := func(a, b evidence.Evidence) bool {
-		if a.Role == b.Role || apart(a, b) > int64(skew+connectionSetup) {
+		if a.Role == b.Role || a.Cluster != "" && b.Cluster != "" && a.Cluster != b.Cluster || apart(a, b) > int64(skew+connectionSetup) {
 			return false
 		}
 		if proven(a) && proven(b) && (a.From.Identities[0].ID != b.From.Identities[0].ID || a.To.Identities[0].ID != b.To.Identities[0].ID) {

@@ -112,6 +112,7 @@ type piece struct {
 	action        ref             // that this piece leads or is an exclusive part of, once it has left
 	workflow      ref             // that counts this piece
 	looked        uint32          // its number, and one, among the leads of an outlook
+	cluster       uint32          // hash of its name, 0: not known
 	user          uint32          // hash of the user that it names in a trace, 0: none
 
 	place      place
@@ -280,6 +281,9 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 	p.interimOnly = e.Source == evidence.SourceHubble && !e.Final && e.StreamID != "" && (at == calleeLog || at == callerLog)
 	if e.Source == evidence.SourceSpan || e.Source == evidence.SourceProxySpan {
 		p.final = true // a span is reported when it has ended
+	}
+	if e.Cluster != "" {
+		p.cluster = uint32(h.text(lookups, e.Cluster)) // never 0
 	}
 	if e.Reporter.Node != "" {
 		p.reporter = h.text(lookups, e.Reporter.Node)

@@ -30,6 +30,11 @@ func drawConnections(t *rapid.T) []evidence.Evidence {
 				near = append(near, toPort(15008))
 			}
 		}
+		there := cluster(rapid.SampledFrom([]string{"", "east", "west"}).Draw(t, "cluster"))
+		near = append(near, there)
+		if rapid.Bool().Draw(t, "the far side says where") {
+			far = append(far, there)
+		}
 		for _, e := range []evidence.Evidence{
 			connection(fmt.Sprint(i, " out"), evidence.RoleCaller, near...),
 			connection(fmt.Sprint(i, " in"), evidence.RoleCallee, far...),
