@@ -103,7 +103,10 @@ var allowed = func() map[string]rule {
 		"peer_cert_sha256", "downstream_peer_fingerprint_256", "peer_cert_not_after", "downstream_peer_cert_v_end",
 		"tls_version", "downstream_tls_version", "tls_cipher", "downstream_tls_cipher",
 		"downstream_transport_failure_reason", "upstream_transport_failure_reason",
-		"rbac_shadow_result", "rbac_shadow_policy", "decision_id", "listener_direction", "traffic_direction",
+		"rbac_shadow_result", "rbac_shadow_policy", "shadow_engine_result", "shadow_effective_policy_id",
+		"istio_dry_run_allow_shadow_engine_result", "istio_dry_run_allow_shadow_effective_policy_id",
+		"istio_dry_run_deny_shadow_engine_result", "istio_dry_run_deny_shadow_effective_policy_id",
+		"enforced_engine_result", "enforced_effective_policy_id", "decision_id", "listener_direction", "traffic_direction",
 		"access_log_type", "pod_name", "pod_namespace",
 	)
 	// Ours.

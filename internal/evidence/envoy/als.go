@@ -185,7 +185,7 @@ func (in *entry) decodeHTTP(node *Node, message string, out *Entry) bool {
 	e.RequestID = evidence.Text(first(in.requestID, in.headers.RequestID), evidence.MaxName)
 	e.Protocol = httpVersions.name(in.protocol)
 	e.Status = int(uint32(in.code))
-	e.StatusDetail = evidence.Text(in.details, evidence.MaxDetail)
+	e.StatusDetail = statusDetail(in.details)
 	if e.GRPCStatus = decimal(first(in.grpcTrailer, in.grpcHeader)); e.GRPCStatus != "" || in.headers.GRPC {
 		RPC(e)
 	}
@@ -209,7 +209,7 @@ func (in *entry) decodeTCP(node *Node, message string, out *Entry) bool {
 	out.Type = logTypes.name(in.logType)
 	e.Event = evidence.EventConnection
 	e.Protocol = "tcp"
-	e.StatusDetail = evidence.Text(in.termination, evidence.MaxDetail)
+	e.StatusDetail = statusDetail(in.termination)
 	e.Host = evidence.Authority(in.tls.serverName)
 	in.apply(node, e)
 	return !in.broken
@@ -229,7 +229,7 @@ func (in *entry) apply(node *Node, e *evidence.Evidence) {
 		e.StreamID = id
 	}
 	e.Verdict = verdictOf(e.StatusDetail, e.ResponseFlags)
-	filterMetadata(&in.metadata, e)
+	in.applyMetadata(e)
 
 	local, localPort := in.socket(in.local)
 	s := stand{
@@ -253,7 +253,7 @@ func (in *entry) apply(node *Node, e *evidence.Evidence) {
 	setEvent(e)
 }
 
-// setEvent tells a refused token and a failed handshake from a request and a
+// setEvent tells a failed login and a failed handshake from a request and a
 // connection.
 func setEvent(e *evidence.Evidence) {
 	// Envoy gives the same field to a connection that could not be made at all.
@@ -266,7 +266,7 @@ func setEvent(e *evidence.Evidence) {
 	switch {
 	case e.TLS.FailureReason != "":
 		e.Event = evidence.EventHandshake
-	case e.Verdict != nil && e.Verdict.Engine == engineJWT:
+	case e.Verdict != nil && authenticates(e.Verdict):
 		e.Event = evidence.EventAuthn
 	}
 }
@@ -381,15 +381,25 @@ var filters = [...]string{
 	filterIstioAuthn: "istio_authn",
 }
 
-func filterMetadata(md *[len(filters)]protoStruct, e *evidence.Evidence) {
+// applyMetadata states what filters tell in dynamic metadata: the verdict, and who acts.
+func (in *entry) applyMetadata(e *evidence.Evidence) {
+	md := &in.metadata
+	var r rbac
+	id := ""
 	if o := md[filterExtAuthz]; o != "" {
-		setExtAuthz(e, decisionID(o, 4))
+		id = decisionID(o, 4)
 	}
 	for _, filter := range [...]int{filterRBAC, filterNetRBAC} {
-		if o := md[filter]; o != "" && e.Verdict == nil {
-			e.Verdict = shadowVerdict(o)
+		if o := md[filter]; o != "" {
+			r.read(o)
 		}
 	}
+	if in.tagged {
+		in.tags.results(&r)
+		id = first(in.tags.decisionID(), id)
+	}
+	// Envoy states no flags where it has none to state, but then the details.
+	decide(e, &r, id, e.StatusDetail != "" || in.flags != 0)
 	if o := md[filterJWT]; o != "" {
 		claims(payload(o), e)
 	}
@@ -411,21 +421,6 @@ func claims(o protoStruct, e *evidence.Evidence) {
 	}
 	if c, err := token.Parse(payload); err == nil {
 		c.Apply(e)
-	}
-}
-
-// setExtAuthz names the decision that the external authorization service gave,
-// and reads the verdict from what became of the request.
-func setExtAuthz(e *evidence.Evidence, id string) {
-	if id == "" {
-		return
-	}
-	e.DecisionID = id
-	if e.Verdict == nil {
-		e.Verdict = &evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Allow, Enforced: true}
-	}
-	if e.Verdict.Engine == engineExtAuthz {
-		e.Verdict.DecisionID = id
 	}
 }
 
@@ -451,38 +446,6 @@ func decisionID(o protoStruct, depth int) string {
 		}
 	})
 	return least
-}
-
-// shadowVerdict reads a dry run: what the shadow rules would have done. Istio
-// prefixes the keys with istio_dry_run_allow_ or istio_dry_run_deny_, one for
-// each of its two filters; a denial of either is the answer.
-func shadowVerdict(o protoStruct) *evidence.Verdict {
-	var v *evidence.Verdict
-	for _, prefix := range [...]string{"istio_dry_run_deny_", "istio_dry_run_allow_", ""} {
-		result := o.text(prefix + "shadow_engine_result")
-		next := shadow(result, o.text(prefix+"shadow_effective_policy_id"))
-		if next != nil && (v == nil || v.Decision == evidence.Allow && next.Decision == evidence.Deny) {
-			v = next
-		}
-	}
-	return v
-}
-
-func shadow(result, policy string) *evidence.Verdict {
-	var decision evidence.Decision
-	switch result {
-	case "allowed":
-		decision = evidence.Allow
-	case "denied":
-		decision = evidence.Deny
-	default:
-		return nil
-	}
-	v := &evidence.Verdict{Engine: engineRBAC, Decision: decision, DefaultDeny: decision == evidence.Deny && policy == ""}
-	if policy != "" {
-		setPolicy(v, policy)
-	}
-	return v
 }
 
 // payload finds the verified token's payload, which the filter stores below a

@@ -127,7 +127,7 @@ type stand struct {
 //     was reached through an outbound capture: the caller;
 //  7. otherwise the callee: an access log states what the proxy was asked.
 func (s *stand) role() evidence.Role {
-	if s.listener == unknownDirection && !s.hasUpstream && (s.node.Type == "router" || s.node.Type == "" && denied(s.details)) {
+	if s.listener == unknownDirection && !s.hasUpstream && (s.node.Type == "router" || s.node.Type == "" && refusedBy(s.details) != "") {
 		return evidence.RoleCallee
 	}
 	dir := s.listener
@@ -141,17 +141,12 @@ func (s *stand) role() evidence.Role {
 		return evidence.RoleCaller
 	case s.node.Type == "router":
 		return evidence.RoleCaller
-	case s.peerCertificate || denied(s.details):
+	case s.peerCertificate || refusedBy(s.details) != "":
 		return evidence.RoleCallee
 	case s.node.Type == "sidecar" && s.localAddress != "" && s.node.IP != "" && s.localAddress != s.node.IP:
 		return evidence.RoleCaller
 	}
 	return evidence.RoleCallee
-}
-
-func denied(details string) bool {
-	return strings.HasPrefix(details, detailRBAC) || strings.HasPrefix(details, detailExtAuthzDenied) ||
-		strings.HasPrefix(details, detailJWT)
 }
 
 // RoleOfCluster tells the side from Istio's cluster name alone: the callee for

@@ -8,37 +8,92 @@ import (
 
 // Engines that a proxy's report names.
 const (
-	engineRBAC     = "envoy_rbac"
-	engineExtAuthz = "envoy_ext_authz"
-	engineJWT      = "envoy_jwt_authn"
+	engineRBAC      = "envoy_rbac"
+	engineExtAuthz  = "envoy_ext_authz"
+	engineJWT       = "envoy_jwt_authn"
+	engineBasicAuth = "envoy_basic_auth"
+	engineAPIKey    = "envoy_api_key_auth"
 )
 
-// What response_code_details and connection_termination_details begin with.
+// What response_code_details and connection_termination_details are, begin or end
+// with.
 const (
-	detailRBAC           = "rbac_access_denied"
-	detailRBACPolicy     = "rbac_access_denied_matched_policy["
-	detailExtAuthzDenied = "ext_authz_denied"
-	detailExtAuthzError  = "ext_authz_error"
-	detailJWT            = "jwt_authn_access_denied"
+	detailUpstream      = "via_upstream"
+	detailRBAC          = "rbac_access_denied"
+	detailRBACPolicy    = "rbac_access_denied_matched_policy["
+	detailExtAuthz      = "ext_authz_denied"
+	detailExtAuthzError = "ext_authz_error"
+	detailJWT           = "jwt_authn_access_denied"
+	detailBasicAuth     = "_for_basic_auth"
+	detailNotAllowed    = "client_not_allowed" // by its API key it is known
 
 	flagExtAuthz = "UAEX"
 )
 
+// statusDetail bounds details. Those of the oauth2 filter are sentences in which a
+// path stands, whose query is cut off.
+func statusDetail(s string) string {
+	s, _, _ = strings.Cut(s, "?")
+	return evidence.Text(s, evidence.MaxDetail)
+}
+
+// refusedBy is the engine that refused, by the details; "" if none did.
+func refusedBy(details string) string {
+	switch {
+	case details == detailUpstream:
+		return ""
+	case strings.HasPrefix(details, detailRBAC):
+		return engineRBAC
+	case strings.HasPrefix(details, detailExtAuthz), strings.HasPrefix(details, detailExtAuthzError):
+		return engineExtAuthz
+	case strings.HasPrefix(details, detailJWT):
+		return engineJWT
+	case strings.HasSuffix(details, detailBasicAuth):
+		return engineBasicAuth
+	}
+	switch details {
+	case "missing_api_key", "unkonwn_api_key", "unknown_api_key", "missing_key_sources", "missing_credentials", detailNotAllowed:
+		return engineAPIKey
+	}
+	return ""
+}
+
 // verdictOf reads the verdict that an entry's details and flags state; nil if
 // they state none.
 func verdictOf(details, flags string) *evidence.Verdict {
-	switch {
-	case strings.HasPrefix(details, detailRBAC):
+	engine := refusedBy(details)
+	if engine == engineRBAC {
 		return rbacVerdict(details)
-	case strings.HasPrefix(details, detailExtAuthzError):
-		return &evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Error, Enforced: true, Reason: details}
-	case strings.HasPrefix(details, detailJWT):
-		reason := strings.TrimSuffix(strings.TrimPrefix(details[len(detailJWT):], "{"), "}")
-		return &evidence.Verdict{Engine: engineJWT, Decision: evidence.Deny, Enforced: true, Reason: reason}
-	case strings.HasPrefix(details, detailExtAuthzDenied), hasFlag(flags, flagExtAuthz):
-		return &evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Deny, Enforced: true}
 	}
-	return nil
+	if engine == "" {
+		if !hasFlag(flags, flagExtAuthz) {
+			return nil
+		}
+		engine = engineExtAuthz
+	}
+	v := &evidence.Verdict{Engine: engine, Decision: evidence.Deny, Enforced: true}
+	switch engine {
+	case engineExtAuthz:
+		if strings.HasPrefix(details, detailExtAuthzError) {
+			v.Decision, v.Reason = evidence.Error, details
+		}
+	case engineJWT:
+		v.Reason = strings.TrimSuffix(strings.TrimPrefix(details[len(detailJWT):], "{"), "}")
+	default:
+		v.Reason = details
+	}
+	return v
+}
+
+// authenticates tells a verdict on who somebody is from one on what he may do.
+func authenticates(v *evidence.Verdict) bool {
+	switch v.Engine {
+	case engineJWT, engineBasicAuth:
+		return true
+	case engineAPIKey:
+		return !strings.HasPrefix(v.Reason, detailNotAllowed)
+	}
+	return false
 }
 
 // rbacVerdict reads rbac_access_denied_matched_policy[POLICY]. POLICY may hold

@@ -37,7 +37,7 @@ type labels struct {
 	peerCert                            string
 	tlsVersion, tlsCipher               string
 	downstreamFailure, upstreamFailure  string
-	shadowResult, shadowPolicy          string
+	rbac                                [maxRBAC]rbacLabels
 	extAuthz, decision                  string
 	listenerDirection, logType          string
 	attempts, podName, podNamespace     string
@@ -45,13 +45,25 @@ type labels struct {
 	user                                string
 	start                               int64 // unix nanoseconds, instead of startTime
 	tlsStated                           bool  // a TLS label was there, be it empty
+	flagsStated                         bool  // that of the flags was, be it for none
 }
+
+// maxRBAC is how many sets of rules may have labels: of two filters what was
+// enforced, Istio's two dry runs, and one more.
+const maxRBAC = 8
+
+// rbacLabels are those of one set of rules: what it is called, its result, and its
+// policy, "-" where it is stated that none decided.
+type rbacLabels struct{ rules, result, policy string }
 
 // set takes one label and reports whether its name is known.
 func (l *labels) set(name, value string) bool {
 	dst := l.field(name)
 	if dst == nil {
-		return l.header(name, value)
+		return l.header(name, value) || l.decided(name, value)
+	}
+	if dst == &l.flags && value != "" {
+		l.flagsStated = true
 	}
 	if dst == &l.tlsVersion || dst == &l.peerURI || dst == &l.peerSHA256 || dst == &l.peerCert {
 		l.tlsStated = true
@@ -63,7 +75,62 @@ func (l *labels) set(name, value string) bool {
 }
 
 // known reports whether set takes the name.
-func (l *labels) known(name string) bool { return l.field(name) != nil || l.header(name, "-") }
+func (l *labels) known(name string) bool {
+	if l.field(name) != nil || l.header(name, "-") {
+		return true
+	}
+	_, _, ok := rbacLabel(name)
+	return ok
+}
+
+// rbacLabel takes apart a label that is named like a key of an RBAC filter's
+// metadata, of which filter may stand before it.
+func rbacLabel(name string) (rules string, policy, ok bool) {
+	switch name {
+	case "rbac_shadow_result":
+		return rulesShadow, false, true
+	case "rbac_shadow_policy":
+		return rulesShadow, true, true
+	}
+	return rbacKey(name)
+}
+
+func (l *labels) decided(name, value string) bool {
+	rules, policy, ok := rbacLabel(name)
+	if !ok {
+		return false
+	}
+	for i := range l.rbac {
+		of := &l.rbac[i]
+		if of.rules != "" && of.rules != rules {
+			continue
+		}
+		of.rules = rules
+		if policy {
+			of.policy = first(value, "-")
+		} else {
+			of.result = value
+		}
+		break
+	}
+	return true
+}
+
+// results adds what the labels tell of RBAC.
+func (l *labels) results(r *rbac) {
+	for i := range l.rbac {
+		of := &l.rbac[i]
+		if of.rules == "" {
+			return
+		}
+		r.add(of.rules, of.result, strings.TrimPrefix(of.policy, "-"), of.policy != "")
+	}
+}
+
+// decisionID is that of the external authorizer, "" if there is none.
+func (l *labels) decisionID() string {
+	return evidence.Text(first(l.decision, decisionIDIn(l.extAuthz)), evidence.MaxName)
+}
 
 func (l *labels) header(name, value string) bool {
 	switch name {
@@ -152,10 +219,6 @@ func (l *labels) field(name string) *string {
 		return &l.downstreamFailure
 	case "upstream_transport_failure_reason":
 		return &l.upstreamFailure
-	case "rbac_shadow_result":
-		return &l.shadowResult
-	case "rbac_shadow_policy":
-		return &l.shadowPolicy
 	case "ext_authz":
 		return &l.extAuthz
 	case "decision_id":
@@ -228,12 +291,6 @@ func (l *labels) apply(e *evidence.Evidence) {
 	}
 	addURIs(caller, peer, fromPeer)
 	addURIs(called, local, fromLocal)
-	if id := first(l.decision, decisionIDIn(l.extAuthz)); id != "" {
-		setExtAuthz(e, evidence.Text(id, evidence.MaxName))
-	}
-	if e.Verdict == nil {
-		e.Verdict = shadow(l.shadowResult, l.shadowPolicy)
-	}
 }
 
 // addURIs adds the SANs of one certificate; Envoy joins several with commas.
@@ -435,7 +492,7 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 	e.Host = evidence.Authority(first(l.authority, l.serverName))
 	e.Protocol = evidence.Text(l.protocol, evidence.MaxName)
 	e.Route = routeTemplate(l.route)
-	e.StatusDetail = evidence.Text(first(l.details, l.termination), evidence.MaxDetail)
+	e.StatusDetail = statusDetail(first(l.details, l.termination))
 	e.ResponseFlags = evidence.Text(l.flags, evidence.MaxName)
 	if n, err := strconv.ParseUint(l.status, 10, 10); err == nil {
 		e.Status = int(n)
@@ -459,6 +516,9 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 		e.End = e.Start + int64(ms)*int64(time.Millisecond)
 	}
 	e.Verdict = verdictOf(e.StatusDetail, e.ResponseFlags)
+	var r rbac
+	l.results(&r)
+	decide(e, &r, l.decisionID(), l.flagsStated || e.StatusDetail == detailUpstream)
 
 	localAddress, _ := SplitAddress(l.downstreamLocal)
 	s := stand{

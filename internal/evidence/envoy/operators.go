@@ -158,11 +158,8 @@ func metadataLabel(parameters string) string {
 			return "decision_id"
 		}
 	case filters[filterRBAC], filters[filterNetRBAC]:
-		switch {
-		case strings.HasSuffix(key, "shadow_engine_result"):
-			return "rbac_shadow_result"
-		case strings.HasSuffix(key, "shadow_effective_policy_id"):
-			return "rbac_shadow_policy"
+		if _, _, ok := rbacKey(key); ok {
+			return parameters // both filters may be in one format
 		}
 	case filters[filterIstioAuthn]:
 		if key == "request.auth.principal" {
