@@ -25,6 +25,13 @@ import (
 
 const requestHeaderPrefix = "http.request.header."
 
+// Istio's tags of what its dry-run policies would have done, below this, and the
+// engine that says so.
+const (
+	dryRunPrefix = "istio.authorization.dry_run."
+	engineRBAC   = "envoy_rbac"
+)
+
 // FromSpan reads one span. It is false only for a span that states nothing to
 // hold on to: no span id.
 func FromSpan(under pcommon.Resource, s ptrace.Span) (evidence.Evidence, bool) {
@@ -102,7 +109,11 @@ type reader struct {
 	errorType                     string
 	requestHost                   string
 	operation                     string // of messaging
+	dryDeny, dryAllow             dryRun
 }
+
+// A dryRun is what one of Istio's two filters tells of its dry-run policies.
+type dryRun struct{ policy, result string }
 
 func (r *reader) resource(m pcommon.Map) {
 	r.e.Cluster = resource.Read(m, &r.self)
@@ -249,6 +260,14 @@ func (r *reader) proxy(name string, v pcommon.Value) {
 		r.istioNamespace = text(v)
 	case "istio.cluster_id":
 		set(&e.Cluster, text(v), false)
+	case dryRunPrefix + "deny_policy.name":
+		r.dryDeny.policy = text(v)
+	case dryRunPrefix + "deny_policy.result":
+		r.dryDeny.result = text(v)
+	case dryRunPrefix + "allow_policy.name":
+		r.dryAllow.policy = text(v)
+	case dryRunPrefix + "allow_policy.result":
+		r.dryAllow.result = text(v)
 	default:
 		header, ok := strings.CutPrefix(name, requestHeaderPrefix)
 		if !ok {
@@ -271,6 +290,7 @@ func (r *reader) finish() {
 	}
 	if r.component == "proxy" && (r.nodeID != "" || r.cluster != "" || r.requestGUID != "") {
 		e.Source = evidence.SourceProxySpan
+		e.Verdict = r.dryRun()
 	}
 	e.Path = r.requestPath()
 	e.Host = r.host()
@@ -283,6 +303,38 @@ func (r *reader) finish() {
 	r.protocol()
 	r.workload()
 	r.parties()
+}
+
+// dryRun is what Istio's dry-run policies would have decided: a denial of either
+// filter is the answer. A denial of the one for policies that allow names no
+// policy, as none matched.
+func (r *reader) dryRun() *evidence.Verdict {
+	for _, result := range [...]string{"denied", "allowed"} {
+		for _, d := range [...]*dryRun{&r.dryDeny, &r.dryAllow} {
+			if d.result != result {
+				continue
+			}
+			v := &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow}
+			if result == "denied" {
+				v.Decision, v.DefaultDeny = evidence.Deny, d == &r.dryAllow && d.policy == ""
+			}
+			v.PolicyNamespace, v.PolicyID, v.Reason = istioPolicy(d.policy)
+			return v
+		}
+	}
+	return nil
+}
+
+// istioPolicy reads ns[NAMESPACE]-policy[NAME]-rule[N].
+func istioPolicy(s string) (namespace, name, rule string) {
+	if rest, ok := strings.CutPrefix(s, "ns["); ok {
+		if namespace, rest, ok = strings.Cut(rest, "]-policy["); ok {
+			if name, rule, ok = strings.Cut(rest, "]-"); ok {
+				return namespace, name, rule
+			}
+		}
+	}
+	return "", s, ""
 }
 
 func (r *reader) requestPath() string {

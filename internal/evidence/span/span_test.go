@@ -205,6 +205,45 @@ func TestIdentitiesAreClaims(t *testing.T) {
 	}
 }
 
+// Istio's proxies tag their spans with what dry-run policies would have done.
+func TestDryRun(t *testing.T) {
+	const deny, allow, policy = "deny_policy.", "allow_policy.", "ns[foo]-policy[deny-path-headers]-rule[0]"
+	for _, tt := range []struct {
+		tags map[string]string
+		want *evidence.Verdict
+	}{
+		{map[string]string{deny + "name": policy, deny + "result": "denied"},
+			&evidence.Verdict{Engine: "envoy_rbac", Decision: evidence.Deny, PolicyNamespace: "foo", PolicyID: "deny-path-headers", Reason: "rule[0]"}},
+		{map[string]string{allow + "result": "denied"}, &evidence.Verdict{Engine: "envoy_rbac", Decision: evidence.Deny, DefaultDeny: true}},
+		{map[string]string{deny + "result": "allowed", allow + "result": "denied"}, &evidence.Verdict{Engine: "envoy_rbac", Decision: evidence.Deny, DefaultDeny: true}},
+		{map[string]string{deny + "name": policy, deny + "result": "denied", allow + "name": "p", allow + "result": "allowed"},
+			&evidence.Verdict{Engine: "envoy_rbac", Decision: evidence.Deny, PolicyNamespace: "foo", PolicyID: "deny-path-headers", Reason: "rule[0]"}},
+		{map[string]string{deny + "name": policy, deny + "result": "denied", allow + "result": "denied"},
+			&evidence.Verdict{Engine: "envoy_rbac", Decision: evidence.Deny, PolicyNamespace: "foo", PolicyID: "deny-path-headers", Reason: "rule[0]"}},
+		{map[string]string{allow + "name": "p", allow + "result": "allowed"}, &evidence.Verdict{Engine: "envoy_rbac", Decision: evidence.Allow, PolicyID: "p"}},
+		{map[string]string{deny + "name": policy, deny + "result": "unknown"}, nil},
+		{nil, nil},
+	} {
+		for _, component := range []string{"proxy", "app"} {
+			s := ptrace.NewSpan()
+			s.SetSpanID([8]byte{1})
+			s.Attributes().PutStr("component", component)
+			s.Attributes().PutStr("node_id", "sidecar~10.0.0.1~a.foo~foo.svc.cluster.local")
+			for name, v := range tt.tags {
+				s.Attributes().PutStr("istio.authorization.dry_run."+name, v)
+			}
+			e, _ := FromSpan(pcommon.NewResource(), s)
+			want := tt.want
+			if component == "app" {
+				want = nil // it decides nothing
+			}
+			if (e.Verdict == nil) != (want == nil) || want != nil && *e.Verdict != *want {
+				t.Errorf("%s %v: %+v, want %+v", component, tt.tags, e.Verdict, want)
+			}
+		}
+	}
+}
+
 func TestNumbers(t *testing.T) {
 	for _, v := range []any{"200", 200, 200.0} {
 		if e := read(t, ptrace.SpanKindServer, nil, map[string]any{"http.status_code": v}); e.Status != 200 {
