@@ -67,6 +67,12 @@ type endpoint struct {
 
 type labels struct{ app, version, cluster, revision string }
 
+// maxPolicies is more than decide a packet; of more the first are kept.
+const maxPolicies = 16
+
+// A policy's revision is that of its node's repository of policies.
+type policy struct{ name, namespace, kind, revision string }
+
 type flow struct {
 	time, uuid, verdict, dropReason, authType, node string
 	dropNumber                                      string
@@ -80,8 +86,8 @@ type flow struct {
 	topic, apiKey, correlation                      string // of Kafka
 	method, url, version, code, latency             string
 	headers                                         envoy.Headers
-	policyName, policyNamespace, policyKind         string
-	deniedBy                                        bool // policy is one that denied
+	decidedBy                                       []policy
+	deniedBy                                        bool // decidedBy are those that denied
 	traceParent                                     string
 	twice                                           string
 }
@@ -479,21 +485,26 @@ func (f *flow) policies(c *jsonscan.Cursor, denied bool) {
 		if !c.Object() {
 			continue
 		}
-		var name, namespace, kind string
+		var p policy
 		for c.Next() {
 			switch string(c.Key) {
 			case "name":
-				name = c.String()
+				p.name = c.String()
 			case "namespace":
-				namespace = c.String()
+				p.namespace = c.String()
 			case "kind":
-				kind = c.String()
+				p.kind = c.String()
+			case "revision":
+				p.revision = c.Scalar()
 			default:
 				c.Skip()
 			}
 		}
-		if f.policyName == "" || denied && !f.deniedBy {
-			f.policyName, f.policyNamespace, f.policyKind, f.deniedBy = name, namespace, kind, denied
+		if denied && !f.deniedBy {
+			f.decidedBy, f.deniedBy = f.decidedBy[:0], true
+		}
+		if p.name != "" && denied == f.deniedBy && len(f.decidedBy) < maxPolicies {
+			f.decidedBy = append(f.decidedBy, p)
 		}
 	}
 }
@@ -626,7 +637,7 @@ func (f *flow) decision() *evidence.Verdict {
 	}
 	switch f.verdict {
 	case "FORWARDED", "REDIRECTED":
-		if f.event != eventPolicyVerdict && f.policyName == "" {
+		if f.event != eventPolicyVerdict && len(f.decidedBy) == 0 {
 			return nil
 		}
 		v.Decision = evidence.Allow
@@ -648,8 +659,33 @@ func (f *flow) decision() *evidence.Verdict {
 	default:
 		return nil // TRACED, TRANSLATED, VERDICT_UNKNOWN
 	}
-	v.PolicyID, v.PolicyNamespace = name(f.policyName), name(f.policyNamespace)
+	f.namePolicies(v)
 	return v
+}
+
+// namePolicies states the first of the policies that decided, and in the reason
+// all of them where that does not say it all: what kind they are, or several.
+func (f *flow) namePolicies(v *evidence.Verdict) {
+	if len(f.decidedBy) == 0 {
+		return
+	}
+	p := &f.decidedBy[0]
+	v.PolicyID, v.PolicyNamespace = name(p.name), name(p.namespace)
+	if p.revision != "" && p.revision != "0" && f.node != "" {
+		v.PolicyRevision = name(f.node + "/" + p.revision) // each node counts by itself
+	}
+	if len(f.decidedBy) == 1 && p.kind == "" {
+		return
+	}
+	var all []string
+	for _, p := range f.decidedBy {
+		all = append(all, strings.TrimPrefix(p.kind+" ", " ")+strings.TrimPrefix(p.namespace+"/", "/")+p.name)
+	}
+	reason := strings.Join(all, ", ")
+	if v.Reason != "" {
+		reason = v.Reason + ": " + reason
+	}
+	v.Reason = evidence.Text(reason, evidence.MaxDetail)
 }
 
 func (f *flow) request(e *evidence.Evidence) error {

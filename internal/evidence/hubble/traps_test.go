@@ -35,7 +35,7 @@ func one(t *testing.T, line string) evidence.Evidence {
 
 func TestVerdicts(t *testing.T) {
 	for i, want := range []*evidence.Verdict{
-		{Engine: Engine, Decision: evidence.Allow, Enforced: true, PolicyID: "allow-a", PolicyNamespace: "y"},
+		{Engine: Engine, Decision: evidence.Allow, Enforced: true, PolicyID: "allow-a", PolicyNamespace: "y", Reason: "CiliumNetworkPolicy y/allow-a"},
 		{Engine: Engine, Decision: evidence.Deny, Enforced: true, DefaultDeny: true, Reason: "POLICY_DENIED"},
 		{Engine: Engine, Decision: evidence.Deny, Enforced: true, Reason: "POLICY_DENY", PolicyID: "no-a", PolicyNamespace: "y"},
 		{Engine: Engine, Decision: evidence.Deny, Reason: "audit mode"},
@@ -49,6 +49,28 @@ func TestVerdicts(t *testing.T) {
 		if e.Role != evidence.RoleCallee || e.Event != evidence.EventConnection || e.Position != "u-1" {
 			t.Errorf("%d: %v %v %q", i, e.Role, e.Event, e.Position)
 		}
+	}
+}
+
+// All policies that decided are named, of what kind and at which revision.
+func TestPolicies(t *testing.T) {
+	for rest, want := range map[string]evidence.Verdict{
+		`"verdict":"FORWARDED","egress_allowed_by":[{"name":"b","namespace":"y","labels":["k8s:io.cilium.k8s.policy.name=b"],"revision":"12","kind":"NetworkPolicy"}],"ingress_allowed_by":[{"name":"all","revision":"12","kind":"CiliumClusterwideNetworkPolicy"}]}}`: {
+			Decision: evidence.Allow, PolicyID: "b", PolicyNamespace: "y", PolicyRevision: "n1/12", Reason: "NetworkPolicy y/b, CiliumClusterwideNetworkPolicy all"},
+		`"verdict":"DROPPED","drop_reason_desc":"POLICY_DENY","ingress_allowed_by":[{"name":"a","namespace":"y"}],"ingress_denied_by":[{"name":"no-a","namespace":"y","revision":3},{"name":"no-b","namespace":"y"}]}}`: {
+			Decision: evidence.Deny, PolicyID: "no-a", PolicyNamespace: "y", PolicyRevision: "n1/3", Reason: "POLICY_DENY: y/no-a, y/no-b"},
+		`"verdict":"DROPPED","drop_reason_desc":"POLICY_DENY","ingress_denied_by":[{"name":"no-a","namespace":"y"}],"ingress_allowed_by":[{"name":"a","namespace":"y"}]}}`: {
+			Decision: evidence.Deny, PolicyID: "no-a", PolicyNamespace: "y", Reason: "POLICY_DENY"},
+		`"verdict":"DROPPED","drop_reason_desc":"POLICY_DENY","ingress_denied_by":[{},{"kind":"x"}]}}`: {Decision: evidence.Deny, Reason: "POLICY_DENY"},
+	} {
+		want.Engine, want.Enforced = Engine, true
+		if e := one(t, verdict+rest); *e.Verdict != want {
+			t.Errorf("%s: %+v", rest, e.Verdict)
+		}
+	}
+	many := one(t, verdict+`"verdict":"FORWARDED","ingress_allowed_by":[`+strings.Repeat(`{"name":"a"},`, 1000)+`{"name":"z"}]}}`)
+	if r := many.Verdict.Reason; strings.Count(r, "a") != maxPolicies || strings.Contains(r, "z") {
+		t.Errorf("a thousand: %q", r)
 	}
 }
 
