@@ -144,7 +144,7 @@ type Token struct {
 	JKT              string // RFC 9449 thumbprint of the key that the token is bound to
 	IDHash           string // hex SHA-256 of the token's jti
 	Bound            string // dpop, mtls, none; "": not stated
-	Proof            string // of a DPoP proof in the evidence: verified, or failed: WHY; "": none there
+	Proof            string // of a DPoP proof in the evidence: verified, "valid, token unknown", or failed: WHY; "": none there
 }
 
 // Act is what was done to what, where it is no call between two parties.

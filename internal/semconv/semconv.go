@@ -97,7 +97,7 @@ const (
 	ActorTokenJKT     = "mesh.actor.token.jkt"
 	ActorTokenJTIHash = "mesh.actor.token.jti_hash"
 	ActorTokenBound   = "mesh.actor.token.bound" // dpop, mtls, none
-	ActorTokenProof   = "mesh.actor.token.proof" // of a DPoP proof in the evidence: verified, failed: WHY
+	ActorTokenProof   = "mesh.actor.token.proof" // of a DPoP proof in the evidence: verified, "valid, token unknown", failed: WHY
 
 	// Who set the trace going of which the action is a part.
 	InitiatorID         = "mesh.initiator.id"

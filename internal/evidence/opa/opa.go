@@ -350,12 +350,16 @@ func (d *decoder) finish() {
 		d.claims.Apply(e)
 	case d.plainUser != "":
 		e.User = d.plainUser
-	case v.Decision == evidence.Allow && d.answer.whole != absent:
+	}
+	d.headers.Proof(e) // by verified claims only
+	if d.claims == nil && d.plainUser == "" && v.Decision == evidence.Allow && d.answer.whole != absent {
 		if claims, ok := bearerClaims(d.authorization); ok {
 			claims.Apply(e)
+			if e.Actor != nil { // what it is bound to nobody has verified
+				e.Actor.Token.Bound, e.Actor.Token.JKT = "", ""
+			}
 		}
 	}
-	d.headers.Proof(e)
 }
 
 // revision is the only bundle's revision, or all of them, NAME=REVISION sorted

@@ -3,6 +3,7 @@ package opa
 import (
 	"bufio"
 	"bytes"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
@@ -16,6 +17,7 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
 	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
+	"github.com/meshaudit/meshaudit/internal/evidence/token"
 )
 
 // inputs are the corpus's CheckRequest inputs, each made an event.
@@ -263,6 +265,31 @@ func TestDecode(t *testing.T) {
 		proof := `"result":false,"input":{"attributes":{"request":{"http":{"method":"GET","path":"/","host":"h","headers":{"dpop":"SECRET","authorization":"DPoP SECRET"}}}}}`
 		if e := read(t, proof); e.Actor == nil || e.Actor.Token.Proof != "failed: malformed" {
 			t.Errorf("%+v", e.Actor)
+		}
+		// A proof counts for a token whose claims were verified, not for one that only says what it is bound to.
+		b64 := base64.RawURLEncoding.EncodeToString
+		public, private, _ := ed25519.GenerateKey(nil)
+		jwk := fmt.Sprintf(`{"crv":"Ed25519","kty":"OKP","x":%q}`, b64(public))
+		thumbprint := sha256.Sum256([]byte(jwk))
+		jwt = bearer(fmt.Sprintf(`{"sub":"alice","cnf":{"jkt":%q}}`, b64(thumbprint[:])))
+		ath := sha256.Sum256([]byte(strings.TrimPrefix(jwt, "Bearer ")))
+		signed := b64([]byte(`{"typ":"dpop+jwt","alg":"EdDSA","jwk":`+jwk+`}`)) + "." +
+			b64(fmt.Appendf(nil, `{"jti":"1","htm":"GET","htu":"https://h/","iat":1795392000,"ath":%q}`, b64(ath[:])))
+		signed += "." + b64(ed25519.Sign(private, []byte(signed)))
+		for claims, want := range map[string]evidence.Token{
+			``: {Proof: token.ProofTokenUnknown},
+			fmt.Sprintf(`{"sub":"bob","cnf":{"jkt":%q}}`, b64(thumbprint[:])): {JKT: b64(thumbprint[:]), Bound: "dpop", Proof: token.ProofVerified},
+			`{"sub":"bob"}`: {Bound: "none", Proof: "failed: unbound"},
+		} {
+			verified := ""
+			if claims != "" {
+				verified = `"metadataContext":{"filterMetadata":{"envoy.filters.http.jwt_authn":{"p":` + claims + `}}},`
+			}
+			e := read(t, fmt.Sprintf(`"result":true,"path":"allow","timestamp":"2026-11-23T00:00:00Z","input":{"attributes":{%s"request":{"http":{"method":"GET","path":"/","host":"h","headers":{"dpop":%q,"authorization":%q}}}}}`,
+				verified, signed, jwt))
+			if e.Actor == nil || e.Actor.Token != want {
+				t.Errorf("%s: %+v, want %+v", claims, e.Actor, want)
+			}
 		}
 		for _, bad := range []string{"Bearer x", "Bearer a.b.c", "Basic " + bearer("{}")[7:], "Bearer " + strings.Repeat("a", 20000) + ".x.y", "Bearer"} {
 			if got, ok := bearerClaims(bad); ok {

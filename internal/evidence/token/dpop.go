@@ -34,7 +34,7 @@ type Request struct {
 	Method, Host, Path string // as the proxy saw them; Path without query
 	Time               time.Time
 	AccessToken        string // "": not in the evidence, so that ath cannot be compared
-	JKT                string // the token's cnf.jkt; "": not known
+	JKT                string // the token's cnf.jkt; "": not known, or it has none
 }
 
 // Why a proof fails: a small closed set, which stands on the record.
@@ -46,6 +46,7 @@ var (
 	ErrProofTime      = errors.New("iat")
 	ErrProofToken     = errors.New("ath")
 	ErrProofKey       = errors.New("jkt")
+	ErrProofUnbound   = errors.New("unbound") // the proof holds, but the token is bound to no key
 )
 
 // VerifyProof verifies a DPoP proof (RFC 9449, section 4.3) as far as the
@@ -116,14 +117,16 @@ func (r Request) isTarget(htu string) bool {
 }
 
 // ApplyProof verifies a proof that came with e's request and states the
-// outcome. authorization is the request's header, of which only the token's hash
-// is used.
+// outcome, and nothing else: to what a token is bound only its verified claims
+// say, which are on e already. Anybody can make a key, and a proof with it.
+// authorization is the request's header, of which only the token's hash is used.
 func ApplyProof(e *evidence.Evidence, proof, authorization string) {
 	if proof == "" {
 		return
 	}
 	r := Request{Method: e.Method, Host: e.Host, Path: e.Path, Time: time.Unix(0, e.Start)}
-	if scheme, token, ok := strings.Cut(strings.TrimSpace(authorization), " "); ok && strings.EqualFold(scheme, "dpop") {
+	// By the wrong scheme it is the token all the same.
+	if scheme, token, ok := strings.Cut(strings.TrimSpace(authorization), " "); ok && (strings.EqualFold(scheme, "dpop") || strings.EqualFold(scheme, "bearer")) {
 		r.AccessToken = strings.TrimSpace(token)
 	}
 	if e.Actor == nil {
@@ -131,16 +134,24 @@ func ApplyProof(e *evidence.Evidence, proof, authorization string) {
 	}
 	t := &e.Actor.Token
 	r.JKT = t.JKT
-	jkt, err := VerifyProof(proof, r)
-	if err != nil {
+	_, err := VerifyProof(proof, r)
+	switch {
+	case err != nil:
 		t.Proof = "failed: " + reason(err)
-		return
+	case t.Bound == "":
+		t.Proof = ProofTokenUnknown
+	case t.JKT == "":
+		t.Proof = "failed: " + ErrProofUnbound.Error()
+	default:
+		t.Proof = ProofVerified
 	}
-	t.JKT, t.Bound, t.Proof = jkt, BoundDPoP, ProofVerified
 }
 
-// ProofVerified is evidence.Token.Proof of a proof that holds.
-const ProofVerified = "verified"
+// Values of evidence.Token.Proof of a proof that holds.
+const (
+	ProofVerified     = "verified"             // and its key is the one that the token is bound to
+	ProofTokenUnknown = "valid, token unknown" // what the token is bound to nobody says
+)
 
 // reason is err's place in the closed set.
 func reason(err error) string {

@@ -247,6 +247,9 @@ func (c *Claims) Apply(e *evidence.Evidence) {
 		a.Delegation = c.Delegation
 	}
 	t := &a.Token
+	if t.Bound != "" {
+		return // of two statements the first counts, as of the user
+	}
 	t.Issuer, t.Audience, t.JKT = c.Issuer, c.Audience, c.JKT
 	if c.ID != "" {
 		sum := sha256.Sum256([]byte(c.ID))

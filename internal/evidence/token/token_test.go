@@ -149,13 +149,55 @@ func TestVerifyProof(t *testing.T) {
 			}
 		})
 	}
+}
 
-	e := evidence.Evidence{Method: "GET", Host: "shop.example", Path: "/orders", Start: now.UnixNano()}
-	ApplyProof(&e, good, "DPoP the-token")
-	require.Equal(t, ProofVerified, e.Actor.Token.Proof)
-	require.Equal(t, BoundDPoP, e.Actor.Token.Bound)
-	ApplyProof(&e, good, "DPoP other-token")
-	require.Equal(t, "failed: ath", e.Actor.Token.Proof)
+// What a token is bound to its claims say, and a proof, which anybody can make,
+// only whether its sender has that key.
+func TestApplyProof(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	sum := sha256.Sum256([]byte("the-token"))
+	proof := prove(t, "dpop+jwt", map[string]any{"jti": "1", "htm": "GET", "htu": "https://shop.example/orders", "iat": now.Unix(),
+		"ath": base64.RawURLEncoding.EncodeToString(sum[:])})
+	jkt, err := VerifyProof(proof, Request{Method: "GET", Host: "shop.example", Path: "/orders", Time: now})
+	require.NoError(t, err)
+	for name, tc := range map[string]struct {
+		claims, proof, authorization string
+		want                         evidence.Token
+	}{
+		"the token's key":          {`{"sub":"a","cnf":{"jkt":"` + jkt + `"}}`, proof, "DPoP the-token", evidence.Token{Bound: BoundDPoP, JKT: jkt, Proof: ProofVerified}},
+		"token not shown":          {`{"sub":"a","cnf":{"jkt":"` + jkt + `"}}`, proof, "", evidence.Token{Bound: BoundDPoP, JKT: jkt, Proof: ProofVerified}},
+		"another key":              {`{"sub":"a","cnf":{"jkt":"k"}}`, proof, "DPoP the-token", evidence.Token{Bound: BoundDPoP, JKT: "k", Proof: "failed: jkt"}},
+		"bound to nothing":         {`{"sub":"a"}`, proof, "Bearer the-token", evidence.Token{Bound: BoundNone, Proof: "failed: unbound"}},
+		"bound to a certificate":   {`{"sub":"a","cnf":{"x5t#S256":"t"}}`, proof, "bearer the-token", evidence.Token{Bound: BoundMTLS, Proof: "failed: unbound"}},
+		"of another bearer token":  {`{"sub":"a"}`, proof, "Bearer other", evidence.Token{Bound: BoundNone, Proof: "failed: ath"}},
+		"no claims":                {``, proof, "DPoP the-token", evidence.Token{Proof: ProofTokenUnknown}},
+		"no claims, another token": {``, proof, "DPoP other", evidence.Token{Proof: "failed: ath"}},
+		"no claims, no token":      {``, proof, "", evidence.Token{Proof: ProofTokenUnknown}},
+		"no proof":                 {`{"sub":"a","cnf":{"jkt":"k"}}`, "", "DPoP the-token", evidence.Token{Bound: BoundDPoP, JKT: "k"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := evidence.Evidence{Method: "GET", Host: "shop.example", Path: "/orders", Start: now.UnixNano()}
+			if tc.claims != "" {
+				c, err := Parse([]byte(tc.claims))
+				require.NoError(t, err)
+				c.Apply(&e)
+			}
+			ApplyProof(&e, tc.proof, tc.authorization)
+			require.Equal(t, tc.want, e.Actor.Token)
+		})
+	}
+}
+
+// A second statement of a token, which may hold less, does not take away what
+// the first says.
+func TestApplyTwice(t *testing.T) {
+	var e evidence.Evidence
+	for _, payload := range []string{`{"sub":"a","iss":"i","cnf":{"jkt":"k"}}`, `{"sub":"a","iss":"j"}`} {
+		c, err := Parse([]byte(payload))
+		require.NoError(t, err)
+		c.Apply(&e)
+	}
+	require.Equal(t, evidence.Token{Issuer: "i", JKT: "k", Bound: BoundDPoP}, e.Actor.Token)
 }
 
 func FuzzParse(f *testing.F) {
