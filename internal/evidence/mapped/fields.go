@@ -1,6 +1,8 @@
 package mapped
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/envoy"
+	"github.com/meshaudit/meshaudit/internal/evidence/token"
 )
 
 // A target is the evidence that a record becomes, and what is set last.
@@ -47,6 +50,12 @@ func (t *target) finish() {
 	}
 	if t.GRPCStatus != "" {
 		envoy.RPC(t.Evidence)
+	}
+	switch tls := &t.TLS; {
+	case tls.FailureReason != "":
+		tls.Known, tls.Established = true, false
+	case tls.Mutual:
+		tls.Known, tls.Established = true, true
 	}
 }
 
@@ -97,9 +106,69 @@ var setters = func() map[string]setter {
 			t.Path = evidence.PathOnly(text(v, 4*evidence.MaxPath))
 			return nil
 		},
+		"messaging.destination": func(t *target, v any) error {
+			t.Topic = evidence.PathOnly(text(v, 4*evidence.MaxPath))
+			return nil
+		},
 		"host": func(t *target, v any) error {
 			t.Host = evidence.Authority(text(v, 4*evidence.MaxName))
 			return nil
+		},
+		"resend_count": func(t *target, v any) error {
+			n, err := strconv.ParseUint(text(v, 16), 10, 16)
+			t.ResendCount = int(n)
+			return err
+		},
+		"tls.established": func(t *target, v any) (err error) {
+			t.TLS.Known = true
+			t.TLS.Established, err = boolean(v)
+			return err
+		},
+		"tls.mutual": func(t *target, v any) (err error) { t.TLS.Mutual, err = boolean(v); return err },
+		"tls.version": func(t *target, v any) error {
+			t.TLS.Version = strings.ReplaceAll(strings.TrimPrefix(text(v, evidence.MaxName), "TLSv"), "_", ".")
+			return nil
+		},
+		"tls.client.sha256": func(t *target, v any) error {
+			s := strings.ToLower(strings.ReplaceAll(text(v, 128), ":", ""))
+			if b, err := hex.DecodeString(s); s != "" && (err != nil || len(b) != sha256.Size) {
+				return errors.New("no SHA-256 in hex")
+			}
+			t.TLS.ClientSHA256 = s
+			return nil
+		},
+		"tls.client.not_after": func(t *target, v any) (err error) { t.TLS.ClientNotAfter, err = seconds(v); return err },
+		"act.not_after": func(t *target, v any) (err error) {
+			t.acted = true
+			t.act.NotAfter, err = seconds(v)
+			return err
+		},
+		"actor.delegation": func(t *target, v any) error {
+			for d := range delegates(v) {
+				if len(t.actor.Delegation) < evidence.MaxDelegates && d != (evidence.Delegate{}) {
+					t.acts = true
+					t.actor.Delegation = append(t.actor.Delegation, d)
+				}
+			}
+			return nil
+		},
+		"actor.token.jti": func(t *target, v any) error {
+			if id := text(v, evidence.MaxPath); id != "" {
+				sum := sha256.Sum256([]byte(id))
+				t.acts, t.actor.Token.IDHash = true, hex.EncodeToString(sum[:])
+			}
+			return nil
+		},
+		"actor.token.bound": func(t *target, v any) error {
+			switch s := text(v, 16); s {
+			case token.BoundDPoP, token.BoundMTLS, token.BoundNone:
+				t.acts, t.actor.Token.Bound = true, s
+				return nil
+			case "":
+				return nil
+			default:
+				return fmt.Errorf("%q is no binding: dpop, mtls, none", s)
+			}
 		},
 		"verdict.decision": func(t *target, v any) error {
 			d, ok := decisions[strings.ToLower(text(v, 32))]
@@ -139,6 +208,13 @@ var setters = func() map[string]setter {
 	name("route", evidence.MaxName, func(t *target) *string { return &t.Route })
 	name("protocol", evidence.MaxName, func(t *target) *string { return &t.Protocol })
 	name("grpc_status", 16, func(t *target) *string { return &t.GRPCStatus })
+	name("response_flags", evidence.MaxName, func(t *target) *string { return &t.ResponseFlags })
+	name("rpc.system", evidence.MaxName, func(t *target) *string { return &t.RPCSystem })
+	name("rpc.service", evidence.MaxName, func(t *target) *string { return &t.RPCService })
+	name("rpc.method", evidence.MaxName, func(t *target) *string { return &t.RPCMethod })
+	name("messaging.system", evidence.MaxName, func(t *target) *string { return &t.MessagingSystem })
+	name("tls.cipher", evidence.MaxName, func(t *target) *string { return &t.TLS.Cipher })
+	name("tls.failure_reason", evidence.MaxDetail, func(t *target) *string { return &t.TLS.FailureReason })
 	name("detail", evidence.MaxDetail, func(t *target) *string { return &t.StatusDetail })
 	name("user.id", evidence.MaxName, func(t *target) *string { return &t.User })
 	name("cluster", evidence.MaxName, func(t *target) *string { return &t.Cluster })
@@ -152,12 +228,14 @@ var setters = func() map[string]setter {
 	name("actor.impersonator", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Impersonator })
 	name("actor.token.issuer", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Token.Issuer })
 	name("actor.token.audience", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Token.Audience })
+	name("actor.token.jkt", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Token.JKT })
 	for field, dst := range map[string]func(*evidence.Act) *string{
 		"action": func(a *evidence.Act) *string { return &a.Action }, "outcome": func(a *evidence.Act) *string { return &a.Outcome },
 		"target.id": func(a *evidence.Act) *string { return &a.TargetID }, "target.type": func(a *evidence.Act) *string { return &a.TargetType },
 		"change.group": func(a *evidence.Act) *string { return &a.Change.Group }, "change.resource": func(a *evidence.Act) *string { return &a.Change.Resource },
 		"change.namespace": func(a *evidence.Act) *string { return &a.Change.Namespace }, "change.name": func(a *evidence.Act) *string { return &a.Change.Name },
 		"change.verb": func(a *evidence.Act) *string { return &a.Change.Verb }, "change.revision": func(a *evidence.Act) *string { return &a.Change.Revision },
+		"change.diff_sha256": func(a *evidence.Act) *string { return &a.Change.DiffSHA256 },
 	} {
 		name("act."+field, evidence.MaxName, func(t *target) *string { t.acted = true; return dst(&t.act) })
 	}
@@ -187,6 +265,9 @@ var setters = func() map[string]setter {
 		name(prefix+"workload.namespace", evidence.MaxName, func(t *target) *string { return &of(t).Workload.Namespace })
 		name(prefix+"workload.kind", evidence.MaxName, func(t *target) *string { return &of(t).Workload.Kind })
 		name(prefix+"workload.version", evidence.MaxName, func(t *target) *string { return &of(t).Workload.Version })
+		name(prefix+"workload.revision", evidence.MaxName, func(t *target) *string { return &of(t).Workload.Revision })
+		name(prefix+"image.digest", evidence.MaxName, func(t *target) *string { return &of(t).Workload.ImageDigest })
+		name(prefix+"node", evidence.MaxName, func(t *target) *string { return &of(t).Workload.Node })
 		name(prefix+"pod.name", evidence.MaxName, func(t *target) *string { return &of(t).Workload.PodName })
 		name(prefix+"pod.uid", evidence.MaxName, func(t *target) *string { return &of(t).Workload.PodUID })
 	}
@@ -248,6 +329,49 @@ func list(v any) func(func(string) bool) {
 	}
 }
 
+// delegates is a chain, outermost first: RFC 8693's act claim, each within the
+// one before, or a list of such claims or of subjects.
+func delegates(v any) func(func(evidence.Delegate) bool) {
+	return func(yield func(evidence.Delegate) bool) {
+		switch v := v.(type) {
+		case pcommon.Map:
+			for n := 0; n < evidence.MaxDelegates; n++ {
+				act, ok := v.Get("act")
+				if !yield(delegate(v)) || !ok || act.Type() != pcommon.ValueTypeMap {
+					return
+				}
+				v = act.Map()
+			}
+		case pcommon.Slice:
+			for _, e := range v.All() {
+				d := evidence.Delegate{Subject: text(e, evidence.MaxName)}
+				if e.Type() == pcommon.ValueTypeMap {
+					d = delegate(e.Map())
+				}
+				if !yield(d) {
+					return
+				}
+			}
+		default:
+			for s := range list(v) {
+				if !yield(evidence.Delegate{Subject: evidence.Text(s, evidence.MaxName)}) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func delegate(m pcommon.Map) (d evidence.Delegate) {
+	if v, ok := m.Get("iss"); ok {
+		d.Issuer = text(v, evidence.MaxName)
+	}
+	if v, ok := m.Get("sub"); ok {
+		d.Subject = text(v, evidence.MaxName)
+	}
+	return d
+}
+
 func boolean(v any) (bool, error) {
 	if b, ok := v.(bool); ok {
 		return b, nil
@@ -259,6 +383,15 @@ func boolean(v any) (bool, error) {
 		return false, nil
 	}
 	return false, errors.New("neither true nor false")
+}
+
+// seconds reads a time: OTTL's, RFC 3339, or seconds since 1970.
+func seconds(v any) (int64, error) {
+	if n, err := strconv.ParseInt(text(v, 64), 10, 64); err == nil && n >= 0 {
+		return n, nil
+	}
+	n, err := nanoseconds(v)
+	return n / int64(time.Second), err
 }
 
 // nanoseconds reads a time: OTTL's, RFC 3339, or nanoseconds since 1970.

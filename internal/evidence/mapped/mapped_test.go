@@ -2,6 +2,8 @@ package mapped
 
 import (
 	"errors"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,6 +65,93 @@ func TestMapping(t *testing.T) {
 	}
 	if strings.Contains(evidencetest.Render(e), "s3cr3t") {
 		t.Error("what no field names is kept")
+	}
+}
+
+// What the decoders of this repository state, a mapping can state too.
+func TestFields(t *testing.T) {
+	read := func(fields map[string]string, line string) (*evidence.Evidence, error) {
+		got, err := decoderOf(t, []Case{{Fields: fields}})(nil, &evidencetest.Origin, []byte(line))
+		if err != nil {
+			return nil, err
+		}
+		evidencetest.RoundTrip(t, &got[0])
+		return &got[0], nil
+	}
+	handshake := map[string]string{
+		"event": `"mesh.handshake"`, "role": `"callee"`, "tls.failure_reason": `body["why"]`, "tls.version": `body["v"]`, "tls.cipher": `body["c"]`,
+		"tls.client.sha256": `body["fp"]`, "tls.client.not_after": `body["until"]`, "tls.mutual": `body["cert"]`, "tls.established": `body["up"]`,
+	}
+	fp := strings.Repeat("aB:", 31) + "aB"
+	e, err := read(handshake, `{"why":"unknown CA","v":"TLSv1.3","c":"TLS_AES_128_GCM_SHA256","fp":"`+fp+`","until":1795395021,"cert":true,"up":true}`)
+	want := evidence.TLS{Known: true, Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256", ClientSHA256: strings.Repeat("ab", 32), ClientNotAfter: 1795395021, Mutual: true, FailureReason: "unknown CA"}
+	if err != nil || e.Event != evidence.EventHandshake || e.TLS != want {
+		t.Errorf("a handshake that failed: %v, %+v", err, e)
+	}
+	if e, err := read(handshake, `{"cert":true,"until":"2026-11-23T00:50:21Z","fp":""}`); err != nil || e.TLS != (evidence.TLS{Known: true, Established: true, Mutual: true, ClientNotAfter: 1795395021}) {
+		t.Errorf("mTLS: %v, %+v", err, e)
+	}
+	if e, err := read(handshake, `{"up":false}`); err != nil || e.TLS != (evidence.TLS{Known: true}) {
+		t.Errorf("plaintext: %v, %+v", err, e)
+	}
+
+	actor := map[string]string{"actor.delegation": `body["act"]`, "actor.token.jkt": `body["jkt"]`, "actor.token.bound": `body["bound"]`, "actor.token.jti": `body["jti"]`}
+	chain := []evidence.Delegate{{Issuer: "https://i", Subject: "now"}, {Subject: "before"}}
+	for _, act := range []string{
+		`{"iss":"https://i","sub":"now","act":{"sub":"before","act":"x"}}`,
+		`[{"iss":"https://i","sub":"now"},{"sub":"before"},{}]`,
+		`[{"iss":"https://i","sub":"now"},"before"]`,
+	} {
+		e, err := read(actor, `{"act":`+act+`,"jkt":"k","bound":"dpop","jti":"s3cr3t"}`)
+		if err != nil || !slices.Equal(e.Actor.Delegation, chain) {
+			t.Fatalf("%s: %v, %+v", act, err, e)
+		}
+		// printf s3cr3t | sha256sum
+		if k := e.Actor.Token; k.JKT != "k" || k.Bound != "dpop" || k.IDHash != "4e738ca5563c06cfd0018299933d58db1dd8bf97f6973dc99bf6cdc64b5550bd" {
+			t.Errorf("%+v", k)
+		}
+	}
+	if e, err := read(actor, `{"act":"now"}`); err != nil || len(e.Actor.Delegation) != 1 || e.Actor.Delegation[0].Subject != "now" {
+		t.Errorf("one subject: %v, %+v", err, e)
+	}
+	deep := strings.Repeat(`{"sub":"a","act":`, 20) + `{}` + strings.Repeat("}", 20)
+	if e, err := read(actor, `{"act":`+deep+`}`); err != nil || len(e.Actor.Delegation) != evidence.MaxDelegates {
+		t.Errorf("a long chain: %v, %+v", err, e)
+	}
+
+	message := map[string]string{"rpc.system": `"grpc"`, "rpc.service": `body["s"]`, "rpc.method": `body["m"]`, "messaging.system": `"kafka"`, "messaging.destination": `body["topic"]`,
+		"from.image.digest": `body["image"]`, "to.workload.revision": `body["rev"]`, "act.change.diff_sha256": `body["diff"]`, "act.not_after": `body["until"]`, "resend_count": `body["n"]`}
+	e, err = read(message, `{"s":"shop.Orders","m":"List","topic":"orders?token=s3cr3t","image":"sha256:1","rev":7,"diff":"d","until":5,"n":2}`)
+	if err != nil || e.RPCSystem != "grpc" || e.RPCService != "shop.Orders" || e.RPCMethod != "List" || e.MessagingSystem != "kafka" || e.Topic != "orders" ||
+		e.From.Workload.ImageDigest != "sha256:1" || e.To.Workload.Revision != "7" || e.Act.Change.DiffSHA256 != "d" || e.Act.NotAfter != 5 || e.ResendCount != 2 {
+		t.Errorf("%v, %+v", err, e)
+	}
+
+	for _, line := range []string{`{"fp":"abc"}`, `{"fp":"zz"}`, `{"cert":"perhaps"}`, `{"until":"tomorrow"}`} {
+		if _, err := read(handshake, line); !errors.Is(err, evidence.ErrMalformed) {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+	if _, err := read(actor, `{"bound":"rope"}`); !errors.Is(err, evidence.ErrMalformed) {
+		t.Errorf("a binding that is none: %v", err)
+	}
+}
+
+// README.md has every field.
+func TestREADME(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range setters {
+		for _, prefix := range [...]string{"from.", "to."} {
+			if side, ok := strings.CutPrefix(name, prefix); ok {
+				name = "{from,to}." + side
+			}
+		}
+		if !strings.Contains(string(readme), "`"+name+"`") {
+			t.Errorf("README.md has no `%s`", name)
+		}
 	}
 }
 
