@@ -94,8 +94,8 @@ test-nested: ## Run the tests of the nested modules that need no built binary
 	done
 
 .PHONY: spire
-spire: $(BIN)/spire-agent ## Test SVIDs, the exporter's and those in evidence, against a real SPIRE, which takes long to build
-	MESHAUDIT_SPIRE=$(BIN) go test -tags spire -count=1 -run TestRealSPIRE ./exporter/sealedlogexporter ./internal/svid
+spire: $(BIN)/spire-agent ## Test SVIDs and the audit log of a real SPIRE, which takes long to build
+	MESHAUDIT_SPIRE=$(BIN) go test -tags spire -count=1 -run TestRealSPIRE ./exporter/sealedlogexporter ./internal/svid ./internal/evidence/spire
 
 .PHONY: test-configs
 test-configs: collector ## Validate every shipped configuration with the built collector

@@ -18,6 +18,7 @@ type SPIRE struct {
 	Addr                  string // of the Workload API
 	BundlePEM, BundleJSON string // files, as at the beginning
 	Endpoint              string // URL of the server's bundle endpoint, https_spiffe
+	ServerLog, AgentLog   string // files; the server's has its audit log
 	bin, socket           string
 }
 
@@ -44,6 +45,8 @@ func StartSPIRE(tb testing.TB, id string) *SPIRE {
   trust_domain = "example.org"
   data_dir = %q
   ca_ttl = "1h"
+  log_format = "json"
+  audit_log_enabled = true
   federation {
     bundle_endpoint {
       address = "127.0.0.1"
@@ -61,7 +64,8 @@ plugins {
 	for _, d := range []string{"server", "agent", "public"} {
 		must(tb, os.Mkdir(path(d), 0o700))
 	}
-	background(tb, path("server.log"), filepath.Join(s.bin, "spire-server"), "run", "-config", server)
+	s.ServerLog, s.AgentLog = path("server.log"), path("agent.log")
+	background(tb, s.ServerLog, filepath.Join(s.bin, "spire-server"), "run", "-config", server)
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
 		if exec.Command(filepath.Join(s.bin, "spire-server"), "healthcheck", "-socketPath", s.socket).Run() == nil {
 			break
@@ -86,6 +90,7 @@ plugins {
   socket_path = %q
   trust_bundle_path = %q
   trust_domain = "example.org"
+  log_level = "DEBUG"
 }
 plugins {
   NodeAttestor "join_token" { plugin_data {} }
@@ -93,7 +98,7 @@ plugins {
   WorkloadAttestor "unix" { plugin_data {} }
 }
 `, path("agent"), port, path("public", "agent.sock"), s.BundlePEM), 0o600))
-	background(tb, path("agent.log"), filepath.Join(s.bin, "spire-agent"), "run", "-config", agent, "-joinToken", token)
+	background(tb, s.AgentLog, filepath.Join(s.bin, "spire-agent"), "run", "-config", agent, "-joinToken", token)
 	s.Addr = "unix://" + path("public", "agent.sock")
 	return s
 }
