@@ -45,7 +45,9 @@ func (p prover) show(lr plog.LogRecord) (certificate string) {
 func (p prover) prove(e *evidence.Evidence, certificate string) (changed bool) {
 	if certificate != "" && e.Role != evidence.RoleCaller {
 		e.TLS.Mutual = true
-		e.Shown = &evidence.Credentials{Peer: evidence.Certificate{Leaf: certificate, Hash: e.TLS.ClientSHA256}}
+		if e.TLS.FailureReason == "" { // else it proves nothing
+			e.Shown = &evidence.Credentials{Peer: evidence.Certificate{Leaf: certificate, Hash: e.TLS.ClientSHA256}}
+		}
 	}
 	return p.svids.Prove(e, p.fromAnybody)
 }

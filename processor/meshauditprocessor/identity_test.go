@@ -100,6 +100,11 @@ func TestCertificatesOfOthers(t *testing.T) {
 		lr.Attributes().PutStr("downstream_peer_cert", cert)
 		return ld
 	}
+	refused := func(cert string) plog.Logs {
+		ld := otlp(cert)
+		ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Attributes().PutStr("downstream_transport_failure_reason", "TLS_error:CERTIFICATE_VERIFY_FAILED")
+		return ld
+	}
 	span := func(cert string) plog.Logs { // as much of a span as a log can be
 		ld := otlp("-")
 		ld.ResourceLogs().At(0).ScopeLogs().At(0).LogRecords().At(0).Attributes().PutStr("x_forwarded_client_cert", `Cert="`+cert+`";URI=`+frontend)
@@ -120,6 +125,7 @@ func TestCertificatesOfOthers(t *testing.T) {
 		"a line's, forged":                    {logs: line, cert: of(stranger), bundles: true, believe: true, want: evidence.ProofMTLSSAN, from: "tls.peer.certificate: authority", conflicts: true},
 		"Envoy's over OTLP":                   {logs: otlp, cert: of(ca), bundles: true, believe: true, want: evidence.ProofSVID},
 		"Envoy's over OTLP, from nobody":      {logs: otlp, cert: of(ca), bundles: true, want: evidence.ProofMTLSSAN, from: "tls.peer.certificate: unauthenticated"},
+		"of a handshake that failed":          {logs: refused, cert: of(ca), bundles: true, believe: true, want: evidence.ProofClaimed},
 		"in a header that nobody vouches for": {logs: span, cert: of(ca), bundles: true, believe: true, want: evidence.ProofMTLSSAN},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,7 +150,11 @@ func TestCertificatesOfOthers(t *testing.T) {
 				_, conflicts := record.Attributes().Get(semconv.MeshConflicts)
 				require.Equal(t, tc.conflicts, conflicts)
 				require.Equal(t, tc.conflicts, len(s.findings()) == 1, "a contradiction is a finding")
-				require.Equal(t, "mutual", attr(t, record, semconv.MTLSOutcome))
+				outcome := "mutual"
+				if tc.want == evidence.ProofClaimed {
+					outcome = "failed"
+				}
+				require.Equal(t, outcome, attr(t, record, semconv.MTLSOutcome))
 				if tc.want == evidence.ProofSVID {
 					require.Len(t, attr(t, record, semconv.TLSClientHashSHA256), 64)
 					require.NotEmpty(t, attr(t, record, semconv.TLSClientNotAfter))

@@ -21,9 +21,14 @@ import (
 const (
 	fromPeerSAN       = "tls.peer.san"
 	fromLocalSAN      = "tls.local.san"
-	fromUpstreamPeer  = "tls.upstream.peer.san"
+	fromPeerDNS       = "tls.peer.dns_san"
+	fromPeerSubject   = "tls.peer.subject"
 	fromUpstreamLocal = "tls.upstream.local.san"
-	fromIstioAuthn    = "istio_authn.source.principal"
+
+	fromUpstreamPeer    = "tls.upstream.peer.san"
+	fromUpstreamDNS     = "tls.upstream.peer.dns_san"
+	fromUpstreamSubject = "tls.upstream.peer.subject"
+	fromIstioAuthn      = "istio_authn.source.principal"
 
 	fromPeerPrincipal  = "istio.peer_principal"
 	fromLocalPrincipal = "istio.local_principal"
@@ -256,19 +261,32 @@ func (in *entry) apply(node *Node, e *evidence.Evidence) {
 // setEvent tells a failed login and a failed handshake from a request and a
 // connection.
 func setEvent(e *evidence.Evidence) {
-	// Envoy gives the same field to a connection that could not be made at all.
-	if r := e.TLS.FailureReason; r != "" && !strings.Contains(r, "TLS") && !strings.Contains(r, "SSL") {
-		e.TLS.FailureReason = ""
-		if e.StatusDetail == "" {
-			e.StatusDetail = r
-		}
-	}
 	switch {
 	case e.TLS.FailureReason != "":
 		e.Event = evidence.EventHandshake
 	case e.Verdict != nil && authenticates(e.Verdict):
 		e.Event = evidence.EventAuthn
 	}
+}
+
+// transportFailure states why the handshake failed. Envoy gives the same field to a
+// connection that could not be made at all.
+func transportFailure(e *evidence.Evidence, reason string) {
+	reason = evidence.Text(reason, evidence.MaxDetail)
+	if strings.Contains(reason, "TLS") || strings.Contains(reason, "SSL") {
+		e.TLS.FailureReason = reason
+	} else if e.StatusDetail == "" {
+		e.StatusDetail = reason
+	}
+}
+
+// terminated is the proof of what certificates name. One of a handshake that
+// failed was refused, or nobody showed that he has its key: it is a claim.
+func terminated(e *evidence.Evidence) evidence.Proof {
+	if e.TLS.FailureReason != "" {
+		return evidence.ProofClaimed
+	}
+	return evidence.ProofMTLSSAN
 }
 
 // callee reads the parties of a report from the called side: everything is said
@@ -283,7 +301,7 @@ func (in *entry) callee(node *Node, e *evidence.Evidence) {
 	e.To.Workload = node.Workload
 
 	e.TLS.Known = in.common && node.Type != waypoint
-	e.TLS.FailureReason = evidence.Text(in.downstreamFailure, evidence.MaxDetail)
+	transportFailure(e, in.downstreamFailure)
 	p := &in.tls
 	if peer := stringOf(in.peerPrincipal); !p.given && peer != "" {
 		e.TLS.Known, e.TLS.Established, e.TLS.Mutual = true, true, true
@@ -302,8 +320,11 @@ func (in *entry) callee(node *Node, e *evidence.Evidence) {
 		e.TLS.Cipher = cipherName(uint16(p.cipher))
 	}
 	e.TLS.Mutual = p.peer.given
-	p.peer.identities(&e.From, fromPeerSAN, in.ids)
-	p.own.identities(&e.To, fromLocalSAN, in.ids)
+	proof := terminated(e)
+	if !p.peer.identities(&e.From, proof, fromPeerSAN, in.ids) {
+		p.peer.otherNames(&e.From, proof)
+	}
+	p.own.identities(&e.To, proof, fromLocalSAN, in.ids)
 }
 
 // caller reads the parties of a report from the calling side. The protocol
@@ -319,7 +340,7 @@ func (in *entry) caller(node *Node, e *evidence.Evidence) {
 	}
 	parseCluster(in.cluster).destination(&e.To.Workload)
 	e.To.Address, e.To.Port = in.socket(in.upstreamRemote)
-	e.TLS.FailureReason = evidence.Text(in.upstreamFailure, evidence.MaxDetail)
+	transportFailure(e, in.upstreamFailure)
 	if in.attempts > 1 {
 		e.ResendCount = int(in.attempts - 1)
 	}

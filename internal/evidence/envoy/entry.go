@@ -1,6 +1,10 @@
 package envoy
 
-import "github.com/meshaudit/meshaudit/internal/evidence"
+import (
+	"strings"
+
+	"github.com/meshaudit/meshaudit/internal/evidence"
+)
 
 // An entry is what is read of one access log entry, HTTP or TCP: the fields of
 // envoy.data.accesslog.v3 that README.md names.
@@ -59,9 +63,10 @@ type tlsProperties struct {
 
 // A certificate is what an entry says of one.
 type certificate struct {
-	given bool
-	uris  [evidence.MaxIdentities]string
-	count int
+	given   bool // anything: of a peer that presented none Envoy writes an empty one
+	message string
+	uris    [evidence.MaxIdentities]string
+	count   int
 }
 
 // http reads an HTTPAccessLogEntry.
@@ -273,29 +278,64 @@ func (t *tlsProperties) read(message string) bool {
 
 // read reads CertificateProperties.
 func (c *certificate) read(message string) bool {
-	c.given = true
+	c.message = message
 	w := wire{s: message}
 	for w.more() {
-		f := w.next()
-		if f.tag != 1<<3|bytesType {
-			continue
-		}
-		in := wire{s: f.s}
-		for in.more() {
-			if f := in.next(); f.tag == 1<<3|bytesType && c.count < len(c.uris) {
-				c.uris[c.count] = f.s
-				c.count++
+		switch f := w.next(); f.tag {
+		case 1<<3 | bytesType:
+			c.given = true
+			in := wire{s: f.s}
+			for in.more() {
+				if f := in.next(); f.tag == 1<<3|bytesType && c.count < len(c.uris) {
+					c.uris[c.count] = f.s
+					c.count++
+				}
 			}
+			w.require(!in.bad)
+		case 2<<3 | bytesType, 3<<3 | bytesType: // subject, issuer
+			c.given = c.given || f.s != ""
 		}
-		w.require(!in.bad)
 	}
 	return !w.bad
 }
 
-func (c *certificate) identities(p *evidence.Party, from string, ids *evidence.KnownIDs) {
+// identities states the URI SANs. It is false if there are none.
+func (c *certificate) identities(p *evidence.Party, proof evidence.Proof, from string, ids *evidence.KnownIDs) bool {
 	for _, uri := range c.uris[:c.count] {
-		p.AddIdentity(ids.ParseIdentity(uri, evidence.ProofMTLSSAN, from))
+		p.AddIdentity(ids.ParseIdentity(uri, proof, from))
 	}
+	return c.count > 0
+}
+
+// otherNames states whom a certificate without URI SANs names: by its DNS SANs,
+// else by its subject, as Envoy's own policies do.
+func (c *certificate) otherNames(p *evidence.Party, proof evidence.Proof) {
+	subject := ""
+	dns := false
+	w := wire{s: c.message} // read before, and whole
+	for w.more() {
+		switch f := w.next(); f.tag {
+		case 1<<3 | bytesType:
+			in := wire{s: f.s}
+			for in.more() {
+				if f := in.next(); f.tag == 2<<3|bytesType && f.s != "" {
+					addName(p, f.s, proof, fromPeerDNS)
+					dns = true
+				}
+			}
+		case 2<<3 | bytesType:
+			subject = f.s
+		}
+	}
+	if !dns {
+		addName(p, subject, proof, fromPeerSubject)
+	}
+}
+
+// addName adds a name that is no SPIFFE ID, whatever it looks like: only a URI SAN
+// is one.
+func addName(p *evidence.Party, name string, proof evidence.Proof, from string) {
+	p.AddIdentity(evidence.Identity{Invalid: evidence.Text(strings.TrimSpace(name), evidence.MaxInvalidIdentity), Proof: proof, From: from})
 }
 
 // responseFlags reads ResponseFlags: all bools, but for the details of one

@@ -32,7 +32,12 @@ type labels struct {
 	traceID, spanID                     string
 	serverName                          string
 	peerURI, localURI                   string
+	peerDNS, peerSubject                string
 	upstreamPeerURI, upstreamLocalURI   string
+	upstreamPeerDNS                     string
+	upstreamPeerSubject                 string
+	upstreamTLSVersion                  string
+	upstreamTLSCipher                   string
 	peerSHA256, peerNotAfter            string
 	peerCert                            string
 	tlsVersion, tlsCipher               string
@@ -65,7 +70,8 @@ func (l *labels) set(name, value string) bool {
 	if dst == &l.flags && value != "" {
 		l.flagsStated = true
 	}
-	if dst == &l.tlsVersion || dst == &l.peerURI || dst == &l.peerSHA256 || dst == &l.peerCert {
+	switch dst {
+	case &l.tlsVersion, &l.peerURI, &l.peerDNS, &l.peerSubject, &l.peerSHA256, &l.peerCert:
 		l.tlsStated = true
 	}
 	if value != "-" {
@@ -203,6 +209,18 @@ func (l *labels) field(name string) *string {
 		return &l.localURI
 	case "upstream_peer_spiffe_id", "upstream_peer_uri_san":
 		return &l.upstreamPeerURI
+	case "downstream_peer_dns_san":
+		return &l.peerDNS
+	case "downstream_peer_subject":
+		return &l.peerSubject
+	case "upstream_peer_dns_san":
+		return &l.upstreamPeerDNS
+	case "upstream_peer_subject":
+		return &l.upstreamPeerSubject
+	case "upstream_tls_version":
+		return &l.upstreamTLSVersion
+	case "upstream_tls_cipher":
+		return &l.upstreamTLSCipher
 	case "upstream_local_spiffe_id", "upstream_local_uri_san":
 		return &l.upstreamLocalURI
 	case "peer_cert_sha256", "downstream_peer_fingerprint_256":
@@ -263,22 +281,32 @@ func (l *labels) apply(e *evidence.Evidence) {
 	if e.RequestID == "" {
 		e.RequestID = evidence.Text(l.requestID, evidence.MaxName)
 	}
-	peer, local, fromPeer, fromLocal := l.peerURI, l.localURI, fromPeerSAN, fromLocalSAN
-	caller, called := &e.From, &e.To
+	proof := terminated(e)
 	if e.Role == evidence.RoleCaller {
 		// The callee is the upstream connection's peer.
-		peer, local, fromPeer, fromLocal = l.upstreamLocalURI, l.upstreamPeerURI, fromUpstreamLocal, fromUpstreamPeer
-		if l.upstreamPeerURI != "" {
-			e.TLS.Known, e.TLS.Established = true, true
+		addURIs(&e.From, l.upstreamLocalURI, proof, fromUpstreamLocal)
+		if !addURIs(&e.To, l.upstreamPeerURI, proof, fromUpstreamPeer) && !addDNS(&e.To, l.upstreamPeerDNS, proof, fromUpstreamDNS) {
+			addName(&e.To, l.upstreamPeerSubject, proof, fromUpstreamSubject)
+		}
+		set(&e.TLS.Version, tlsVersion(l.upstreamTLSVersion))
+		set(&e.TLS.Cipher, evidence.Text(l.upstreamTLSCipher, evidence.MaxName))
+		if first(l.upstreamPeerURI, l.upstreamPeerDNS, l.upstreamPeerSubject, l.upstreamTLSVersion) != "" {
+			e.TLS.Known, e.TLS.Established = true, e.TLS.FailureReason == ""
 			e.TLS.Mutual = l.upstreamLocalURI != ""
 		}
 	} else {
+		addURIs(&e.To, l.localURI, proof, fromLocalSAN)
+		if !addURIs(&e.From, l.peerURI, proof, fromPeerSAN) && !addDNS(&e.From, l.peerDNS, proof, fromPeerDNS) {
+			addName(&e.From, l.peerSubject, proof, fromPeerSubject)
+		}
 		set(&e.TLS.ClientSHA256, fingerprint(l.peerSHA256))
 		set(&e.TLS.Version, tlsVersion(l.tlsVersion))
 		set(&e.TLS.Cipher, evidence.Text(l.tlsCipher, evidence.MaxName))
 		if l.peerCert != "" {
 			e.TLS.Mutual = true
-			shown(e).Peer = evidence.Certificate{Leaf: l.peerCert, Hash: e.TLS.ClientSHA256}
+			if e.TLS.FailureReason == "" { // else it proves nothing
+				shown(e).Peer = evidence.Certificate{Leaf: l.peerCert, Hash: e.TLS.ClientSHA256}
+			}
 		}
 		if l.peerNotAfter != "" {
 			if t, err := time.Parse(time.RFC3339Nano, l.peerNotAfter); err == nil {
@@ -289,23 +317,27 @@ func (l *labels) apply(e *evidence.Evidence) {
 	if e.User == "" {
 		e.User = evidence.Text(l.user, evidence.MaxName)
 	}
-	addURIs(caller, peer, fromPeer)
-	addURIs(called, local, fromLocal)
 }
 
-// addURIs adds the SANs of one certificate; Envoy joins several with commas.
-func addURIs(p *evidence.Party, uris, from string) {
-	if uris == "" {
-		return
+// addURIs adds the URI SANs of one certificate; Envoy joins several with commas. It
+// is false if there are none.
+func addURIs(p *evidence.Party, uris string, proof evidence.Proof, from string) bool {
+	for rest, n := uris, 0; rest != "" && n < evidence.MaxIdentities; n++ {
+		var uri string
+		uri, rest, _ = strings.Cut(rest, ",")
+		p.AddIdentity(evidence.ParseIdentity(uri, proof, from))
 	}
-	for range evidence.MaxIdentities {
-		uri, rest, more := strings.Cut(uris, ",")
-		p.AddIdentity(evidence.ParseIdentity(uri, evidence.ProofMTLSSAN, from))
-		if !more {
-			return
-		}
-		uris = rest
+	return uris != ""
+}
+
+// addDNS adds its DNS SANs in the same way.
+func addDNS(p *evidence.Party, names string, proof evidence.Proof, from string) bool {
+	for rest, n := names, 0; rest != "" && n < evidence.MaxIdentities; n++ {
+		var name string
+		name, rest, _ = strings.Cut(rest, ",")
+		addName(p, name, proof, from)
 	}
+	return names != ""
 }
 
 // fingerprint returns a SHA-256 in lower case hex without colons, or "".
@@ -539,7 +571,9 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 }
 
 // presented: the peer authenticated itself by a certificate.
-func (l *labels) presented() bool { return l.peerURI != "" || l.peerSHA256 != "" || l.peerCert != "" }
+func (l *labels) presented() bool {
+	return first(l.peerURI, l.peerDNS, l.peerSubject, l.peerSHA256, l.peerCert) != ""
+}
 
 func (l *labels) parties(node *Node, e *evidence.Evidence) {
 	if e.Role == evidence.RoleCaller {
@@ -559,7 +593,7 @@ func (l *labels) parties(node *Node, e *evidence.Evidence) {
 			e.To.Address, e.To.Port = SplitAddress(l.downstreamLocal)
 			e.PeerAddress, e.PeerPort = "", 0
 		}
-		e.TLS.FailureReason = evidence.Text(l.upstreamFailure, evidence.MaxDetail)
+		transportFailure(e, l.upstreamFailure)
 		if n, err := strconv.ParseUint(l.attempts, 10, 16); err == nil && n > 1 {
 			e.ResendCount = int(n - 1)
 		}
@@ -571,7 +605,7 @@ func (l *labels) parties(node *Node, e *evidence.Evidence) {
 	}
 	e.To.Address, e.To.Port = SplitAddress(l.downstreamLocal)
 	e.To.Workload = node.Workload
-	e.TLS.FailureReason = evidence.Text(l.downstreamFailure, evidence.MaxDetail)
+	transportFailure(e, l.downstreamFailure)
 	// A format that has TLS labels and leaves them empty says plaintext; one
 	// without them says nothing.
 	e.TLS.Known = l.tlsStated && (node.Type != waypoint || l.presented())
