@@ -59,7 +59,7 @@ func (f *face) open() (*clerk.Clerk, error) {
 			Telemetry: clerk.Telemetry{
 				Amendments: t.MeshauditAmendments, Credentials: t.MeshauditCredentials, Evidence: t.MeshauditEvidence, Findings: t.MeshauditFindings, Lag: t.MeshauditLag,
 				Records: t.MeshauditRecords, RecordsRefused: t.MeshauditRecordsRefused, Redacted: t.MeshauditRedacted,
-				RefusedLines: t.MeshauditRefusedLines, EnrichedSpans: t.MeshauditEnrichedSpans, DroppedSpans: t.MeshauditDroppedSpans, Observed: t,
+				RefusedLines: t.MeshauditRefusedLines, FindingsMissed: t.MeshauditFindingsMissed, EnrichedSpans: t.MeshauditEnrichedSpans, DroppedSpans: t.MeshauditDroppedSpans, Observed: t,
 			},
 		})
 		if err != nil {

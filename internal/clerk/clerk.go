@@ -82,7 +82,7 @@ type Setup struct {
 // Telemetry are a component's instruments, as mdatagen makes them of its
 // metadata.yaml.
 type Telemetry struct {
-	Amendments, Credentials, EnrichedSpans, Evidence, Findings, Records, RecordsRefused, Redacted, RefusedLines metric.Int64Counter
+	Amendments, Credentials, EnrichedSpans, Evidence, Findings, FindingsMissed, Records, RecordsRefused, Redacted, RefusedLines metric.Int64Counter
 	// DroppedSpans is of who holds spans.
 	DroppedSpans metric.Int64Counter
 	Lag          metric.Float64Histogram
@@ -135,7 +135,7 @@ func New(set Setup) (*Clerk, error) {
 	if err == nil {
 		c.finder, err = newFinder(c)
 	}
-	for _, counter := range [...]metric.Int64Counter{set.Telemetry.RecordsRefused, set.Telemetry.DroppedSpans} {
+	for _, counter := range [...]metric.Int64Counter{set.Telemetry.FindingsMissed, set.Telemetry.RecordsRefused, set.Telemetry.DroppedSpans} {
 		if counter != nil {
 			counter.Add(context.Background(), 0) // as of findings
 		}

@@ -27,7 +27,8 @@ import (
 
 const (
 	maxOpenFindings  = 10_000
-	maxReadyFindings = 1024 // that wait to be taken
+	maxReadyFindings = 1024    // that wait to be taken
+	maxWaits         = 1 << 21 // 3500 requests a second for ten minutes, and 200 MB
 )
 
 func (f *FindingsConfig) validate(fault func(string, ...any)) {
@@ -112,7 +113,7 @@ func newFinder(c *Clerk) (*finder, error) {
 			return nil, err
 		}
 	}
-	dc := findings.Config{TrustDomains: cfg.TrustDomains, DecisionWait: cfg.DecisionWait, Repeat: cfg.Repeat, MaxOpen: maxOpenFindings, MaxCredentials: cfg.MaxCredentials}
+	dc := findings.Config{TrustDomains: cfg.TrustDomains, DecisionWait: cfg.DecisionWait, Repeat: cfg.Repeat, MaxOpen: maxOpenFindings, MaxWaits: maxWaits, MaxCredentials: cfg.MaxCredentials}
 	for _, p := range cfg.MustDecide {
 		g, err := query.ParseGlob(p)
 		if err != nil {
@@ -139,6 +140,9 @@ func (f *finder) examine(batch []*correlate.Record, now time.Time) {
 		}
 		r.Examined = true
 		f.detector.Observe(r, now, f.accept(r), f.report)
+	}
+	if n := f.detector.Missed(); n > 0 {
+		f.telemetry.FindingsMissed.Add(context.Background(), int64(n))
 	}
 	f.seen.Lock()
 	gaps := f.gaps
@@ -274,7 +278,7 @@ func (f *finder) write(found *findings.Finding, lr plog.LogRecord) {
 	lr.SetTimestamp(pcommon.NewTimestampFromTime(found.Last))
 	lr.SetObservedTimestamp(pcommon.NewTimestampFromTime(time.Now()))
 	lr.SetTraceID(pcommon.TraceID(found.TraceID))
-	severity := f.severity[found.Kind]
+	severity := f.severityOf(found)
 	lr.SetSeverityText(string(severity))
 	lr.SetSeverityNumber(severityNumbers[severity])
 	lr.Body().SetStr(found.What)
@@ -292,10 +296,22 @@ func (f *finder) write(found *findings.Finding, lr plog.LogRecord) {
 	w.str(semconv.DestinationSPIFFEID, found.Destination.String())
 	w.str(semconv.UserID, found.User)
 	w.str(semconv.MeshCluster, f.cfg.Cluster)
+	if found.Ambiguous {
+		w.PutStr(semconv.MeshEvidenceState, correlate.Ambiguous.String())
+	}
 	cited := w.PutEmptySlice(semconv.FindingRecords)
 	for _, id := range found.Records {
 		cited.AppendEmpty().SetStr(id.String())
 	}
+}
+
+// severityOf is as configured; nobody is woken for what is in doubt.
+func (f *finder) severityOf(found *findings.Finding) findings.Severity {
+	severity := f.severity[found.Kind]
+	if found.Ambiguous && severityNumbers[severity] > severityNumbers[findings.Low] {
+		return findings.Low
+	}
+	return severity
 }
 
 var severityNumbers = map[findings.Severity]plog.SeverityNumber{

@@ -181,18 +181,7 @@ func readPast(m pcommon.Map) (past correlate.Past, ok bool) {
 	if v, ok := m.Get(semconv.InitiatorID); ok {
 		past.Initiator = v.Str()
 	}
-	status, grpc := 0, ""
-	if v, ok := m.Get(semconv.HTTPResponseStatusCode); ok {
-		status = int(v.Int())
-	}
-	if v, ok := m.Get(semconv.RPCGRPCStatusCode); ok {
-		grpc = strconv.FormatInt(v.Int(), 10)
-	}
-	past.Upshot.Answer = correlate.AnswerOf(status, grpc)
-	if v, ok := m.Get(semconv.AuthzDecision); ok {
-		enforced, ok := m.Get(semconv.AuthzEnforced)
-		past.Upshot.Decided, past.Upshot.Denied = true, ok && enforced.Bool() && v.Str() == string(evidence.Deny)
-	}
+	past.Upshot = pastUpshot(m, past.State)
 	// An amendment that only names the initiator cites nothing.
 	if list, ok := m.Get(semconv.MeshAttestations); ok && list.Type() == pcommon.ValueTypeSlice {
 		for _, item := range list.Slice().All() {
@@ -208,7 +197,45 @@ func readPast(m pcommon.Map) (past correlate.Past, ok bool) {
 			}
 		}
 	}
+	if past.Upshot.Callee && past.Upshot.By == correlate.Caller {
+		past.Upshot.By = correlate.Proxy
+	}
 	return past, true
+}
+
+// pastUpshot reads what a record says became of its action. A proxy's denial that
+// is no HTTP error reads as if it was served; but what a record shows was found
+// before the restart, and is not found again.
+func pastUpshot(m pcommon.Map, state correlate.State) correlate.Upshot {
+	text := func(name string) string {
+		if v, ok := m.Get(name); ok {
+			return v.Str()
+		}
+		return ""
+	}
+	status, grpc := 0, ""
+	if v, ok := m.Get(semconv.HTTPResponseStatusCode); ok {
+		status = int(v.Int())
+	}
+	if v, ok := m.Get(semconv.RPCGRPCStatusCode); ok {
+		grpc = strconv.FormatInt(v.Int(), 10)
+	}
+	u := correlate.Upshot{
+		Answer:    correlate.AnswerOf(status, grpc, correlate.IsGRPC(text(semconv.RPCSystem), text(semconv.HTTPRequestMethod), text(semconv.URLPath))),
+		Ambiguous: state == correlate.Ambiguous,
+	}
+	switch u.Answer {
+	case correlate.Unanswered:
+	case correlate.Answered:
+		u.By = correlate.Unknowing
+	default:
+		u.By = correlate.Caller
+	}
+	if v, ok := m.Get(semconv.AuthzDecision); ok {
+		enforced, ok := m.Get(semconv.AuthzEnforced)
+		u.Judged(&evidence.Verdict{Decision: evidence.Decision(v.Str()), Enforced: ok && enforced.Bool()}, true)
+	}
+	return u
 }
 
 func fromHex(dst []byte, s string) bool {

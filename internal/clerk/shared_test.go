@@ -30,7 +30,7 @@ func newClerk(o *observed, change func(*Config)) (*Clerk, error) {
 	var n noop.Int64Counter
 	return New(Setup{
 		Config: &cfg, Logger: zap.NewNop(), Permanent: func(error) bool { return false },
-		Telemetry: Telemetry{n, n, n, n, n, n, n, n, n, n, noop.Float64Histogram{}, o},
+		Telemetry: Telemetry{n, n, n, n, n, n, n, n, n, n, n, noop.Float64Histogram{}, o},
 	})
 }
 

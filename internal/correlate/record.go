@@ -49,23 +49,6 @@ const (
 
 func (o Outcome) String() string { return [...]string{"unknown", "success", "failure"}[o] }
 
-// Answer is what the caller of an action got.
-type Answer uint8
-
-const (
-	Unanswered Answer = iota // or nobody says
-	Served
-	Refused
-)
-
-// Upshot is what a record and its amendments together say became of an action.
-type Upshot struct {
-	Answer  Answer
-	Callee  bool // the callee reports it
-	Decided bool // there is a verdict
-	Denied  bool // one that is enforced says deny
-}
-
 // Party is the caller or the callee as the record states it.
 type Party struct {
 	ID       spiffeid.ID // zero: not known
@@ -77,6 +60,7 @@ type Party struct {
 	Configured []string
 	Address    string
 	Port       uint16
+	Cluster    string // of the source: its own reporter's, which is not written
 }
 
 // Attestation cites one piece of evidence.
@@ -159,8 +143,8 @@ type Record struct {
 	State        State
 	Reason       string
 
-	// Upshot is that of the record and its amendments up to this one, Before that
-	// of those before this one.
+	// Upshot is that of the record and its amendments up to this one, as Fold adds
+	// them up; Before that of those before this one.
 	Upshot, Before Upshot
 
 	// Examined is of whoever looks at each record once, though it may be handed
@@ -168,40 +152,8 @@ type Record struct {
 	Examined bool
 }
 
-// Fold adds what the record says to what those before it did.
-func (r *Record) Fold(before Upshot) {
-	v := r.Verdict
-	says := Upshot{
-		Answer:  AnswerOf(r.Status, r.GRPCStatus),
-		Callee:  slices.ContainsFunc(r.Attestations, func(a Attestation) bool { return a.Role == evidence.RoleCallee }),
-		Decided: v != nil,
-		Denied:  v != nil && v.Enforced && v.Decision == evidence.Deny,
-	}
-	r.Before, r.Upshot = before, before.and(says)
-}
-
-// and adds what one record says. Of the answer the callee's word counts: a
-// caller's report may be of another attempt.
-func (u Upshot) and(says Upshot) Upshot {
-	if says.Answer != Unanswered && (says.Callee || u.Answer == Unanswered) {
-		u.Answer = says.Answer
-	}
-	u.Callee = u.Callee || says.Callee
-	u.Decided = u.Decided || says.Decided
-	u.Denied = u.Denied || says.Denied
-	return u
-}
-
-// AnswerOf reads an HTTP status, 0 for none, and a gRPC status, "" for none.
-func AnswerOf(status int, grpc string) Answer {
-	switch {
-	case grpc == "0", grpc == "" && status >= 100 && status < 400:
-		return Served
-	case grpc != "", status != 0:
-		return Refused
-	}
-	return Unanswered
-}
+// Fold adds what those before it said to what the record says.
+func (r *Record) Fold(before Upshot) { r.Before, r.Upshot = before, before.and(r.Upshot) }
 
 // amended is the record that r amends, or r itself.
 func (r *Record) amended() RecordID {
@@ -285,6 +237,9 @@ func merge(r *Record, all []statement, kept *stated) {
 	}
 	for _, s := range callerFirst {
 		keep(&r.Host, s.Host)
+		if s.place.caller() {
+			keep(&r.Source.Cluster, s.Cluster)
+		}
 		mergeWorkload(&r.Source.Workload, &s.From.Workload)
 	}
 	for _, s := range toWorkload {
@@ -304,6 +259,8 @@ func merge(r *Record, all []statement, kept *stated) {
 	r.disagree(all)
 	r.hops(all, via)
 	r.Outcome = outcome(r, all)
+	r.Upshot = upshot(all)
+	r.Upshot.Ambiguous = r.State == Ambiguous
 }
 
 // keep sets dst if nobody stronger did.

@@ -182,6 +182,9 @@ func (c *Correlator) amendment(a *action, d *draft) *Record {
 	r.Source.ID, r.Source.Proof = value(s.source), s.sourceProof
 	r.Destination.ID, r.Destination.Proof = value(s.destination), s.destinationProof
 	r.Join.Confidence = 1
+	r.Upshot.Ambiguous = d.state == Ambiguous
+	r.Fold(s.upshot)
+	s.upshot = r.Upshot
 	return r
 }
 

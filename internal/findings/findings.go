@@ -76,6 +76,7 @@ type Config struct {
 	DecisionWait time.Duration
 	Repeat       time.Duration // between two statements of one finding
 	MaxOpen      int           // findings that are remembered
+	MaxWaits     int           // requests for whose decision is waited
 	// MaxCredentials bounds the certificates that are remembered, in each of
 	// two generations.
 	MaxCredentials int
@@ -90,7 +91,10 @@ type Finding struct {
 	Count       uint64 // of records that showed it, since First
 	First, Last time.Time
 	Records     []correlate.RecordID // that it rests on, at most maxCited
-	// Who and what, from the first record.
+	// Ambiguous: it rests on what was joined, and the join is in doubt. It is
+	// another finding than one in which nothing is.
+	Ambiguous bool
+	// Who and what, as What from the first record.
 	Source, Destination spiffeid.ID
 	User                string
 	TraceID             evidence.TraceID
@@ -116,8 +120,8 @@ type Detector struct {
 	domains     map[string]bool
 	open        map[[32]byte]*list.Element
 	byLast      list.List // of *state
-	undecided   map[correlate.RecordID]Finding
-	waits       []wait // by due
+	waits       waits
+	missed      uint64
 	swept       time.Time
 	credentials credentials
 	policies    policies
@@ -134,17 +138,11 @@ type state struct {
 	counted uint64    // then
 }
 
-// wait is of a record on which a decision may yet come.
-type wait struct {
-	record correlate.RecordID
-	due    time.Time
-}
-
 // New makes a Detector.
 func New(cfg Config) *Detector {
 	d := &Detector{
-		cfg: cfg, domains: map[string]bool{}, open: map[[32]byte]*list.Element{}, undecided: map[correlate.RecordID]Finding{},
-		credentials: newCredentials(cfg.MaxCredentials), policies: newPolicies(),
+		cfg: cfg, domains: map[string]bool{}, open: map[[32]byte]*list.Element{},
+		waits: newWaits(cfg.MaxWaits, cfg.MaxOpen), credentials: newCredentials(cfg.MaxCredentials), policies: newPolicies(),
 	}
 	for _, td := range cfg.TrustDomains {
 		d.domains[td] = true
@@ -163,6 +161,11 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 		if r.Amends != (correlate.RecordID{}) {
 			f.Records = []correlate.RecordID{r.Amends, r.ID}
 		}
+		switch k {
+		case DeniedButServed, ServedWithoutDecision, IdentityConflict:
+			// What one report says against another, of what may be another call.
+			f.Ambiguous = r.Upshot.Ambiguous
+		}
 		return f
 	}
 	found := func(k Kind, subject, what string) {
@@ -175,15 +178,24 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 
 	if against(r.Upshot) && !against(r.Before) {
 		policy, by := "", "a policy"
-		if v := r.Verdict; v != nil {
+		if v := r.Verdict; v != nil && v.Enforced && v.Decision == evidence.Deny {
 			policy, by = v.PolicyID, first(v.PolicyID, v.Engine)
 		}
 		found(DeniedButServed, route+" "+policy, fmt.Sprintf("%s: %s was denied by %s, and served%s", route, request, by, status(r)))
 	}
-	if r.Verdict != nil {
-		delete(d.undecided, r.Amends) // it came late
-	} else if p := d.mustDecide(r.Path); p != "" && undecided(r.Upshot) && !undecided(r.Before) && accept(ServedWithoutDecision) {
-		d.await(finding(ServedWithoutDecision, route+" "+p, fmt.Sprintf("%s: %s was served and nobody decided on it", route, request)), now, report)
+	switch p := d.mustDecide(r.Path); {
+	case !undecided(r.Upshot):
+		d.waits.drop(r.Amends) // the decision came, late
+	case undecided(r.Before):
+		if r.Upshot.Ambiguous {
+			d.waits.doubt(r.Amends)
+		}
+	case p != "" && accept(ServedWithoutDecision):
+		f := finding(ServedWithoutDecision, route+" "+p, fmt.Sprintf("%s: what %s stands for was served, and nobody decided on it", route, p))
+		f.User = "" // of many; the record says who
+		if !d.waits.add(f, now.Add(d.cfg.DecisionWait)) {
+			d.missed++
+		}
 	}
 	for _, c := range r.Conflicts {
 		if c.Field == semconv.SourceSPIFFEID || c.Field == semconv.DestinationSPIFFEID {
@@ -225,7 +237,12 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 		}
 	}
 	if c := d.policies.observe(r); c != nil {
-		found(PolicyChanged, c.what, fmt.Sprintf("%s: %s by %s", c.what, first(c.action, "changed"), first(c.by, "nobody known")))
+		who := first(c.by, "nobody known")
+		if r.Actor != nil && r.Actor.Impersonator != "" {
+			who = r.Actor.Impersonator + " as " + who
+		}
+		what := fmt.Sprintf("%s: %s by %s", c.what, first(c.action, "changed"), who)
+		found(PolicyChanged, what, what)
 	}
 }
 
@@ -240,7 +257,11 @@ func (d *Detector) Gap(g *evidence.Gap, now time.Time, report Report) {
 
 // count adds to a finding, and states it if it is new or was stated long ago.
 func (d *Detector) count(f Finding, now time.Time, report Report) {
-	f.ID = sha256.Sum256([]byte(string(f.Kind) + "\x00" + f.Subject))
+	about := string(f.Kind) + "\x00" + f.Subject
+	if f.Ambiguous {
+		about, f.What = about+"\x00ambiguous", f.What+"; in doubt, for the record is ambiguous"
+	}
+	f.ID = sha256.Sum256([]byte(about))
 	e := d.open[f.ID]
 	if e == nil {
 		for d.byLast.Len() >= d.cfg.MaxOpen && d.byLast.Len() > 0 {
@@ -254,7 +275,7 @@ func (d *Detector) count(f Finding, now time.Time, report Report) {
 	d.byLast.MoveToBack(e)
 	s := e.Value.(*state)
 	s.Count++
-	s.Last, s.What = now, f.What
+	s.Last = now
 	for _, id := range f.Records {
 		if len(s.Records) < maxCited && !slices.Contains(s.Records, id) {
 			s.Records = append(s.Records, id)
@@ -285,25 +306,19 @@ func (d *Detector) forget(e *list.Element, report Report) {
 	}
 }
 
-// await keeps a finding back for as long as a decision may come.
-func (d *Detector) await(f Finding, now time.Time, report Report) {
-	id := f.Records[0]
-	if len(d.waits) >= d.cfg.MaxOpen {
-		d.judge(now, 1, report)
+// judge counts those for which the wait is over.
+func (d *Detector) judge(now time.Time, report Report) {
+	for f, ok := d.waits.over(now); ok; f, ok = d.waits.over(now) {
+		f.First, f.Last = f.First.Add(-d.cfg.DecisionWait), now
+		d.count(f, now, report)
 	}
-	d.undecided[id] = f
-	d.waits = append(d.waits, wait{id, now.Add(d.cfg.DecisionWait)})
 }
 
-// judge counts the first n of those that were kept back and are undecided still.
-func (d *Detector) judge(now time.Time, n int, report Report) {
-	for _, w := range d.waits[:n] {
-		if f, ok := d.undecided[w.record]; ok {
-			delete(d.undecided, w.record)
-			d.count(f, now, report)
-		}
-	}
-	d.waits = slices.Delete(d.waits, 0, n)
+// Missed is how many requests since it was last asked nobody decided on and could
+// not be waited for, for lack of room.
+func (d *Detector) Missed() (n uint64) {
+	n, d.missed = d.missed, 0
+	return n
 }
 
 // sweep is how often findings are looked at that go on.
@@ -312,11 +327,7 @@ const sweep = time.Minute
 // Advance states again what went on since it was stated, forgets what has
 // ended, and states what waited for a decision that did not come. Call it often.
 func (d *Detector) Advance(now time.Time, report Report) {
-	n := slices.IndexFunc(d.waits, func(w wait) bool { return w.due.After(now) })
-	if n < 0 {
-		n = len(d.waits)
-	}
-	d.judge(now, n, report)
+	d.judge(now, report)
 	if now.Sub(d.swept) < sweep {
 		return
 	}
@@ -334,9 +345,10 @@ func (d *Detector) Advance(now time.Time, report Report) {
 	}
 }
 
-// End states all that was not stated yet, as far as there is room.
+// End states all that was not stated yet, as far as there is room. A wait that is
+// not over says nothing.
 func (d *Detector) End(now time.Time, report Report) {
-	d.judge(now, len(d.waits), report)
+	d.judge(now, report)
 	for e := d.byLast.Front(); e != nil; e = e.Next() {
 		if s := e.Value.(*state); s.Count > s.counted && !s.state(now, report) {
 			return
@@ -357,19 +369,20 @@ func (d *Detector) mustDecide(path string) string {
 
 // undecided tells a call that the callee says was served, and nobody decided on.
 func undecided(u correlate.Upshot) bool {
-	return u.Answer == correlate.Served && u.Callee && !u.Decided
+	return (u.Answer == correlate.Served || u.Answer == correlate.Answered) && u.Callee && !u.Decided()
 }
 
 // against tells a call that was served against a policy. Its verdict may come
 // after its record, and its record after the verdict.
 func against(u correlate.Upshot) bool { return u.Denied && u.Answer == correlate.Served }
 
-// status is "" in an amendment that adds none.
+// status is with what a request was served, "" if the record does not tell: the
+// status of who denied it is not that of who served it.
 func status(r *correlate.Record) string {
 	switch {
-	case r.GRPCStatus != "":
-		return " with gRPC status " + r.GRPCStatus
-	case r.Status != 0:
+	case r.GRPCStatus == "0":
+		return " with gRPC status 0"
+	case r.GRPCStatus == "" && correlate.AnswerOf(r.Status, "", false) == correlate.Served:
 		return fmt.Sprintf(" with %d", r.Status)
 	}
 	return ""

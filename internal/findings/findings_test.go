@@ -2,6 +2,7 @@ package findings
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"testing"
@@ -23,7 +24,7 @@ func detector() *Detector {
 	if err != nil {
 		panic(err)
 	}
-	return New(Config{TrustDomains: []string{"example.org"}, MustDecide: []query.Glob{admin}, DecisionWait: time.Second, Repeat: time.Hour, MaxOpen: 100, MaxCredentials: 1000})
+	return New(Config{TrustDomains: []string{"example.org"}, MustDecide: []query.Glob{admin}, DecisionWait: time.Second, Repeat: time.Hour, MaxOpen: 100, MaxWaits: 1000, MaxCredentials: 1000})
 }
 
 var made int
@@ -42,6 +43,14 @@ func record(change func(*correlate.Record)) *correlate.Record {
 	if change != nil {
 		change(r)
 	}
+	r.Upshot.Judged(r.Verdict, true)
+	r.Upshot.Answer = correlate.AnswerOf(r.Status, r.GRPCStatus, false)
+	if r.Upshot.Callee = len(r.Attestations) > 0; r.Upshot.Callee {
+		r.Upshot.By = correlate.Proxy
+	} else if r.Upshot.Answer != correlate.Unanswered {
+		r.Upshot.By = correlate.Caller
+	}
+	r.Upshot.Ambiguous = r.State == correlate.Ambiguous
 	r.Fold(r.Before)
 	return r
 }
@@ -272,7 +281,105 @@ func TestLateDecision(t *testing.T) {
 	observe(d, undecided("/admin/d"), t0.Add(time.Minute))
 	d.End(t0.Add(time.Minute), func(f Finding) bool { found = append(found, f); return true })
 	require.Len(t, found, 2)
-	require.EqualValues(t, 3, found[1].Count, "all is stated at the end")
+	require.EqualValues(t, 2, found[1].Count, "all is stated at the end, but what may be decided yet")
+}
+
+// Decisions that come later than many requests are waited for; those for which there
+// is no room are told of, and none is said to be undecided before its time.
+func TestManyWaits(t *testing.T) {
+	admin, err := query.ParseGlob("/admin/*")
+	require.NoError(t, err)
+	const wait, rate, seconds = 10 * time.Minute, 50, 400
+	d := New(Config{MustDecide: []query.Glob{admin}, DecisionWait: wait, Repeat: time.Hour, MaxOpen: 10, MaxWaits: rate*300 + 1000, MaxCredentials: 1})
+	var waiting []*correlate.Record
+	decide := func(now time.Time) {
+		for len(waiting) > 0 && (now.UnixNano()-waiting[0].Start) >= int64(300*time.Second) {
+			first := waiting[0]
+			waiting = waiting[1:]
+			require.Empty(t, observe(d, record(func(r *correlate.Record) { r.Amends, r.Before = first.ID, first.Upshot }), now))
+		}
+	}
+	none := func(f Finding) bool { t.Fatal(f); return true }
+	for i := range seconds + 300 {
+		now := t0.Add(time.Duration(i) * time.Second)
+		for range rate {
+			if i < seconds {
+				r := record(func(r *correlate.Record) {
+					r.Verdict, r.Path, r.Start, r.TLS = nil, "/admin/users", now.UnixNano(), evidence.TLS{}
+				})
+				require.Empty(t, observe(d, r, now))
+				waiting = append(waiting, r)
+			}
+		}
+		decide(now)
+		d.Advance(now, none)
+	}
+	require.Empty(t, waiting)
+	require.Zero(t, d.waits.n)
+	require.Empty(t, d.waits.bySubject)
+	require.Zero(t, d.Missed())
+
+	for i := range d.waits.max + 5 {
+		observe(d, record(func(r *correlate.Record) { r.Verdict, r.Path = nil, fmt.Sprint("/admin/", i) }), t0.Add(time.Hour))
+	}
+	require.EqualValues(t, 5, d.Missed())
+	require.Zero(t, d.Missed())
+	d.End(t0.Add(time.Hour+wait-time.Second), none)
+	var found []Finding
+	d.Advance(t0.Add(time.Hour+wait), func(f Finding) bool { found = append(found, f); return true })
+	require.Len(t, found, 1)
+	require.Equal(t, t0.Add(time.Hour).Unix(), found[0].First.Unix())
+	require.Zero(t, d.waits.n)
+	for i := range 20 { // other pairs of workloads
+		observe(d, record(func(r *correlate.Record) {
+			r.Verdict, r.Path, r.Source = nil, "/admin/a", correlate.Party{Address: fmt.Sprint("10.0.0.", i)}
+		}), t0.Add(2*time.Hour))
+	}
+	require.EqualValues(t, 10, d.Missed(), "their subjects are bounded too")
+}
+
+// Waits stay within what the documentation says.
+func TestWaitMemory(t *testing.T) {
+	const n = 200_000
+	w := newWaits(n, 10)
+	var id correlate.RecordID
+	before := heap()
+	for i := range n {
+		id = sha256.Sum256(binary.LittleEndian.AppendUint64(nil, uint64(i)))
+		require.True(t, w.add(Finding{Subject: "a", Records: []correlate.RecordID{id}}, t0))
+	}
+	require.Less(t, (heap()-before)/n, uint64(100), "bytes for each wait")
+	require.NotZero(t, w.find(id))
+}
+
+// Who changed a policy is told of each that did, and of what each did.
+func TestWhoChangedIt(t *testing.T) {
+	d := detector()
+	changed := func(action, user, as string, at time.Duration) []Finding {
+		return observe(d, record(func(r *correlate.Record) {
+			r.EventName, r.Verdict, r.User, r.TraceID = semconv.EventConfigChange, nil, user, evidence.TraceID{byte(made)}
+			r.Act = &evidence.Act{Action: action, Change: evidence.Change{Namespace: "shop", Name: "orders"}}
+			if as != "" {
+				r.User, r.Actor = as, &evidence.Actor{Impersonator: user}
+			}
+		}), t0.Add(at))
+	}
+	first := changed("patch", "argocd", "", 0)
+	require.Len(t, first, 1)
+	mallory := changed("patch", "mallory", "", 5*time.Minute)
+	require.Len(t, mallory, 1)
+	require.Equal(t, "mallory", mallory[0].User)
+	require.Contains(t, mallory[0].What, "by mallory")
+	require.Empty(t, changed("patch", "argocd", "", 6*time.Minute), "as before")
+	require.Len(t, changed("delete", "argocd", "", 7*time.Minute), 1, "it does something else")
+	as := changed("patch", "mallory", "argocd", 8*time.Minute)
+	require.Len(t, as, 1)
+	require.Contains(t, as[0].What, "mallory as argocd")
+	again := changed("patch", "argocd", "", time.Hour)
+	require.Len(t, again, 1)
+	require.EqualValues(t, 3, again[0].Count)
+	require.Equal(t, first[0].What, again[0].What)
+	require.Equal(t, first[0].TraceID, again[0].TraceID)
 }
 
 // A finding for which there is no room is stated later.
@@ -379,15 +486,16 @@ func TestPoliciesBounded(t *testing.T) {
 	require.NotEmpty(t, p.newer)
 }
 
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
 // Live credentials stay within what the documentation says.
 func TestCredentialMemory(t *testing.T) {
 	const n = 200_000
-	heap := func() uint64 {
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
 	r := by("node", "pod", "")
 	before := heap()
 	c := newCredentials(n)

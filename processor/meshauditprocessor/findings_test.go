@@ -113,8 +113,7 @@ func TestFindingOfALateDecision(t *testing.T) {
 	}
 }
 
-// A path that must be decided, and a decision that comes in time or does not. What
-// is not stated yet is stated at the end.
+// A path that must be decided, and a decision that comes in time or does not.
 func TestFindingOfNoDecision(t *testing.T) {
 	for name, late := range map[string]time.Duration{"in time": 5 * time.Second, "too late": 30 * time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -144,12 +143,8 @@ func TestFindingOfNoDecision(t *testing.T) {
 				undecided("b", 2)
 				time.Sleep(5 * time.Second)
 				synctest.Wait()
-				require.Len(t, p.sink.findings(), want)
 				p.stop(t)
-				found := p.sink.findings()
-				require.Len(t, found, want+1)
-				count, _ := found[want].Attributes().Get(semconv.FindingCount)
-				require.EqualValues(t, want+1, count.Int())
+				require.Len(t, p.sink.findings(), want, "its decision may yet come")
 			})
 		})
 	}

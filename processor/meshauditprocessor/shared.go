@@ -57,7 +57,7 @@ func newClerk(set component.TelemetrySettings, cfg *Config) (*clerk.Clerk, error
 		Telemetry: clerk.Telemetry{
 			Amendments: t.MeshauditAmendments, Credentials: t.MeshauditCredentials, Evidence: t.MeshauditEvidence, Findings: t.MeshauditFindings, Lag: t.MeshauditLag,
 			Records: t.MeshauditRecords, RecordsRefused: t.MeshauditRecordsRefused, Redacted: t.MeshauditRedacted,
-			RefusedLines: t.MeshauditRefusedLines, EnrichedSpans: t.MeshauditEnrichedSpans, Observed: t,
+			RefusedLines: t.MeshauditRefusedLines, FindingsMissed: t.MeshauditFindingsMissed, EnrichedSpans: t.MeshauditEnrichedSpans, Observed: t,
 		},
 	})
 }

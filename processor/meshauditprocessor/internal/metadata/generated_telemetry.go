@@ -34,6 +34,7 @@ type TelemetryBuilder struct {
 	MeshauditEnrichedSpans  metric.Int64Counter
 	MeshauditEvidence       metric.Int64Counter
 	MeshauditFindings       metric.Int64Counter
+	MeshauditFindingsMissed metric.Int64Counter
 	MeshauditForgotten      metric.Int64ObservableCounter
 	MeshauditLag            metric.Float64Histogram
 	MeshauditLeftEarly      metric.Int64ObservableCounter
@@ -225,6 +226,12 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_meshaudit_findings",
 		metric.WithDescription("Findings that were stated, again ones included. [Alpha]"),
 		metric.WithUnit("{finding}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditFindingsMissed, err = builder.meter.Int64Counter(
+		"otelcol_meshaudit_findings_missed",
+		metric.WithDescription("Requests served without a decision, so far, whose decision is not waited for, because too many wait. A finding of them may be missing. [Alpha]"),
+		metric.WithUnit("{request}"),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditForgotten, err = builder.meter.Int64ObservableCounter(

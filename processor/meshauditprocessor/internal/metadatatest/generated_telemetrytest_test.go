@@ -53,6 +53,7 @@ func TestSetupTelemetry(t *testing.T) {
 	tb.MeshauditEnrichedSpans.Add(context.Background(), 1)
 	tb.MeshauditEvidence.Add(context.Background(), 1)
 	tb.MeshauditFindings.Add(context.Background(), 1)
+	tb.MeshauditFindingsMissed.Add(context.Background(), 1)
 	tb.MeshauditLag.Record(context.Background(), 1)
 	tb.MeshauditRecords.Add(context.Background(), 1)
 	tb.MeshauditRecordsRefused.Add(context.Background(), 1)
@@ -74,6 +75,9 @@ func TestSetupTelemetry(t *testing.T) {
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditFindings(t, testTel,
+		[]metricdata.DataPoint[int64]{{Value: 1}},
+		metricdatatest.IgnoreTimestamp())
+	AssertEqualMeshauditFindingsMissed(t, testTel,
 		[]metricdata.DataPoint[int64]{{Value: 1}},
 		metricdatatest.IgnoreTimestamp())
 	AssertEqualMeshauditForgotten(t, testTel,
