@@ -65,6 +65,7 @@ func startSealed(t *testing.T) *sealed {
 		"match": map[string]any{"path": "/mapped"}, "decoder": "mapped", "mapping": []any{map[string]any{"fields": map[string]any{
 			"event": `"mesh.authz"`, "role": `"decision"`, "position": `body["id"]`, "from.identity": `body["subject"]`, "path": `body["path"]`,
 			"verdict.engine": `body["engine"]`, "verdict.decision": `body["ok"]`, "verdict.reason": `body["why"]`, "user.id": `body["user"]`,
+			"tls.failure_reason": `body["why"]`, "actor.delegation": `body["user"]`, "actor.token.jti": `body["user"]`, "messaging.destination": `body["path"]`,
 		}}},
 	}}}).Unmarshal(pc))
 	s.logs, err = pf.CreateLogs(ctx, processortest.NewNopSettings(pf.Type()), pc, el)
@@ -548,6 +549,9 @@ func plantedLines(t *testing.T) map[string][]string {
 		"spire_audit": {
 			`time="2026-11-24T10:00:00Z" level=info msg="API accessed" type=audit service=agent.v1.Agent method=AttestAgent status=error status_code=PermissionDenied status_message="failed to attest: agent is banned" caller_addr="10.0.0.1:4711" agent_id="spiffe://example.org/spire/agent/x" csr="x" token="y"`,
 			`{"type":"audit","msg":"API accessed","level":"info","time":"2026-11-24T10:00:00Z","service":"entry.v1.Entry","method":"BatchCreateEntry","status":"success","spiffe_id":"spiffe://a/b","parent_id":"spiffe://a/c","selectors":"unix:uid:0","caller_path":"/bin/x","caller_addr":"10.0.0.1:1","dns_name":"d","hint":"h","federates_with":"f","csr":"x","jwt":"y"}`,
+		},
+		"hubble": {
+			`{"flow":{"time":"2025-03-01T10:00:00.5Z","uuid":"u","verdict":"DROPPED","drop_reason_desc":"POLICY_DENY","IP":{"source":"10.0.0.1","destination":"10.0.0.2"},"l4":{"TCP":{"source_port":4,"destination_port":80,"flags":{"SYN":true}}},"event_type":{"type":5},"traffic_direction":"INGRESS","node_name":"n","ingress_denied_by":[{"name":"a","namespace":"y","labels":["l"],"revision":"12","kind":"CiliumNetworkPolicy"},{"name":"b","kind":"CiliumClusterwideNetworkPolicy"}]}}`,
 		},
 		"opaque": {`an application's line`, `{"msg":"x","user":"y"}`},
 	}

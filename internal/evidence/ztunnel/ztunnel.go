@@ -6,8 +6,9 @@
 // (HBONE); a line of a completed connection without identities says plaintext.
 // The called side takes the caller's from the certificate: it is mtls_san. The
 // calling side writes down whom it looked up by address before it connects, and
-// then lets nobody else's certificate pass: where its tunnel stood that is
-// mtls_san, where it did not, or may not have, it is ip.
+// lets no certificate pass but that one's, or one of a name that the service it
+// called lists (subjectAltNames): where its tunnel stood that is mtls_san, where
+// it did not, or may not have, it is ip.
 package ztunnel
 
 import (
