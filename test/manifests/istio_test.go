@@ -4,8 +4,10 @@ package manifests
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -75,22 +77,32 @@ func TestMeshConfig(t *testing.T) {
 }
 
 // What the EnvoyFilter merges must be a listener's, with a logger that Envoy
-// knows.
+// knows, wherever a handshake ends: at sidecars, also out of HBONE, and gateways.
 func TestEnvoyFilter(t *testing.T) {
 	var f networkingv1alpha3.EnvoyFilter
 	manifest(t, "handshakes.yaml", true, &f)
-	if len(f.ConfigPatches) != 1 {
-		t.Fatalf("%d patches", len(f.ConfigPatches))
+	if len(f.ConfigPatches) == 0 {
+		t.Fatal("no patches")
 	}
-	j, err := protojson.Marshal(f.ConfigPatches[0].Patch.Value)
-	if err != nil {
-		t.Fatal(err)
+	var where []string
+	for _, p := range f.ConfigPatches {
+		where = append(where, fmt.Sprint(p.ApplyTo, " ", p.Match.GetContext(), " ", p.Match.GetListener().GetPortNumber()))
+		j, err := protojson.Marshal(p.Patch.Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var l listenerv3.Listener
+		if err := protojson.Unmarshal(j, &l); err != nil {
+			t.Fatal(err)
+		}
+		if len(l.AccessLog) != 1 || p.Patch.Operation != networkingv1alpha3.EnvoyFilter_Patch_MERGE {
+			t.Errorf("%v of %d access logs", p.Patch.Operation, len(l.AccessLog))
+		}
+		if !proto.Equal(p.Patch, f.ConfigPatches[0].Patch) {
+			t.Errorf("%v: another log", p.Match)
+		}
 	}
-	var l listenerv3.Listener
-	if err := protojson.Unmarshal(j, &l); err != nil {
-		t.Fatal(err)
-	}
-	if len(l.AccessLog) != 1 {
-		t.Errorf("%d access logs", len(l.AccessLog))
+	if want := []string{"LISTENER SIDECAR_INBOUND 15006", "LISTENER SIDECAR_INBOUND 15008", "LISTENER GATEWAY 0"}; !slices.Equal(where, want) {
+		t.Errorf("%q, want %q", where, want)
 	}
 }

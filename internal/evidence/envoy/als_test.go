@@ -784,6 +784,9 @@ func TestEvents(t *testing.T) {
 			DownstreamTransportFailureReason: "TLS_error:|268436502:SSL routines:OPENSSL_internal:SSLV3_ALERT_CERTIFICATE_EXPIRED:TLS_error_end",
 			DownstreamRemoteAddress:          socketAddress("192.0.2.1", 4711), DownstreamLocalAddress: socketAddress("10.0.0.1", 8443),
 		}}), evidence.EventHandshake},
+		"a client refused at a gateway": {TCP(&Node{Type: "router"}, &als.TCPAccessLogEntry{CommonProperties: &als.AccessLogCommon{
+			DownstreamTransportFailureReason: refused, DownstreamRemoteAddress: socketAddress("192.0.2.1", 4711), DownstreamLocalAddress: socketAddress("10.0.0.1", 8443),
+		}}), evidence.EventHandshake},
 	} {
 		if tc.got.Event != tc.want {
 			t.Errorf("%s: event %s, want %s", name, tc.got.Event, tc.want)
