@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 )
 
 // DefaultConfigMaps and DefaultSecrets hold the configuration and the roots of
@@ -35,7 +36,7 @@ var groups = []string{
 var state = map[string]bool{
 	"ciliumendpoints": true, "ciliumidentities": true, "ciliumnodes": true, "ciliumendpointslices": true, "ciliumpodippools": true,
 	"dataplanes": true, "dataplaneinsights": true, "meshinsights": true, "serviceinsights": true, "zoneinsights": true, "zoneingresses": true,
-	"zoneingressinsights": true, "zoneegressinsights": true, "zoneegresses": true, "updaterequests": true, "externalworkloads": true,
+	"zoneingressinsights": true, "zoneegressinsights": true, "zoneegresses": true, "updaterequests": true,
 	"certificaterequests": true, "certificatesigningrequests": true,
 }
 
@@ -67,9 +68,9 @@ func (d *Decoder) classify(a *audit, e *evidence.Evidence) {
 	if a.sub != "" {
 		resource += "/" + a.sub
 	}
-	dry := dryRun(a.uri)
+	dry := a.dryRun()
 	switch {
-	case a.code == 401:
+	case a.unauthenticated():
 		observed(evidence.EventAuthn)
 	case resource == "serviceaccounts/token" && isNode(a.user.name),
 		resource == "certificatesigningrequests/status" && a.writes() && a.code < 400:
@@ -154,24 +155,70 @@ func (a *audit) among(patterns []string) bool {
 	return false
 }
 
-// dryRun tells whether nothing is to be stored. Of a query string only this is
-// looked at.
-func dryRun(uri []byte) bool {
+// dryRun tells whether nothing is to be stored. A deletion's options stand in
+// its body, and in its query only if it has no body, as far as the level shows
+// that: one that may have been carried out is none.
+func (a *audit) dryRun() bool {
+	switch {
+	case a.verb != "delete" && a.verb != "deletecollection":
+		return dryRunQuery(a.uri)
+	case len(a.request) > 0:
+		return dryRunOptions(a.request)
+	}
+	return (a.level == "Request" || a.level == "RequestResponse") && !a.truncated && dryRunQuery(a.uri)
+}
+
+const dryRunAll = "All"
+
+// Of a query string only this is looked at.
+func dryRunQuery(uri []byte) bool {
 	_, query, _ := bytes.Cut(uri, []byte("?"))
 	for len(query) > 0 {
 		var pair []byte
 		pair, query, _ = bytes.Cut(query, []byte("&"))
-		if string(pair) == "dryRun=All" {
+		if string(pair) == "dryRun="+dryRunAll {
 			return true
 		}
 	}
 	return false
 }
 
+func dryRunOptions(object []byte) (dry bool) {
+	c := jsonscan.New(object)
+	if !c.Object() {
+		return false
+	}
+	for c.Next() {
+		if string(c.Key) != "dryRun" {
+			c.Skip()
+			continue
+		}
+		if !c.Array() {
+			continue
+		}
+		for c.Element() {
+			dry = dry || c.String() == dryRunAll
+		}
+	}
+	return dry
+}
+
 func isNode(user string) bool { return strings.HasPrefix(user, "system:node:") }
+
+// controllers are the service accounts by which kube-controller-manager writes
+// workloads. Others of their namespace are whoever may use it.
+var controllers = map[string]bool{
+	"cronjob-controller": true, "daemon-set-controller": true, "deployment-controller": true, "device-taint-eviction-controller": true,
+	"generic-garbage-collector": true, "horizontal-pod-autoscaler": true, "job-controller": true, "namespace-controller": true,
+	"node-controller": true, "persistent-volume-binder": true, "pod-garbage-collector": true, "replicaset-controller": true,
+	"replication-controller": true, "statefulset-controller": true, "storage-version-migrator-controller": true,
+	"taint-eviction-controller": true, "ttl-after-finished-controller": true,
+}
 
 // isControlPlane tells the users of Kubernetes itself.
 func isControlPlane(user string) bool {
-	return isNode(user) || strings.HasPrefix(user, "system:kube-") || user == "system:apiserver" ||
-		strings.HasPrefix(user, "system:serviceaccount:kube-system:")
+	if namespace, name, ok := serviceAccount(user); ok {
+		return namespace == "kube-system" && controllers[name]
+	}
+	return isNode(user) || strings.HasPrefix(user, "system:kube-") || user == "system:apiserver"
 }

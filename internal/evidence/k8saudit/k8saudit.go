@@ -133,7 +133,7 @@ type audit struct {
 	seen                 [len(members)]bool
 	twice, kind, version string
 
-	id, stage, verb             string
+	id, level, stage, verb      string
 	uri                         []byte
 	user, as                    account // as: whom user impersonates
 	address, peer               string
@@ -141,7 +141,10 @@ type audit struct {
 	namespace, name             string
 	code                        int
 	reason                      string
+	failure                     bool // the API server wrote the status itself
 	decision, why, podSecurity  string
+	issued                      string
+	truncated                   bool // its objects were cut out
 	received, staged, timestamp []byte
 	request, response           []byte
 }
@@ -153,7 +156,7 @@ type account struct {
 
 // members may stand in an event once.
 var members = [...]string{
-	"auditID", "stage", "verb", "requestURI", "user", "impersonatedUser", "sourceIPs", "objectRef", "responseStatus",
+	"auditID", "level", "stage", "verb", "requestURI", "user", "impersonatedUser", "sourceIPs", "objectRef", "responseStatus",
 	"annotations", "requestObject", "responseObject", "requestReceivedTimestamp", "stageTimestamp",
 }
 
@@ -183,6 +186,8 @@ func (a *audit) event() {
 			a.version = a.text()
 		case "auditID":
 			a.id = a.text()
+		case "level":
+			a.level = a.word()
 		case "stage":
 			a.stage = a.word()
 		case "verb":
@@ -226,7 +231,7 @@ var words = func() map[string]string {
 	m := make(map[string]string)
 	for _, w := range [...]string{
 		"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection", "post", "put", "head",
-		stageReceived, stageStarted, stageComplete, stagePanic,
+		stageReceived, stageStarted, stageComplete, stagePanic, "Metadata", "Request", "RequestResponse",
 		"", "coordination.k8s.io", "rbac.authorization.k8s.io", "authorization.k8s.io", "authentication.k8s.io", "apps", "batch",
 		"discovery.k8s.io", "events.k8s.io", "networking.k8s.io", "apiextensions.k8s.io", "admissionregistration.k8s.io",
 		"leases", "pods", "nodes", "endpoints", "endpointslices", "events", "configmaps", "secrets", "services", "namespaces",
@@ -357,6 +362,8 @@ func (a *audit) status() {
 		switch string(c.Key) {
 		case "code":
 			a.code, _ = strconv.Atoi(c.Scalar())
+		case "status":
+			a.failure = string(c.Bytes()) == "Failure"
 		case "reason":
 			// A word of the API's, such as Forbidden; admission plugins could
 			// write anything.
@@ -382,6 +389,11 @@ func (a *audit) annotations() {
 			a.why = evidence.Text(c.String(), evidence.MaxDetail)
 		case "pod-security.kubernetes.io/enforce-policy":
 			a.podSecurity = a.text()
+		case "authentication.kubernetes.io/issued-credential-id", "authentication.k8s.io/issued-credential-id": // as it was once named
+			a.issued = a.text()
+		case "audit.k8s.io/truncated":
+			c.Skip()
+			a.truncated = true
 		default:
 			c.Skip()
 		}
@@ -431,6 +443,9 @@ func (d *Decoder) evidence(a *audit, e *evidence.Evidence) {
 	} else if a.name == "" {
 		e.Act.TargetID = a.namespace
 	}
+	if id := tokenID(a.issued); a.sub == "token" && id != "" {
+		e.Act.Change.DiffSHA256 = id
+	}
 	e.Verdict = a.verdict()
 	d.classify(a, e)
 }
@@ -477,15 +492,22 @@ const anonymous = "system:anonymous"
 // credential reads the id of what authenticated the user: a token's jti, or the
 // SHA-256 of a client certificate.
 func credential(e *evidence.Evidence, id string) {
-	if jti, ok := strings.CutPrefix(id, "JTI="); ok && jti != "" {
-		sum := sha256.Sum256([]byte(jti))
-		e.Actor.Token.IDHash = hex.EncodeToString(sum[:])
-	}
+	e.Actor.Token.IDHash = tokenID(id)
 	if sum, ok := strings.CutPrefix(id, "X509SHA256="); ok {
 		if b, err := hex.DecodeString(sum); err == nil && len(b) == sha256.Size {
 			e.TLS = evidence.TLS{Known: true, Established: true, Mutual: true, ClientSHA256: hex.EncodeToString(b)}
 		}
 	}
+}
+
+// tokenID is the hash of a token's id, "" of anything else.
+func tokenID(credential string) string {
+	jti, ok := strings.CutPrefix(credential, "JTI=")
+	if !ok || jti == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(jti))
+	return hex.EncodeToString(sum[:])
 }
 
 // path is the request's, without what follows a proxy subresource: that path
@@ -520,10 +542,15 @@ func (a *audit) outcome() string {
 	return ""
 }
 
+// unauthenticated tells whether the API server does not know who it is. A 401
+// after it has decided what that user may do is of whoever it passed the
+// request on to.
+func (a *audit) unauthenticated() bool { return a.code == 401 && a.decision == "" }
+
 // verdict is what the API server decided: who it is not, what RBAC or another
 // authorizer says, or that admission refused what was authorized.
 func (a *audit) verdict() *evidence.Verdict {
-	if a.code == 401 {
+	if a.unauthenticated() {
 		return &evidence.Verdict{Engine: EngineAuthn, Decision: evidence.Deny, Enforced: true, Reason: a.reason}
 	}
 	v := &evidence.Verdict{Engine: EngineRBAC, Enforced: true, Reason: a.why}
@@ -539,7 +566,8 @@ func (a *audit) verdict() *evidence.Verdict {
 	default:
 		return nil
 	}
-	if a.code == 403 {
+	// A proxied service's answer has a code and nothing else.
+	if a.code == 403 && (a.sub != "proxy" || a.failure || a.reason != "") {
 		v = &evidence.Verdict{Engine: EngineAdmission, Decision: evidence.Deny, Enforced: true, Reason: a.reason}
 		if a.podSecurity != "" {
 			v.PolicyID = "pod-security/" + a.podSecurity

@@ -117,7 +117,26 @@ func TestClassify(t *testing.T) {
 		{alice + `"verb":"patch",` + ref("apps", "deployments", "", "shop", "orders"), "mesh.operator.action"},
 		{alice + `"verb":"patch",` + ref("apps", "deployments", "scale", "shop", "orders"), "mesh.operator.action"},
 		{`"user":{"username":"system:serviceaccount:kube-system:deployment-controller"},"verb":"create",` + ref("apps", "replicasets", "", "shop", "orders-1"), none},
+		{`"user":{"username":"system:kube-scheduler"},"verb":"create",` + ref("", "pods", "", "shop", "p"), none},
+		{`"user":{"username":"system:serviceaccount:kube-system:tiller"},"verb":"create",` + ref("", "pods", "", "shop", "p"), "mesh.operator.action"},
+		{`"user":{"username":"system:serviceaccount:shop:replicaset-controller"},"verb":"create",` + ref("", "pods", "", "shop", "p"), "mesh.operator.action"},
+		{`"user":{"username":"system:serviceaccount:kube-system:replicaset-controller"},"verb":"create",` + ref("", "pods", "", "shop", "p"), none},
 		{kubelet + `"verb":"patch",` + ref("", "pods", "status", "shop", "p"), none},
+		// A deletion's options are those of its body, if it has one.
+		{alice + `"level":"Request","verb":"delete","requestObject":{"kind":"DeleteOptions","dryRun":["All"]},"responseStatus":{"code":200},` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), none},
+		{alice + `"level":"Request","verb":"deletecollection","requestObject":{"dryRun":["All"]},` + ref("security.istio.io", "authorizationpolicies", "", "shop", ""), none},
+		{alice + `"level":"Request","verb":"delete","requestObject":{"kind":"DeleteOptions","dryRun":[]},` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), "mesh.config.change"},
+		{alice + `"level":"Request","verb":"delete","requestURI":"/x?dryRun=All","requestObject":{"kind":"DeleteOptions"},` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), "mesh.config.change"},
+		{alice + `"level":"Metadata","verb":"delete","requestURI":"/x?dryRun=All",` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), "mesh.config.change"},
+		{alice + `"level":"RequestResponse","verb":"delete","requestURI":"/x?dryRun=All",` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), none},
+		{alice + `"level":"RequestResponse","verb":"delete","requestURI":"/x?dryRun=All","annotations":{"audit.k8s.io/truncated":"true"},` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), "mesh.config.change"},
+		{alice + `"level":"Request","verb":"create","requestObject":{"dryRun":["All"]},` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), "mesh.config.change"},
+		{alice + `"verb":"update",` + ref("workload.linkerd.io", "externalworkloads", "", "shop", "p"), "mesh.config.change"},
+		{alice + `"verb":"update",` + ref("workload.linkerd.io", "externalworkloads", "status", "shop", "p"), none},
+		// What a proxied service answers.
+		{alice + `"verb":"get","responseStatus":{"code":401},"annotations":{"authorization.k8s.io/decision":"allow"},` + ref("", "services", "proxy", "shop", "p"), "mesh.operator.action"},
+		{alice + `"verb":"get","responseStatus":{"code":403},"annotations":{"authorization.k8s.io/decision":"allow"},` + ref("", "pods", "proxy", "shop", "p"), "mesh.operator.action"},
+		{`"verb":"get","responseStatus":{"code":401},` + ref("", "services", "proxy", "shop", "p"), "mesh.authn"},
 		{alice + `"verb":"create",` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), "mesh.config.change"},
 		{alice + `"requestURI":"/apis/security.istio.io/v1/authorizationpolicies?a=b&dryRun=All","verb":"create",` + ref("security.istio.io", "authorizationpolicies", "", "shop", "p"), none},
 		{alice + `"verb":"update",` + ref("security.istio.io", "authorizationpolicies", "status", "shop", "p"), none},
@@ -198,6 +217,16 @@ func TestActor(t *testing.T) {
 	if len(e.Actor.Token.IDHash) != 64 || strings.Contains(e.Actor.Token.IDHash, "j1") {
 		t.Errorf("%+v", e.Actor.Token)
 	}
+	// A token is known by its id from when it was given out.
+	for _, annotation := range []string{"authentication.kubernetes.io/issued-credential-id", "authentication.k8s.io/issued-credential-id"} {
+		issued := read(t, `"verb":"create","user":{"username":"alice"},"objectRef":{"resource":"serviceaccounts","subresource":"token","namespace":"ops","name":"deployer"},"annotations":{"`+annotation+`":"JTI=j1"}`)
+		if issued.Act.Change.DiffSHA256 != e.Actor.Token.IDHash || issued.Act.TargetID != "ops/deployer" || issued.Actor.Token.IDHash != "" {
+			t.Errorf("%+v", issued.Act)
+		}
+	}
+	if other := read(t, `"verb":"create","objectRef":{"resource":"pods"},"annotations":{"authentication.kubernetes.io/issued-credential-id":"JTI=j1"}`); other.Act.Change.DiffSHA256 != "" {
+		t.Errorf("%+v", other.Act)
+	}
 	cert := read(t, `"verb":"get","user":{"username":"system:admin","extra":{"authentication.kubernetes.io/credential-id":["X509SHA256=`+strings.Repeat("ab", 32)+`"]}}`)
 	if cert.TLS.ClientSHA256 != strings.Repeat("ab", 32) || !cert.TLS.Mutual || cert.Actor.Type != "system" {
 		t.Errorf("%+v", cert.TLS)
@@ -214,6 +243,19 @@ func TestVerdict(t *testing.T) {
 		want.Enforced = true
 		if e := read(t, fields); e.Verdict == nil || *e.Verdict != want {
 			t.Errorf("%s: %+v", fields, e.Verdict)
+		}
+	}
+	// What a proxied service answers is no verdict of the API server's.
+	const proxied = `"objectRef":{"resource":"services","subresource":"proxy","namespace":"shop","name":"p"},"annotations":{"authorization.k8s.io/decision":"allow"},`
+	for status, want := range map[string]evidence.Verdict{
+		`{"metadata":{},"code":401}`: {Engine: EngineRBAC, Decision: evidence.Allow},
+		`{"metadata":{},"code":403}`: {Engine: EngineRBAC, Decision: evidence.Allow},
+		`{"metadata":{},"status":"Failure","message":"no","reason":"Forbidden","code":403}`: {Engine: EngineAdmission, Decision: evidence.Deny, Reason: "Forbidden"},
+		`{"status":"Failure","code":403}`: {Engine: EngineAdmission, Decision: evidence.Deny},
+	} {
+		want.Enforced = true
+		if e := read(t, proxied+`"verb":"get","responseStatus":`+status); e.Verdict == nil || *e.Verdict != want {
+			t.Errorf("%s: %+v", status, e.Verdict)
 		}
 	}
 	if e := read(t, `"verb":"get"`); e.Verdict != nil {
