@@ -296,7 +296,7 @@ func (f *finder) write(found *findings.Finding, lr plog.LogRecord) {
 	w.str(semconv.DestinationSPIFFEID, found.Destination.String())
 	w.str(semconv.UserID, found.User)
 	w.str(semconv.MeshCluster, f.cfg.Cluster)
-	if found.Ambiguous {
+	if found.Doubt != "" {
 		w.PutStr(semconv.MeshEvidenceState, correlate.Ambiguous.String())
 	}
 	cited := w.PutEmptySlice(semconv.FindingRecords)
@@ -308,7 +308,7 @@ func (f *finder) write(found *findings.Finding, lr plog.LogRecord) {
 // severityOf is as configured; nobody is woken for what is in doubt.
 func (f *finder) severityOf(found *findings.Finding) findings.Severity {
 	severity := f.severity[found.Kind]
-	if found.Ambiguous && severityNumbers[severity] > severityNumbers[findings.Low] {
+	if found.Doubt != "" && severityNumbers[severity] > severityNumbers[findings.Low] {
 		return findings.Low
 	}
 	return severity

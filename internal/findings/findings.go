@@ -91,9 +91,9 @@ type Finding struct {
 	Count       uint64 // of records that showed it, since First
 	First, Last time.Time
 	Records     []correlate.RecordID // that it rests on, at most maxCited
-	// Ambiguous: it rests on what was joined, and the join is in doubt. It is
-	// another finding than one in which nothing is.
-	Ambiguous bool
+	// Doubt is why it may be none, "" if nothing speaks against it. One in doubt is
+	// another finding than one that is not.
+	Doubt string
 	// Who and what, as What from the first record.
 	Source, Destination spiffeid.ID
 	User                string
@@ -106,6 +106,12 @@ func (f *Finding) StatementID() correlate.RecordID {
 	b := append(f.ID[:], f.Records[0][:]...)
 	return sha256.Sum256(binary.BigEndian.AppendUint64(b, f.Count))
 }
+
+// Doubts.
+const (
+	ambiguous = "the record is ambiguous"
+	pooled    = "the connection may have begun before"
+)
 
 // clocks is how far those of who issued a certificate and of who saw it used may
 // be apart.
@@ -164,7 +170,9 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 		switch k {
 		case DeniedButServed, ServedWithoutDecision, IdentityConflict:
 			// What one report says against another, of what may be another call.
-			f.Ambiguous = r.Upshot.Ambiguous
+			if r.Upshot.Ambiguous {
+				f.Doubt = ambiguous
+			}
 		}
 		return f
 	}
@@ -215,10 +223,6 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 	if r.TLS.Known && !r.TLS.Established && r.TLS.FailureReason == "" && !local(r) {
 		found(Plaintext, route, route+" talk without TLS")
 	}
-	if end := r.TLS.ClientNotAfter; end != 0 && r.Start > end*int64(time.Second)+int64(clocks) {
-		found(ExpiredCertificate, name(&r.Source)+" "+r.TLS.ClientSHA256,
-			fmt.Sprintf("%s used a certificate that expired at %s", name(&r.Source), time.Unix(end, 0).UTC().Format(time.RFC3339)))
-	}
 	if len(d.domains) > 0 {
 		for _, p := range [...]*correlate.Party{&r.Source, &r.Destination} {
 			if td := p.ID.TrustDomain().Name(); td != "" && !d.domains[td] {
@@ -230,11 +234,25 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 			}
 		}
 	}
-	if r.TLS.ClientSHA256 != "" && accept(SharedCredential) {
-		if one, other := d.credentials.use(r, now); other != "" {
+	on := notNew
+	if r.TLS.ClientSHA256 != "" {
+		var one, other string
+		on, one, other = d.credentials.use(r, now, !r.Upshot.Ambiguous && accept(SharedCredential))
+		if other != "" {
 			found(SharedCredential, r.TLS.ClientSHA256,
 				fmt.Sprintf("the certificate %s of %s is used by %s and by %s at once", r.TLS.ClientSHA256, name(&r.Source), one, other))
 		}
+	}
+	if r.EventName == semconv.EventConnection && !tunnelled(r) {
+		on = certainlyNew
+	}
+	if end := r.TLS.ClientNotAfter; end != 0 && on != notNew && r.Start > end*int64(time.Second)+int64(clocks) && accept(ExpiredCertificate) {
+		f := finding(ExpiredCertificate, name(&r.Source)+" "+r.TLS.ClientSHA256,
+			fmt.Sprintf("%s began a connection with a certificate that had expired at %s", name(&r.Source), time.Unix(end, 0).UTC().Format(time.RFC3339)))
+		if on == maybeNew {
+			f.Doubt = pooled
+		}
+		d.count(f, now, report)
 	}
 	if c := d.policies.observe(r); c != nil {
 		who := first(c.by, "nobody known")
@@ -258,8 +276,8 @@ func (d *Detector) Gap(g *evidence.Gap, now time.Time, report Report) {
 // count adds to a finding, and states it if it is new or was stated long ago.
 func (d *Detector) count(f Finding, now time.Time, report Report) {
 	about := string(f.Kind) + "\x00" + f.Subject
-	if f.Ambiguous {
-		about, f.What = about+"\x00ambiguous", f.What+"; in doubt, for the record is ambiguous"
+	if f.Doubt != "" {
+		about, f.What = about+"\x00in doubt", f.What+"; in doubt, for "+f.Doubt
 	}
 	f.ID = sha256.Sum256([]byte(about))
 	e := d.open[f.ID]

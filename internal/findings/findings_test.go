@@ -86,8 +86,15 @@ func TestKinds(t *testing.T) {
 		"plaintext within a pod": {func(r *correlate.Record) { r.TLS, r.Source.Address = evidence.TLS{Known: true}, "127.0.0.1" }, ""},
 		"a failed handshake":     {func(r *correlate.Record) { r.TLS = evidence.TLS{Known: true, FailureReason: "expired"} }, ""},
 		"nobody knows about TLS": {func(r *correlate.Record) { r.TLS = evidence.TLS{} }, ""},
-		"an expired certificate": {func(r *correlate.Record) { r.TLS.ClientNotAfter = t0.Unix() - 31 }, ExpiredCertificate},
-		"clocks that differ":     {func(r *correlate.Record) { r.TLS.ClientNotAfter = t0.Unix() - 29 }, ""},
+		"an expired certificate": {func(r *correlate.Record) {
+			r.EventName, r.TLS.ClientNotAfter = semconv.EventConnection, t0.Unix()-31
+		}, ExpiredCertificate},
+		"clocks that differ": {func(r *correlate.Record) {
+			r.EventName, r.TLS.ClientNotAfter = semconv.EventConnection, t0.Unix()-29
+		}, ""},
+		"an expired certificate, in a tunnel": {func(r *correlate.Record) {
+			r.EventName, r.TLS.ClientNotAfter, r.Destination.Port = semconv.EventConnection, t0.Unix()-31, portHBONE
+		}, ""},
 		"a foreign trust domain": {func(r *correlate.Record) { r.Source.ID = spiffeid.RequireFromString("spiffe://evil.example/a") }, UnknownTrustDomain},
 		"an unknown source":      {func(r *correlate.Record) { r.Source.ID = spiffeid.ID{} }, ""},
 		"a change of a policy": {func(r *correlate.Record) {
@@ -166,6 +173,13 @@ func by(node, pod, address string, change ...func(*correlate.Record)) *correlate
 }
 
 func TestSharedCredential(t *testing.T) {
+	// in is as the callee's cluster sees it; of is the caller's, by its own report.
+	in := func(cluster string) func(*correlate.Record) { return func(r *correlate.Record) { r.Cluster = cluster } }
+	of := func(cluster string) func(*correlate.Record) {
+		return func(r *correlate.Record) { r.Source.Cluster = cluster }
+	}
+	other := func(r *correlate.Record) { r.TLS.ClientSHA256 = "another cert" }
+	doubtful := func(r *correlate.Record) { r.State = correlate.Ambiguous }
 	waypoint := func(r *correlate.Record) { r.Attestations[0].Reporter.Node = "waypoint~10.0.0.7~w.shop~d" }
 	type step struct {
 		r     *correlate.Record
@@ -203,6 +217,42 @@ func TestSharedCredential(t *testing.T) {
 			[]step{{by("", "p1", "10.0.0.1", waypoint), 0}, {by("", "p2", "10.0.0.2", waypoint), 1}, {by("", "p1", "10.0.0.1", waypoint), 2}}, false},
 		"nodes through HBONE, by a waypoint": {
 			[]step{{by("n1", "p1", "10.0.0.1", waypoint), 0}, {by("n2", "p2", "10.0.0.2", waypoint), 1}, {by("n1", "p1", "10.0.0.1", waypoint), 2}}, true},
+		"two clusters with one pod CIDR": {[]step{
+			{by("east-n1", "pa", "10.0.0.1"), 0}, {by("west-n1", "pb", "10.0.0.1", other), 1}, {by("", "", "10.0.0.1"), 2}, {by("east-n1", "pa", ""), 3}}, false},
+		"two clusters with one pod CIDR, that are known": {[]step{
+			{by("east-n1", "pa", "10.0.0.1", in("east")), 0}, {by("west-n1", "pb", "10.0.0.1", other, in("west")), 1},
+			{by("", "", "10.0.0.1", in("east")), 2}, {by("east-n1", "pa", "", in("east")), 3}}, false},
+		"a thief in the other cluster, at the same address": {[]step{
+			{by("east-n1", "pa", "10.0.0.1", in("east")), 0}, {by("west-n1", "pb", "10.0.0.1", other, in("west")), 1},
+			{by("", "", "10.0.0.1", in("west")), 2}, {by("", "", "10.0.0.1", in("east")), 3}}, true},
+		"one pod as two clusters see it": {[]step{
+			{by("", "", "10.0.0.1", in("east")), 0}, {by("", "", "192.168.0.1", in("west")), 1}, {by("", "", "10.0.0.1", in("east")), 2}}, false},
+		"a pod's name in two clusters": {[]step{
+			{by("n1", "db-0", ""), 0}, {by("n2", "db-0", "", other), 1}, {by("", "db-0", ""), 2}, {by("n1", "db-0", ""), 3}}, false},
+		"a pod's name in two clusters, that are known": {[]step{
+			{by("", "db-0", "", of("east")), 0}, {by("", "db-0", "", of("west")), 1}, {by("", "db-0", "", of("east")), 2}}, true},
+		"a pod whose cluster not all know": {[]step{
+			{by("", "db-0", "", of("east")), 0}, {by("", "db-0", ""), 1}, {by("", "db-0", "", of("east")), 2}}, false},
+		"a pod of either cluster": {[]step{
+			{by("", "db-0", "", of("east")), 0}, {by("", "db-0", "", of("west")), 1}, {by("", "db-0", ""), 2}}, false},
+		"a pod that moved, reported late": {[]step{
+			{by("n1", "db-0", ""), 0}, {by("n2", "db-0", ""), 10}, {by("", "db-0", ""), 5}, {by("n1", "db-0", ""), 6}, {by("n2", "db-0", ""), 11}}, false},
+		"one client with two families of addresses": {[]step{
+			{by("", "", "10.0.0.1"), 0}, {by("", "", "fd00::1"), 1}, {by("", "", "::ffff:10.0.0.1"), 2}, {by("", "", "fd00::1"), 3}}, false},
+		"a pod with two families of addresses": {[]step{
+			{by("n1", "p1", "10.0.0.1"), 0}, {by("", "", "fd00::1"), 1}, {by("n1", "p1", "10.0.0.1"), 2}}, false},
+		"two addresses of the second family": {[]step{
+			{by("", "", "fd00::1"), 0}, {by("", "", "fd00::9"), 1}, {by("", "", "fd00::1"), 2}}, true},
+		"a node, and an address that may be its own": {[]step{
+			{by("n1", "p1", ""), 0}, {by("", "", "10.0.0.1"), 1}, {by("n1", "p1", ""), 2}}, false},
+		"a node, and a pod that may be on it": {[]step{
+			{by("n1", "", ""), 0}, {by("", "p1", ""), 1}, {by("n1", "", ""), 2}}, false},
+		"an address that is given to the next pod": {[]step{
+			{by("n1", "p1", "10.0.0.1"), 0}, {by("n2", "p2", "10.0.0.1", other), 1}, {by("", "", "10.0.0.1", other), 2}, {by("", "", "10.0.0.1"), 3}, {by("n1", "p1", ""), 4}}, false},
+		"no address": {[]step{
+			{by("n1", "p1", "10.0.0.1"), 0}, {by("", "", "127.0.0.1"), 1}, {by("n1", "p1", "10.0.0.1"), 2}}, false},
+		"of records that are in doubt": {[]step{
+			{by("n1", "p1", ""), 0}, {by("n2", "p2", "", doubtful), 1}, {by("n1", "p1", ""), 2}}, false},
 		"nobody says where": {
 			[]step{{by("", "", ""), 0}, {by("n1", "p1", ""), 1}, {by("", "", ""), 2}}, false},
 	} {
@@ -222,6 +272,46 @@ func TestSharedCredential(t *testing.T) {
 			require.Equal(t, SharedCredential, found[0].Kind)
 		})
 	}
+}
+
+// A certificate that expired is found where a connection began with it, which a request
+// shows that is the first for long; on a connection that outlives its certificate it
+// may go on.
+func TestExpired(t *testing.T) {
+	d := New(Config{Repeat: time.Minute, MaxOpen: 100, MaxCredentials: 2})
+	uses := func(cert string, end, at time.Duration) []Finding {
+		now := t0.Add(at)
+		found := observe(d, record(func(r *correlate.Record) {
+			r.TLS.ClientSHA256, r.TLS.ClientNotAfter, r.Start = cert, t0.Add(end).Unix(), now.UnixNano()
+		}), now)
+		for _, f := range found {
+			require.Equal(t, ExpiredCertificate, f.Kind)
+		}
+		return found
+	}
+	require.Empty(t, uses("pooled", time.Hour, 0))
+	unclear := uses("before we began", -time.Hour, 0)
+	require.Len(t, unclear, 1)
+	require.NotEmpty(t, unclear[0].Doubt, "its connection may have begun before us")
+	for at := 10 * time.Minute; at < 3*time.Hour; at += 10 * time.Minute {
+		require.Empty(t, uses("pooled", time.Hour, at), at)
+		require.Empty(t, uses("before we began", -time.Hour, at), at)
+	}
+	found := uses("unheard of", time.Minute, 3*time.Hour)
+	require.Len(t, found, 1)
+	require.Empty(t, found[0].Doubt)
+	require.Empty(t, uses("unheard of", time.Minute, 3*time.Hour+time.Minute), "it goes on")
+	require.Empty(t, uses("pooled", time.Hour, 2*time.Hour+time.Minute), "a late report is not the first")
+	again := uses("pooled", time.Hour, 4*time.Hour+time.Minute)
+	require.Len(t, again, 1, "no connection is open any more")
+	require.Empty(t, again[0].Doubt)
+
+	for i := range 10 { // all else is forgotten
+		uses(fmt.Sprint(i), 10*time.Hour, 4*time.Hour+2*time.Minute)
+	}
+	forgotten := uses("unheard of", time.Minute, 4*time.Hour+3*time.Minute)
+	require.Len(t, forgotten, 1)
+	require.NotEmpty(t, forgotten[0].Doubt)
 }
 
 // The verdict may come after the record, and the answer after the verdict.
@@ -501,7 +591,7 @@ func TestCredentialMemory(t *testing.T) {
 	c := newCredentials(n)
 	for i := range 2 * n {
 		r.TLS.ClientSHA256 = fmt.Sprint(i)
-		c.use(r, t0)
+		c.use(r, t0, true)
 	}
 	each := (heap() - before) / (2 * n)
 	require.LessOrEqual(t, len(c.newer)+len(c.older), 2*n)

@@ -113,7 +113,7 @@ func TestWhoRefused(t *testing.T) {
 				}
 				require.Len(t, found, 1)
 				require.Equal(t, DeniedButServed, found[0].Kind)
-				require.False(t, found[0].Ambiguous)
+				require.Empty(t, found[0].Doubt)
 			}
 			check(found(t, tc.evidence))
 			var late [][]evidence.Evidence
@@ -196,11 +196,11 @@ func TestInDoubt(t *testing.T) {
 	}
 	doubtful := observe(d, both(correlate.Ambiguous), t0)
 	require.Len(t, doubtful, 1)
-	require.True(t, doubtful[0].Ambiguous)
+	require.NotEmpty(t, doubtful[0].Doubt)
 	require.Contains(t, doubtful[0].What, "in doubt")
 	certain := observe(d, both(correlate.Complete), t0)
 	require.Len(t, certain, 1, "one in doubt hides none that is not")
-	require.False(t, certain[0].Ambiguous)
+	require.Empty(t, certain[0].Doubt)
 	require.NotEqual(t, doubtful[0].ID, certain[0].ID)
 	require.NotContains(t, certain[0].What, "in doubt")
 
@@ -211,7 +211,7 @@ func TestInDoubt(t *testing.T) {
 	require.Empty(t, observe(d, first, t0))
 	second := observe(d, record(func(r *correlate.Record) { r.Verdict, r.Amends, r.Before = nil, first.ID, first.Upshot }), t0)
 	require.Len(t, second, 1)
-	require.True(t, second[0].Ambiguous)
+	require.NotEmpty(t, second[0].Doubt)
 
 	// It becomes doubtful while its decision is waited for.
 	waits := record(func(r *correlate.Record) { r.Verdict, r.Path = nil, "/admin/x" })
@@ -223,5 +223,5 @@ func TestInDoubt(t *testing.T) {
 	d.Advance(t0.Add(time.Second), func(f Finding) bool { found = append(found, f); return true })
 	require.Len(t, found, 1)
 	require.Equal(t, ServedWithoutDecision, found[0].Kind)
-	require.True(t, found[0].Ambiguous)
+	require.NotEmpty(t, found[0].Doubt)
 }

@@ -95,7 +95,7 @@ func (w *waits) add(f Finding, due time.Time) bool {
 	p := w.slot(n)
 	w.free = p.next
 	*p = wait{record: id, trace: f.TraceID, due: uint32(due.Add(time.Second - 1).Unix()), subject: s, prev: w.last}
-	if f.Ambiguous {
+	if f.Doubt != "" {
 		p.subject |= doubtful
 	}
 	if w.last == 0 {
@@ -156,7 +156,10 @@ func (w *waits) over(now time.Time) (f Finding, ok bool) {
 		return f, false
 	}
 	f = w.subjects[p.subject&^doubtful].Finding
-	f.Records, f.TraceID, f.Ambiguous = []correlate.RecordID{p.record}, p.trace, p.subject&doubtful != 0
+	f.Records, f.TraceID, f.Doubt = []correlate.RecordID{p.record}, p.trace, ""
+	if p.subject&doubtful != 0 {
+		f.Doubt = ambiguous
+	}
 	f.First = time.Unix(int64(p.due), 0)
 	w.remove(w.first)
 	return f, true
