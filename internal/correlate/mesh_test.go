@@ -79,7 +79,7 @@ type pod struct {
 	id        spiffeid.ID
 	nextPort  uint16
 	reporter  string
-	idle      map[*pod][]uint16 // connections to others that wait for the next call
+	idle      map[string][]uint16 // connections to others, by name, that wait for the next call
 	waypoint_ *pod
 }
 
@@ -188,7 +188,7 @@ func (m *mesh) newPod(w workload, now time.Duration) *pod {
 		// Addresses are used again, minutes later, as a node's are.
 		ip: fmt.Sprintf("10.%d.%d.%d", n>>13&31, n>>6&127, n&63), nextPort: 32768 + uint16(m.rnd.IntN(20000)),
 		id:   spiffeid.RequireFromString(fmt.Sprintf("spiffe://example.org/ns/shop/sa/w%d", w)),
-		idle: map[*pod][]uint16{},
+		idle: map[string][]uint16{},
 	}
 	p.reporter = fmt.Sprintf("sidecar~%s~%s.shop~shop.svc.cluster.local", p.ip, p.name)
 	return p
@@ -225,12 +225,12 @@ func (p *pod) port() uint16 {
 // connect takes an idle connection to another pod, or makes one; it is given back
 // when the call has ended.
 func (p *pod) connect(to *pod) (port uint16, done func()) {
-	if idle := p.idle[to]; len(idle) > 0 {
-		port, p.idle[to] = idle[len(idle)-1], idle[:len(idle)-1]
+	if idle := p.idle[to.name]; len(idle) > 0 {
+		port, p.idle[to.name] = idle[len(idle)-1], idle[:len(idle)-1]
 	} else {
 		port = p.port()
 	}
-	return port, func() { p.idle[to] = append(p.idle[to], port) }
+	return port, func() { p.idle[to.name] = append(p.idle[to.name], port) }
 }
 
 // reported sends a piece, of these actions, unless it gets lost.
