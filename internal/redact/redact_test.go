@@ -51,6 +51,11 @@ func TestText(t *testing.T) {
 		{clientCert, `Hash=00;Cert="-----BEGIN%20CERT";URI=spiffe://x/b,cHain ="x,y"`, `Hash=00;Cert=;URI=spiffe://x/b,cHain =`},
 		{clientCert, `Other="-----BEGIN CERT"`, `Other=`},
 		{clientCert, `Cert="-----BEGIN`, cut},
+		{plain, `data.x with input as {"user":"a","password":"hunter2"}`, `data.x with input as {"user":"a","password":"[redacted]"}`},
+		{plain, `{"a":{"clientSecret" : 17, "b":2},"api_key":"x\"y","c":"d"}`, `{"a":{"clientSecret" : [redacted], "b":2},"api_key":"[redacted]","c":"d"}`},
+		{plain, `"{\"pwd\":\"x y\",\"z\":1}"`, `"{\"pwd\":\"[redacted]\",\"z\":1}"`},
+		{plain, `{"token":"unfinished`, `{"token":"[redacted]`},
+		{plain, `{"password":"","tokens":"x","token":"[redacted]"}`, `{"password":"","tokens":"x","token":"[redacted]"}`},
 		{plain, strings.Repeat("x", 5000), strings.Repeat("x", maxValue)},
 		{plain, "", ""},
 	} {
@@ -61,7 +66,7 @@ func TestText(t *testing.T) {
 }
 
 func FuzzText(f *testing.F) {
-	for _, s := range []string{"Bearer a.b", "http://a:b@c/d?e", "eyJx.y eyJ", "Basic\tQQ==", "a%20b bearer+c", "://@://@", "@://@", "\xe8", "a_token=Basic b", "pwd%3Dx&jwt=", "secret=-----BEGIN PRIVATE KEY-----\nx", "cookie=a; session=b"} {
+	for _, s := range []string{"Bearer a.b", "http://a:b@c/d?e", "eyJx.y eyJ", "Basic\tQQ==", "a%20b bearer+c", "://@://@", "@://@", "\xe8", "a_token=Basic b", "pwd%3Dx&jwt=", "secret=-----BEGIN PRIVATE KEY-----\nx", "cookie=a; session=b", `{"password":"x","token" : 1}`, `\"pwd\":\"x\"`} {
 		f.Add(s, uint8(plain))
 		f.Add(s, uint8(url))
 		f.Add(s, uint8(target))

@@ -12,12 +12,13 @@ var schemes = []string{"bearer", "basic", "dpop", "negotiate", "token", "apikey"
 // strings in URLs, JWTs (eyJ…, which is {" in base64, followed by a dot), AWS
 // access keys, private keys, the values of parameters that are named like
 // credentials, what follows a cookie header's name, and what follows the name of
-// an authentication scheme. It returns s itself if there is none.
+// an authentication scheme, the values of JSON members that are named like
+// credentials. It returns s itself if there is none.
 func scrub(s string) string {
 	if !suspicious(s) {
 		return s
 	}
-	return scrubParameters(scrubSchemes(scrubPrivateKeys(scrubCookies(scrubAWSKeys(scrubJWTs(scrubUserInfo(scrubQueries(s))))))))
+	return scrubMembers(scrubParameters(scrubSchemes(scrubPrivateKeys(scrubCookies(scrubAWSKeys(scrubJWTs(scrubUserInfo(scrubQueries(s)))))))))
 }
 
 // secretNames are how the names of parameters end that hold a credential.
@@ -51,6 +52,48 @@ func scrubParameters(s string) string {
 			s = s[:from] + cut + s[from+end:]
 			i = from + len(cut) - 1
 		}
+	}
+	return s
+}
+
+// scrubMembers cuts the value of a JSON member in a text if its name ends as
+// that of a credential does. The quotes may be escaped, as in JSON within JSON.
+func scrubMembers(s string) string {
+	for i := 0; i < len(s); i++ {
+		if s[i] != ':' {
+			continue
+		}
+		name := strings.TrimRight(s[:i], " \t")
+		bare, ok := strings.CutSuffix(name, `"`)
+		if !ok {
+			continue
+		}
+		bare = strings.TrimRight(bare, `\`)
+		if !endsInAny(bare, secretNames) {
+			continue
+		}
+		quote := name[len(bare):]
+		from := len(s) - len(strings.TrimLeft(s[i+1:], " \t"))
+		end := len(s)
+		if quoted := strings.HasPrefix(s[from:], quote); quoted {
+			from += len(quote)
+			for at := from; ; at += len(quote) {
+				n := strings.Index(s[at:], quote)
+				if n < 0 {
+					break
+				}
+				if at += n; s[at-1] != '\\' { // else it is one within the value
+					end = at
+					break
+				}
+			}
+		} else if n := strings.IndexAny(s[from:], " \t\r\n,}"); n >= 0 {
+			end = from + n
+		}
+		if end > from && s[from:end] != cut {
+			s = s[:from] + cut + s[end:]
+		}
+		i = from - 1
 	}
 	return s
 }
@@ -145,7 +188,7 @@ func scrubQueries(s string) string {
 
 // suspicious is a cheap test that nothing to cut passes.
 func suspicious(s string) bool {
-	return strings.Contains(s, "eyJ") || strings.Contains(s, "AKIA") || strings.Contains(s, "ASIA") || strings.ContainsAny(s, " \t+@?=%")
+	return strings.Contains(s, "eyJ") || strings.Contains(s, "AKIA") || strings.Contains(s, "ASIA") || strings.ContainsAny(s, " \t+@?=%\"")
 }
 
 func scrubUserInfo(s string) string {
