@@ -91,6 +91,8 @@ type Telemetry struct {
 		RegisterMeshauditDuplicatesCallback(metric.Int64Callback) error
 		RegisterMeshauditForgottenCallback(metric.Int64Callback) error
 		RegisterMeshauditLeftEarlyCallback(metric.Int64Callback) error
+		RegisterMeshauditMaxPendingCallback(metric.Int64Callback) error
+		RegisterMeshauditMaxPendingBytesCallback(metric.Int64Callback) error
 		RegisterMeshauditPendingCallback(metric.Int64Callback) error
 		RegisterMeshauditPendingBytesCallback(metric.Int64Callback) error
 		RegisterMeshauditRecordsDroppedCallback(metric.Int64Callback) error
@@ -120,6 +122,8 @@ func New(set Setup) (*Clerk, error) {
 	observe(t.RegisterMeshauditDuplicatesCallback, func(s correlate.Stats) int64 { return int64(s.Duplicates) })
 	observe(t.RegisterMeshauditForgottenCallback, func(s correlate.Stats) int64 { return int64(s.Forgotten) })
 	observe(t.RegisterMeshauditLeftEarlyCallback, func(s correlate.Stats) int64 { return int64(s.LeftEarly) })
+	observe(t.RegisterMeshauditMaxPendingCallback, func(correlate.Stats) int64 { return int64(cfg.MaxPending) })
+	observe(t.RegisterMeshauditMaxPendingBytesCallback, func(correlate.Stats) int64 { return int64(cfg.MaxPendingBytes) })
 	observe(t.RegisterMeshauditPendingCallback, func(s correlate.Stats) int64 { return int64(s.Pending) })
 	observe(t.RegisterMeshauditPendingBytesCallback, func(s correlate.Stats) int64 { return int64(s.Bytes) })
 	observe(t.RegisterMeshauditUnjoinedCallback, func(s correlate.Stats) int64 { return int64(s.Unjoined) })

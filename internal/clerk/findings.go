@@ -191,7 +191,8 @@ func (f *finder) report(found findings.Finding) bool {
 }
 
 func (f *finder) counted(kind findings.Kind, n int64) {
-	f.telemetry.Findings.Add(context.Background(), n, metric.WithAttributeSet(attribute.NewSet(attribute.String("kind", string(kind)))))
+	f.telemetry.Findings.Add(context.Background(), n, metric.WithAttributeSet(attribute.NewSet(
+		attribute.String("kind", string(kind)), attribute.String("severity", string(f.severity[kind])))))
 }
 
 // sawGap takes a gap that came as evidence.

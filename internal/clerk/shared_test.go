@@ -13,14 +13,16 @@ import (
 // observed is a component's telemetry.
 type observed struct{ shutdowns int }
 
-func (*observed) RegisterMeshauditDuplicatesCallback(metric.Int64Callback) error     { return nil }
-func (*observed) RegisterMeshauditForgottenCallback(metric.Int64Callback) error      { return nil }
-func (*observed) RegisterMeshauditLeftEarlyCallback(metric.Int64Callback) error      { return nil }
-func (*observed) RegisterMeshauditPendingCallback(metric.Int64Callback) error        { return nil }
-func (*observed) RegisterMeshauditPendingBytesCallback(metric.Int64Callback) error   { return nil }
-func (*observed) RegisterMeshauditRecordsDroppedCallback(metric.Int64Callback) error { return nil }
-func (*observed) RegisterMeshauditUnjoinedCallback(metric.Int64Callback) error       { return nil }
-func (o *observed) Shutdown()                                                        { o.shutdowns++ }
+func (*observed) RegisterMeshauditDuplicatesCallback(metric.Int64Callback) error      { return nil }
+func (*observed) RegisterMeshauditForgottenCallback(metric.Int64Callback) error       { return nil }
+func (*observed) RegisterMeshauditLeftEarlyCallback(metric.Int64Callback) error       { return nil }
+func (*observed) RegisterMeshauditMaxPendingCallback(metric.Int64Callback) error      { return nil }
+func (*observed) RegisterMeshauditMaxPendingBytesCallback(metric.Int64Callback) error { return nil }
+func (*observed) RegisterMeshauditPendingCallback(metric.Int64Callback) error         { return nil }
+func (*observed) RegisterMeshauditPendingBytesCallback(metric.Int64Callback) error    { return nil }
+func (*observed) RegisterMeshauditRecordsDroppedCallback(metric.Int64Callback) error  { return nil }
+func (*observed) RegisterMeshauditUnjoinedCallback(metric.Int64Callback) error        { return nil }
+func (o *observed) Shutdown()                                                         { o.shutdowns++ }
 
 func newClerk(o *observed, change func(*Config)) (*Clerk, error) {
 	cfg := DefaultConfig()

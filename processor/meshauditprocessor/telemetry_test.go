@@ -36,11 +36,13 @@ func TestTelemetry(t *testing.T) {
 		}
 		// What alerts wait for is there before it happens.
 		var none []metricdata.DataPoint[int64]
-		for kind := range findings.Kinds {
-			none = append(none, sum(0, attribute.String("kind", string(kind)))...)
+		for kind, severity := range findings.Kinds {
+			none = append(none, sum(0, attribute.String("kind", string(kind)), attribute.String("severity", string(severity)))...)
 		}
 		metadatatest.AssertEqualMeshauditFindings(t, tel, none, ignore...)
 		metadatatest.AssertEqualMeshauditRecordsRefused(t, tel, sum(0), ignore...)
+		metadatatest.AssertEqualMeshauditMaxPending(t, tel, sum(100_000), ignore...)
+		metadatatest.AssertEqualMeshauditMaxPendingBytes(t, tel, sum(256<<20), ignore...)
 		metadatatest.AssertEqualMeshauditPending(t, tel, sum(1), ignore...)
 		metadatatest.AssertEqualMeshauditDuplicates(t, tel, sum(1), ignore...)
 		time.Sleep(11 * time.Second)

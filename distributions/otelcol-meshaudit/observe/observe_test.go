@@ -13,13 +13,14 @@ import (
 )
 
 // The dashboard and the alert rules ask for metrics and attribute values that the
-// components have.
+// components have, and the dashboard shows all that the processor and the connector
+// measure. That the alerts fire is tested in test/alerts.
 func TestMetricsExist(t *testing.T) {
 	type metadata struct {
 		Attributes map[string]struct{ Enum []string }
 		Telemetry  struct{ Metrics map[string]any }
 	}
-	metrics, kinds := map[string]bool{}, map[string]bool{}
+	metrics, values := map[string]bool{}, map[string]bool{} // values: ATTRIBUTE=VALUE
 	files, err := filepath.Glob("../../../*/*/metadata.yaml")
 	if err != nil || len(files) < 3 {
 		t.Fatal(files, err)
@@ -36,8 +37,10 @@ func TestMetricsExist(t *testing.T) {
 		for name := range m.Telemetry.Metrics {
 			metrics[name] = true
 		}
-		for _, k := range m.Attributes["kind"].Enum {
-			kinds[k] = true
+		for name, a := range m.Attributes {
+			for _, v := range a.Enum {
+				values[name+"="+v] = true
+			}
 		}
 	}
 	var expressions []string
@@ -57,6 +60,11 @@ func TestMetricsExist(t *testing.T) {
 	for _, p := range dashboard.Panels {
 		for _, target := range p.Targets {
 			expressions = append(expressions, target.Expr)
+		}
+	}
+	for name := range metrics {
+		if strings.HasPrefix(name, "meshaudit_") && !strings.Contains(strings.Join(expressions, "\n"), "otelcol_"+name+"(") {
+			t.Errorf("%s is on no panel", name)
 		}
 	}
 	var alerts struct {
@@ -79,7 +87,7 @@ func TestMetricsExist(t *testing.T) {
 		t.Fatalf("only %d expressions were found", len(expressions))
 	}
 	selector := regexp.MustCompile(`otelcol_([a-z_]+?)(\([a-z_|]+\))?(\(_total\)\?|\(_seconds\)\?_bucket)"`)
-	kind := regexp.MustCompile(`kind=~?"([a-z_|]+)"`)
+	attribute := regexp.MustCompile(`\b([a-z_]+)=~?"([a-z_|]+)"`)
 	for _, e := range expressions {
 		found := selector.FindAllStringSubmatch(e, -1)
 		if len(found) == 0 {
@@ -99,10 +107,10 @@ func TestMetricsExist(t *testing.T) {
 				}
 			}
 		}
-		for _, f := range kind.FindAllStringSubmatch(e, -1) {
-			for k := range strings.SplitSeq(f[1], "|") {
-				if !kinds[k] {
-					t.Errorf("no kind %s: %s", k, e)
+		for _, f := range attribute.FindAllStringSubmatch(e, -1) {
+			for v := range strings.SplitSeq(f[2], "|") {
+				if !values[f[1]+"="+v] {
+					t.Errorf("no %s=%s: %s", f[1], v, e)
 				}
 			}
 		}

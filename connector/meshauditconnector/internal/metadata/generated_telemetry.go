@@ -25,29 +25,31 @@ func Tracer(settings component.TelemetrySettings) trace.Tracer {
 // TelemetryBuilder provides an interface for components to report telemetry
 // as defined in metadata and user config.
 type TelemetryBuilder struct {
-	meter                   metric.Meter
-	mu                      sync.Mutex
-	registrations           []metric.Registration
-	MeshauditAmendments     metric.Int64Counter
-	MeshauditCredentials    metric.Int64Counter
-	MeshauditDroppedSpans   metric.Int64Counter
-	MeshauditDuplicates     metric.Int64ObservableCounter
-	MeshauditEnrichedSpans  metric.Int64Counter
-	MeshauditEvidence       metric.Int64Counter
-	MeshauditFindings       metric.Int64Counter
-	MeshauditFindingsMissed metric.Int64Counter
-	MeshauditForgotten      metric.Int64ObservableCounter
-	MeshauditHeldSpansBytes metric.Int64ObservableGauge
-	MeshauditLag            metric.Float64Histogram
-	MeshauditLeftEarly      metric.Int64ObservableCounter
-	MeshauditPending        metric.Int64ObservableGauge
-	MeshauditPendingBytes   metric.Int64ObservableGauge
-	MeshauditRecords        metric.Int64Counter
-	MeshauditRecordsDropped metric.Int64ObservableCounter
-	MeshauditRecordsRefused metric.Int64Counter
-	MeshauditRedacted       metric.Int64Counter
-	MeshauditRefusedLines   metric.Int64Counter
-	MeshauditUnjoined       metric.Int64ObservableCounter
+	meter                    metric.Meter
+	mu                       sync.Mutex
+	registrations            []metric.Registration
+	MeshauditAmendments      metric.Int64Counter
+	MeshauditCredentials     metric.Int64Counter
+	MeshauditDroppedSpans    metric.Int64Counter
+	MeshauditDuplicates      metric.Int64ObservableCounter
+	MeshauditEnrichedSpans   metric.Int64Counter
+	MeshauditEvidence        metric.Int64Counter
+	MeshauditFindings        metric.Int64Counter
+	MeshauditFindingsMissed  metric.Int64Counter
+	MeshauditForgotten       metric.Int64ObservableCounter
+	MeshauditHeldSpansBytes  metric.Int64ObservableGauge
+	MeshauditLag             metric.Float64Histogram
+	MeshauditLeftEarly       metric.Int64ObservableCounter
+	MeshauditMaxPending      metric.Int64ObservableGauge
+	MeshauditMaxPendingBytes metric.Int64ObservableGauge
+	MeshauditPending         metric.Int64ObservableGauge
+	MeshauditPendingBytes    metric.Int64ObservableGauge
+	MeshauditRecords         metric.Int64Counter
+	MeshauditRecordsDropped  metric.Int64ObservableCounter
+	MeshauditRecordsRefused  metric.Int64Counter
+	MeshauditRedacted        metric.Int64Counter
+	MeshauditRefusedLines    metric.Int64Counter
+	MeshauditUnjoined        metric.Int64ObservableCounter
 }
 
 // TelemetryBuilderOption applies changes to default builder.
@@ -112,6 +114,36 @@ func (builder *TelemetryBuilder) RegisterMeshauditLeftEarlyCallback(cb metric.In
 		cb(ctx, &observerInt64{inst: builder.MeshauditLeftEarly, obs: o})
 		return nil
 	}, builder.MeshauditLeftEarly)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
+// RegisterMeshauditMaxPendingCallback sets callback for observable MeshauditMaxPending metric.
+func (builder *TelemetryBuilder) RegisterMeshauditMaxPendingCallback(cb metric.Int64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerInt64{inst: builder.MeshauditMaxPending, obs: o})
+		return nil
+	}, builder.MeshauditMaxPending)
+	if err != nil {
+		return err
+	}
+	builder.mu.Lock()
+	defer builder.mu.Unlock()
+	builder.registrations = append(builder.registrations, reg)
+	return nil
+}
+
+// RegisterMeshauditMaxPendingBytesCallback sets callback for observable MeshauditMaxPendingBytes metric.
+func (builder *TelemetryBuilder) RegisterMeshauditMaxPendingBytesCallback(cb metric.Int64Callback) error {
+	reg, err := builder.meter.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		cb(ctx, &observerInt64{inst: builder.MeshauditMaxPendingBytes, obs: o})
+		return nil
+	}, builder.MeshauditMaxPendingBytes)
 	if err != nil {
 		return err
 	}
@@ -280,6 +312,18 @@ func NewTelemetryBuilder(settings component.TelemetrySettings, options ...Teleme
 		"otelcol_meshaudit_left_early",
 		metric.WithDescription("Actions that left before their deadline because of `max_pending` or `max_pending_bytes`. [Alpha]"),
 		metric.WithUnit("{action}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditMaxPending, err = builder.meter.Int64ObservableGauge(
+		"otelcol_meshaudit_max_pending",
+		metric.WithDescription("What `max_pending` allows of `meshaudit_pending`. [Alpha]"),
+		metric.WithUnit("{evidence}"),
+	)
+	errs = errors.Join(errs, err)
+	builder.MeshauditMaxPendingBytes, err = builder.meter.Int64ObservableGauge(
+		"otelcol_meshaudit_max_pending_bytes",
+		metric.WithDescription("What `max_pending_bytes` allows of `meshaudit_pending_bytes`. [Alpha]"),
+		metric.WithUnit("By"),
 	)
 	errs = errors.Join(errs, err)
 	builder.MeshauditPending, err = builder.meter.Int64ObservableGauge(
