@@ -33,6 +33,7 @@ var SecretShapes = []string{
 	"/p%3Ftoken%3D" + Secret,
 	"/p;jsessionid=" + Secret + "/q",
 	"grant_type=password&client_secret=" + Secret + "&username=u",
+	`with input as {"user":"u","password":"` + Secret + `"}`,
 }
 
 // PlantJSON gives line once for each of its strings and each shape, with the
