@@ -38,6 +38,7 @@ type action struct {
 type stated struct {
 	source, destination           *spiffeid.ID // shared; nil: not known
 	decided                       evidence.Decision
+	dryRun                        bool   // decided was not enforced
 	initiator                     uint64 // hash of who it is, 0: not known
 	sourceProof, destinationProof evidence.Proof
 	upshot                        Upshot

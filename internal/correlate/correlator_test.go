@@ -575,6 +575,28 @@ func TestConflicts(t *testing.T) {
 		assert.Equal(t, semconv.AuthzDecision, r.Conflicts[0].Field)
 		assert.Equal(t, "deny", r.Conflicts[0].Other)
 	})
+	t.Run("a dry run says otherwise", func(t *testing.T) {
+		dry := func(e *evidence.Evidence) {
+			e.Verdict = &evidence.Verdict{Engine: "envoy_rbac", Decision: evidence.Deny, PolicyID: "next"}
+		}
+		log := calleeALS("log", trace(1, 2, 1), verdict(evidence.Allow, "envoy_ext_authz"))
+		span := proxySpan("in", evidence.SpanServer, trace(1, 2, 1), dry)
+		r := one(log, span)
+		assert.Equal(t, &evidence.Verdict{Engine: "envoy_ext_authz", Decision: evidence.Allow, Enforced: true}, r.Verdict)
+		assert.Empty(t, r.Conflicts)
+		c := New(testConfig())
+		for i, e := range []evidence.Evidence{span, log} { // the second amends
+			c.Add(t0.Add(time.Duration(i)*time.Minute), []evidence.Evidence{e})
+			c.Advance(t0.Add(time.Duration(i+1) * time.Minute))
+		}
+		rs := drain(t, c)
+		require.Len(t, rs, 2)
+		for _, r := range rs {
+			assert.Empty(t, r.Conflicts)
+		}
+		assert.Equal(t, evidence.Deny, rs[0].Verdict.Decision)
+		assert.Equal(t, evidence.Allow, rs[1].Verdict.Decision)
+	})
 	t.Run("the log's own verdict", func(t *testing.T) {
 		r := one(calleeALS("log", verdict(evidence.Deny, "envoy_rbac")))
 		assert.Equal(t, evidence.Deny, r.Verdict.Decision)

@@ -370,13 +370,19 @@ func (r *Record) conflict(c Conflict) {
 }
 
 // verdict settles what was decided: field by field the policy engine's own
-// word before that of a proxy.
+// word before that of a proxy. What a dry run would have decided counts where nothing
+// was enforced, and is nothing that contradicts what was.
 func (r *Record) verdict(all []statement, kept *stated) {
 	var ordered []statement
-	for _, own := range [...]bool{true, false} {
-		for _, s := range all {
-			if s.Verdict != nil && (s.place == decision) == own {
-				ordered = append(ordered, s)
+	for _, enforced := range [...]bool{true, false} {
+		if !enforced && len(ordered) > 0 {
+			break
+		}
+		for _, own := range [...]bool{true, false} {
+			for _, s := range all {
+				if v := s.Verdict; v != nil && v.Enforced == enforced && (s.place == decision) == own {
+					ordered = append(ordered, s)
+				}
 			}
 		}
 	}
@@ -388,7 +394,7 @@ func (r *Record) verdict(all []statement, kept *stated) {
 	if kept == nil {
 		kept = new(stated)
 	}
-	if kept.decided != "" && kept.decided != v.Decision {
+	if kept.decided != "" && kept.decided != v.Decision && !kept.dryRun && v.Enforced {
 		r.conflict(Conflict{Field: semconv.AuthzDecision, Kept: string(v.Decision),
 			Other: string(kept.decided), From: "amended record", Evidence: ordered[0].ID})
 	}

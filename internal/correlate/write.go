@@ -197,8 +197,11 @@ func (c *Correlator) note(a *action, r *Record, w *desk) {
 	if id := r.Destination.ID; !id.IsZero() {
 		k.destination, k.destinationProof = w.ids.shared(id), r.Destination.Proof
 	}
-	if r.Verdict != nil && r.Verdict.Decision != k.decided {
-		k.decided = evidence.Decision(strings.Clone(string(r.Verdict.Decision)))
+	if v := r.Verdict; v != nil && (k.decided == "" || v.Enforced || k.dryRun) {
+		if v.Decision != k.decided {
+			k.decided = evidence.Decision(strings.Clone(string(v.Decision)))
+		}
+		k.dryRun = !v.Enforced
 	}
 	if r.Initiator != nil {
 		k.initiator = c.hash.initiator(r.Initiator)
