@@ -597,6 +597,14 @@ func TestConflicts(t *testing.T) {
 		assert.Equal(t, evidence.Deny, rs[0].Verdict.Decision)
 		assert.Equal(t, evidence.Allow, rs[1].Verdict.Decision)
 	})
+	t.Run("another's policy lends nothing", func(t *testing.T) {
+		rbac := func(e *evidence.Evidence) {
+			e.Verdict = &evidence.Verdict{Engine: "envoy_rbac", Decision: evidence.Allow, Enforced: true, PolicyID: "all", PolicyNamespace: "shop"}
+		}
+		r := one(calleeALS("log", decided("d"), rbac), opa("opa", decided("d")))
+		assert.Equal(t, "mesh/allow", r.Verdict.PolicyID)
+		assert.Empty(t, r.Verdict.PolicyNamespace)
+	})
 	t.Run("the log's own verdict", func(t *testing.T) {
 		r := one(calleeALS("log", verdict(evidence.Deny, "envoy_rbac")))
 		assert.Equal(t, evidence.Deny, r.Verdict.Decision)

@@ -412,10 +412,11 @@ func (r *Record) verdict(all []statement, kept *stated) {
 		}
 		keep(&v.Engine, w.Engine)
 		keep(&v.Reason, w.Reason)
-		keep(&v.PolicyID, w.PolicyID)
-		keep(&v.PolicyNamespace, w.PolicyNamespace)
-		keep(&v.PolicyRevision, w.PolicyRevision)
 		keep(&v.DecisionID, w.DecisionID)
+		if keep(&v.PolicyID, w.PolicyID); v.PolicyID == w.PolicyID { // else it is another's namespace
+			keep(&v.PolicyNamespace, w.PolicyNamespace)
+			keep(&v.PolicyRevision, w.PolicyRevision)
+		}
 	}
 	*r.Verdict = v
 }

@@ -79,6 +79,15 @@ func TestKinds(t *testing.T) {
 		"two say who the source is": {func(r *correlate.Record) {
 			r.Conflicts = []correlate.Conflict{{Field: semconv.SourceSPIFFEID, Kept: "a", Other: "b", From: "header.x-spiffe-id"}}
 		}, IdentityConflict},
+		"a peer outside the mesh": {func(r *correlate.Record) {
+			r.Conflicts = []correlate.Conflict{{Field: semconv.SourceSPIFFEID, Other: "billing.corp", OtherProof: evidence.ProofMTLSSAN, From: "tls.peer.dns_san"}}
+		}, ""},
+		"a peer inside it by another certificate": {func(r *correlate.Record) {
+			r.Conflicts = []correlate.Conflict{{Field: semconv.SourceSPIFFEID, Kept: "spiffe://example.org/a", Other: "billing.corp", OtherProof: evidence.ProofMTLSSAN}}
+		}, IdentityConflict},
+		"a SPIFFE ID that is none": {func(r *correlate.Record) {
+			r.Conflicts = []correlate.Conflict{{Field: semconv.SourceSPIFFEID, Other: "spiffe://Bad Domain/x", OtherProof: evidence.ProofMTLSSAN}}
+		}, IdentityConflict},
 		"two say what the status is": {func(r *correlate.Record) {
 			r.Conflicts = []correlate.Conflict{{Field: semconv.HTTPResponseStatusCode, Kept: "200", Other: "201"}}
 		}, ""},
