@@ -214,10 +214,7 @@ func (d *decoder) decide() {
 		// What is there of it may be what the mask put there.
 		d.setReason("the result is masked in the decision log")
 		return
-	case a.whole == absent:
-		if asked == mayItNot && path {
-			v.Decision = evidence.Allow
-		}
+	case a.whole == absent: // also if the policy is not loaded
 		d.setReason("the result is undefined")
 		return
 	case a.whole == isTrue || a.whole == isFalse:
