@@ -352,7 +352,7 @@ func (d *decoder) finish() {
 		e.User = d.plainUser
 	}
 	d.headers.Proof(e) // by verified claims only
-	if d.claims == nil && d.plainUser == "" && v.Decision == evidence.Allow && d.answer.whole != absent {
+	if d.claims == nil && d.plainUser == "" && v.Decision == evidence.Allow {
 		if claims, ok := bearerClaims(d.authorization); ok {
 			claims.Apply(e)
 			if e.Actor != nil { // what it is bound to nobody has verified
