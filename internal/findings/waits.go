@@ -10,7 +10,7 @@ import (
 
 // waits are of requests on which nobody decided and somebody may yet: until the
 // decision comes or the wait is over. OPA uploads its decisions every ten minutes,
-// and so there may be a million of them: each takes 64 bytes, and some 30 more to be
+// and so there may be a million of them: each takes 64 bytes, and up to 40 more to be
 // found by. There is no room for more than max, nor for more subjects than
 // maxSubjects.
 type waits struct {
