@@ -527,6 +527,37 @@ func TestRecordFields(t *testing.T) {
 	assert.Equal(t, evidence.ID(server), r.Attestations[0].ID, "the anchor comes first")
 }
 
+// A span that an application passes on stands for several calls. Where more reports are
+// beneath it than its callers' logs tell of attempts, a log is missing: which report it
+// told of nobody knows.
+func TestMoreReportsThanAttempts(t *testing.T) {
+	three := []evidence.Evidence{
+		calleeALS("0", trace(1, 2, 1), mtls("a", "b")), calleeALS("1", trace(1, 3, 1), mtls("a", "b"), at(10*time.Millisecond)),
+		calleeALS("2", trace(1, 4, 1), mtls("a", "b"), at(20*time.Millisecond)),
+	}
+	log := func(name string, more ...option) evidence.Evidence {
+		return callerALS(name, append([]option{trace(1, 1, 0), mtls("a", "b"), lasting(40 * time.Millisecond)}, more...)...)
+	}
+	for name, tc := range map[string]struct {
+		logs []evidence.Evidence
+		want State
+	}{
+		"of two attempts":   {[]evidence.Evidence{log("log", resends(1))}, Ambiguous},
+		"of three attempts": {[]evidence.Evidence{log("log", resends(2))}, Complete},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := New(testConfig())
+			c.Add(t0, append(tc.logs, three...))
+			c.Advance(t0.Add(time.Minute))
+			rs := drain(t, c)
+			require.Len(t, rs, 3)
+			for _, r := range rs {
+				assert.Equal(t, tc.want, r.State)
+			}
+		})
+	}
+}
+
 func TestConflicts(t *testing.T) {
 	one := func(batch ...evidence.Evidence) *Record {
 		c := New(testConfig())

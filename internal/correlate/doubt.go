@@ -62,6 +62,9 @@ func (c *Correlator) doubtfulSpans(j *joined, lead *piece) bool {
 			lead.to.differs(log.to) && (log.resends == 0 || lead.from.differs(log.from))) {
 			return true
 		}
+		if c.moreThanAttempts(log) {
+			return true
+		}
 		if j.asked && log.resends == 0 {
 			// It may be a span that others were called from as well.
 			alike, _ := c.candidates(nil, log, lead.place, maxAlike)
@@ -71,6 +74,29 @@ func (c *Correlator) doubtfulSpans(j *joined, lead *piece) bool {
 		}
 	}
 	return lead.onIncoming && c.shared(j, lead)
+}
+
+// moreThanAttempts says whether more callees' reports stand beneath a caller's log than it
+// tells of attempts: its span was passed on, and one of them is of another call, whose
+// log is not there.
+func (c *Correlator) moreThanAttempts(log *piece) bool {
+	var buf [16]*piece
+	var found [8]*piece
+	beneath := found[:0]
+	for _, q := range c.under(buf[:0], log.trace, log.span) {
+		if q.place == calleeLog && q.final && !contradict(log, q) && !slices.ContainsFunc(beneath, func(k *piece) bool { return sameReport(k, q) }) {
+			beneath = append(beneath, q)
+		}
+	}
+	if len(beneath) <= 1+int(log.resends) {
+		return false
+	}
+	logs, _, _ := c.callersAt(found[:0], log.trace, log.span)
+	attempts := 0
+	for _, k := range logs {
+		attempts += 1 + int(k.resends)
+	}
+	return len(beneath) > attempts
 }
 
 // doubtfulDecision: a decision that no log names is in doubt where several attempts or
