@@ -191,14 +191,14 @@ func TestDetails(t *testing.T) {
 		want           evidence.Verdict
 	}{
 		{"rbac_access_denied_matched_policy[ns[shop]-policy[deny]-rule[0]]", "",
-			evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, PolicyNamespace: "shop", PolicyID: "deny", Reason: "rule[0]"}},
+			evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true, PolicyNamespace: "shop", PolicyID: "deny", Reason: "rule[0]"}},
 		{"rbac_access_denied_matched_policy[none]", "",
-			evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, DefaultDeny: true}},
+			evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true, DefaultDeny: true}},
 		{"rbac_access_denied_matched_policy[my[odd]policy]", "",
-			evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, PolicyID: "my[odd]policy"}},
+			evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true, PolicyID: "my[odd]policy"}},
 		{"rbac_access_denied_matched_policy[ns[a", "",
-			evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, PolicyID: "ns[a"}},
-		{"rbac_access_denied", "", evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true}},
+			evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true, PolicyID: "ns[a"}},
+		{"rbac_access_denied", "", evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true}},
 		{"ext_authz_denied", "UAEX", evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Deny, Enforced: true}},
 		{"", "DC,UAEX", evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Deny, Enforced: true}},
 		{"ext_authz_error", "UAEX", evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Error, Enforced: true, Reason: "ext_authz_error"}},
@@ -358,7 +358,7 @@ func TestTraps(t *testing.T) {
 				"istio_dry_run_allow_shadow_effective_policy_id": "ns[shop]-policy[q]-rule[0]",
 			})}}
 		})
-		want := evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}
+		want := evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}
 		if e.Verdict == nil || *e.Verdict != want {
 			t.Errorf("%+v, want %+v", e.Verdict, want)
 		}

@@ -8,7 +8,7 @@ import (
 
 // Engines that a proxy's report names.
 const (
-	engineRBAC      = "envoy_rbac"
+	EngineRBAC      = "envoy_rbac"
 	engineExtAuthz  = "envoy_ext_authz"
 	engineJWT       = "envoy_jwt_authn"
 	engineBasicAuth = "envoy_basic_auth"
@@ -43,7 +43,7 @@ func refusedBy(details string) string {
 	case details == detailUpstream:
 		return ""
 	case strings.HasPrefix(details, detailRBAC):
-		return engineRBAC
+		return EngineRBAC
 	case strings.HasPrefix(details, detailExtAuthz), strings.HasPrefix(details, detailExtAuthzError):
 		return engineExtAuthz
 	case strings.HasPrefix(details, detailJWT):
@@ -62,7 +62,7 @@ func refusedBy(details string) string {
 // they state none.
 func verdictOf(details, flags string) *evidence.Verdict {
 	engine := refusedBy(details)
-	if engine == engineRBAC {
+	if engine == EngineRBAC {
 		return rbacVerdict(details)
 	}
 	if engine == "" {
@@ -99,7 +99,7 @@ func authenticates(v *evidence.Verdict) bool {
 // rbacVerdict reads rbac_access_denied_matched_policy[POLICY]. POLICY may hold
 // brackets itself; [none] means that no policy allowed the request.
 func rbacVerdict(details string) *evidence.Verdict {
-	v := &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true}
+	v := &evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true}
 	rest, ok := strings.CutPrefix(details, detailRBACPolicy)
 	if !ok {
 		return v
@@ -112,13 +112,13 @@ func rbacVerdict(details string) *evidence.Verdict {
 		v.DefaultDeny = true
 		return v
 	}
-	setPolicy(v, policy)
+	SetPolicy(v, policy)
 	return v
 }
 
-// setPolicy fills in the policy from an RBAC policy's name: Istio's
+// SetPolicy fills in the policy from an RBAC policy's name: Istio's
 // ns[NAMESPACE]-policy[NAME]-rule[N], or the name as it is.
-func setPolicy(v *evidence.Verdict, policy string) {
+func SetPolicy(v *evidence.Verdict, policy string) {
 	policy = evidence.Text(policy, evidence.MaxName)
 	namespace, rest, ok := bracketed(policy, "ns")
 	if ok {

@@ -74,13 +74,13 @@ func (r *rbac) add(rules, result, policy string, told bool) {
 }
 
 func (r *rbacResult) verdict(enforced bool) *evidence.Verdict {
-	v := &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow, Enforced: enforced}
+	v := &evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Allow, Enforced: enforced}
 	if r.denied {
 		v.Decision = evidence.Deny
 		v.DefaultDeny = r.told && r.policy == ""
 	}
 	if r.policy != "" {
-		setPolicy(v, r.policy)
+		SetPolicy(v, r.policy)
 	}
 	return v
 }

@@ -158,16 +158,8 @@ func appendQuoted(b []byte, s string) []byte {
 // anyOf gives the value of a serialized google.protobuf.Any that is of a type
 // of that package.
 func anyOf(any, name string) (string, bool) {
-	w := wire{s: any}
-	var url, v string
-	for w.more() {
-		switch f := w.next(); f.tag {
-		case 1<<3 | bytesType:
-			url = f.s
-		case 2<<3 | bytesType:
-			v = f.s
-		}
-	}
+	var w wire
+	url, v := w.pair(any) // an Any has its fields where a map's entry has them
 	url = url[strings.LastIndexByte(url, '/')+1:]
 	return v, !w.bad && url == "google.protobuf."+name
 }

@@ -42,40 +42,40 @@ func TestMetadataVerdicts(t *testing.T) {
 	allow := func(policy string) map[string]any {
 		return map[string]any{"enforced_engine_result": "allowed", "enforced_effective_policy_id": policy}
 	}
-	rbacDeny := evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true}
+	rbacDeny := evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true}
 	for name, tt := range map[string]struct {
 		details  string
 		metadata metadata
 		want     *evidence.Verdict
 	}{
 		"enforced, allowed": {"via_upstream", metadata{http: allow("p1")},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow, Enforced: true, PolicyID: "p1"}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Allow, Enforced: true, PolicyID: "p1"}},
 		"enforced, allowed because no policy denied": {"via_upstream", metadata{http: {"enforced_engine_result": "allowed"}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow, Enforced: true}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Allow, Enforced: true}},
 		"enforced, denied by default": {"", metadata{network: {"x_enforced_engine_result": "denied"}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, DefaultDeny: true}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true, DefaultDeny: true}},
 		"denied, and an external decision": {"", metadata{http: {"enforced_engine_result": "denied", "enforced_effective_policy_id": p}, authz: {"decision_id": "d"}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}},
 		"denied by one filter, allowed by the other": {"via_upstream", metadata{http: allow("p1"), network: {"enforced_engine_result": "denied"}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, Enforced: true, DefaultDeny: true}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, Enforced: true, DefaultDeny: true}},
 		"allowed, and then denied outside": {"ext_authz_denied", metadata{http: allow("p1"), authz: {"decision_id": "d"}},
 			&evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Deny, Enforced: true, DecisionID: "d"}},
 		"allowed by both": {"via_upstream", metadata{http: allow("p1"), authz: {"decision_id": "d"}},
 			&evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Allow, Enforced: true, DecisionID: "d"}},
 		"an external decision, and nothing of what became of it": {"", metadata{authz: {"decision_id": "d"}}, nil},
 		"allowed by RBAC, and nothing of the external decision": {"", metadata{http: allow("p1"), authz: {"decision_id": "d"}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow, Enforced: true, PolicyID: "p1"}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Allow, Enforced: true, PolicyID: "p1"}},
 		"not a result": {"via_upstream", metadata{http: {"enforced_engine_result": "maybe", "shadow_engine_result": 1.0}}, nil},
 
 		"a dry run of any prefix": {"via_upstream", metadata{http: {"mine_shadow_engine_result": "denied", "mine_shadow_effective_policy_id": p}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}},
 		"a dry run that no policy allows": {"via_upstream", metadata{http: {"istio_dry_run_allow_shadow_engine_result": "denied"}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, DefaultDeny: true}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, DefaultDeny: true}},
 		"dry runs of both filters": {"via_upstream", metadata{http: {"shadow_engine_result": "allowed"}, network: {"shadow_engine_result": "denied", "shadow_effective_policy_id": p}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, PolicyNamespace: "shop", PolicyID: "p", Reason: "rule[1]"}},
 		"dry runs that both allow": {"via_upstream", metadata{http: {
 			"istio_dry_run_deny_shadow_engine_result": "allowed", "istio_dry_run_allow_shadow_engine_result": "allowed", "istio_dry_run_allow_shadow_effective_policy_id": q}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow, PolicyNamespace: "shop", PolicyID: "q", Reason: "rule[0]"}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Allow, PolicyNamespace: "shop", PolicyID: "q", Reason: "rule[0]"}},
 		"whether to ask an external authorizer is no dry run": {"via_upstream", metadata{http: {
 			"istio_ext_authz_shadow_engine_result": "denied", "istio_ext_authz_shadow_effective_policy_id": "istio-ext-authz-opa-" + p}}, nil},
 
@@ -83,7 +83,7 @@ func TestMetadataVerdicts(t *testing.T) {
 			&evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Allow, Enforced: true, DecisionID: "d", Reason: "dry run: denied by " + p}},
 		"enforced and a dry run": {"via_upstream", metadata{http: {
 			"enforced_engine_result": "allowed", "enforced_effective_policy_id": q, "istio_dry_run_deny_shadow_engine_result": "denied", "istio_dry_run_deny_shadow_effective_policy_id": p}},
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow, Enforced: true, PolicyNamespace: "shop", PolicyID: "q", Reason: "rule[0]; dry run: denied by " + p}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Allow, Enforced: true, PolicyNamespace: "shop", PolicyID: "q", Reason: "rule[0]; dry run: denied by " + p}},
 		"denied in the details and a dry run that allows": {"rbac_access_denied", metadata{http: {"shadow_engine_result": "allowed"}},
 			func() *evidence.Verdict { v := rbacDeny; v.Reason = "dry run: allowed"; return &v }()},
 	} {
@@ -101,7 +101,7 @@ func TestLineVerdicts(t *testing.T) {
 		line   = "2026-01-01T00:00:00.000Z 403 "
 	)
 	passed := &evidence.Verdict{Engine: engineExtAuthz, Decision: evidence.Allow, Enforced: true, DecisionID: "d-17"}
-	byPolicy := &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, PolicyID: "p"}
+	byPolicy := &evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, PolicyID: "p"}
 	for name, tt := range map[string]struct {
 		format, line, id string
 		want             *evidence.Verdict
@@ -117,15 +117,15 @@ func TestLineVerdicts(t *testing.T) {
 
 		"two dry runs":         {format + deny + " " + allow, line + "denied p allowed", "", byPolicy},
 		"two, the other way":   {format + allow + " " + deny, line + "allowed denied p", "", byPolicy},
-		"a dry run, no policy": {format + deny, line + "denied -", "", &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny, DefaultDeny: true}},
-		"a dry run whose policy the format does not name": {format + allow, line + "denied", "", &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny}},
+		"a dry run, no policy": {format + deny, line + "denied -", "", &evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny, DefaultDeny: true}},
+		"a dry run whose policy the format does not name": {format + allow, line + "denied", "", &evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny}},
 		"of two filters": {format + `%DYNAMIC_METADATA(envoy.filters.network.rbac:shadow_engine_result)% %DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result)%`,
-			line + "denied allowed", "", &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny}},
+			line + "denied allowed", "", &evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny}},
 		"whether to ask": {format + `%DYNAMIC_METADATA(envoy.filters.http.rbac:istio_ext_authz_shadow_engine_result)%`, line + "denied", "", nil},
 		"enforced": {format + `%DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_engine_result)% %DYNAMIC_METADATA(envoy.filters.http.rbac:enforced_effective_policy_id)%`,
-			line + "allowed p", "", &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow, Enforced: true, PolicyID: "p"}},
+			line + "allowed p", "", &evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Allow, Enforced: true, PolicyID: "p"}},
 		"by their labels": {"", `{` + at + `,"response_code":200,"response_flags":"-","rbac_shadow_policy":"-","rbac_shadow_result":"denied","enforced_engine_result":"allowed"}`, "",
-			&evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow, Enforced: true, Reason: "dry run: denied"}},
+			&evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Allow, Enforced: true, Reason: "dry run: denied"}},
 	} {
 		e := oneLine(t, lines(t, tt.format, nil), tt.line)
 		same(t, name, e.Verdict, tt.want)
@@ -139,7 +139,7 @@ func TestLineVerdicts(t *testing.T) {
 		"dry": map[string]any{"deny": "%DYNAMIC_METADATA(envoy.filters.http.rbac:istio_dry_run_deny_shadow_engine_result)%", "allow": allow},
 	})
 	e := oneLine(t, l, `{"at":"2026-01-01T00:00:00Z","code":200,"dry":{"deny":"denied","allow":"allowed"}}`)
-	same(t, "a JSON format", e.Verdict, &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Deny})
+	same(t, "a JSON format", e.Verdict, &evidence.Verdict{Engine: EngineRBAC, Decision: evidence.Deny})
 }
 
 // TestFailedLogins: who is refused because of who he is not.

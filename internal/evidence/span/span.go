@@ -25,12 +25,8 @@ import (
 
 const requestHeaderPrefix = "http.request.header."
 
-// Istio's tags of what its dry-run policies would have done, below this, and the
-// engine that says so.
-const (
-	dryRunPrefix = "istio.authorization.dry_run."
-	engineRBAC   = "envoy_rbac"
-)
+// Below this are Istio's tags of what its dry-run policies would have done.
+const dryRunPrefix = "istio.authorization.dry_run."
 
 // FromSpan reads one span. It is false only for a span that states nothing to
 // hold on to: no span id.
@@ -314,27 +310,15 @@ func (r *reader) dryRun() *evidence.Verdict {
 			if d.result != result {
 				continue
 			}
-			v := &evidence.Verdict{Engine: engineRBAC, Decision: evidence.Allow}
+			v := &evidence.Verdict{Engine: envoy.EngineRBAC, Decision: evidence.Allow}
 			if result == "denied" {
 				v.Decision, v.DefaultDeny = evidence.Deny, d == &r.dryAllow && d.policy == ""
 			}
-			v.PolicyNamespace, v.PolicyID, v.Reason = istioPolicy(d.policy)
+			envoy.SetPolicy(v, d.policy)
 			return v
 		}
 	}
 	return nil
-}
-
-// istioPolicy reads ns[NAMESPACE]-policy[NAME]-rule[N].
-func istioPolicy(s string) (namespace, name, rule string) {
-	if rest, ok := strings.CutPrefix(s, "ns["); ok {
-		if namespace, rest, ok = strings.Cut(rest, "]-policy["); ok {
-			if name, rule, ok = strings.Cut(rest, "]-"); ok {
-				return namespace, name, rule
-			}
-		}
-	}
-	return "", s, ""
 }
 
 func (r *reader) requestPath() string {
