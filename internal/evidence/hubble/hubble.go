@@ -664,9 +664,10 @@ func (f *flow) decision() *evidence.Verdict {
 }
 
 // namePolicies states the first of the policies that decided, and in the reason
-// all of them where that does not say it all: what kind they are, or several.
+// all of them where that does not say it all: what kind they are, or several. One
+// that allowed, in the other direction or before a proxy denied, did not deny.
 func (f *flow) namePolicies(v *evidence.Verdict) {
-	if len(f.decidedBy) == 0 {
+	if len(f.decidedBy) == 0 || v.Decision == evidence.Deny && !f.deniedBy {
 		return
 	}
 	p := &f.decidedBy[0]

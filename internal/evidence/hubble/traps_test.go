@@ -62,6 +62,8 @@ func TestPolicies(t *testing.T) {
 		`"verdict":"DROPPED","drop_reason_desc":"POLICY_DENY","ingress_denied_by":[{"name":"no-a","namespace":"y"}],"ingress_allowed_by":[{"name":"a","namespace":"y"}]}}`: {
 			Decision: evidence.Deny, PolicyID: "no-a", PolicyNamespace: "y", Reason: "POLICY_DENY"},
 		`"verdict":"DROPPED","drop_reason_desc":"POLICY_DENY","ingress_denied_by":[{},{"kind":"x"}]}}`: {Decision: evidence.Deny, Reason: "POLICY_DENY"},
+		`"verdict":"DROPPED","drop_reason_desc":"POLICY_DENIED","egress_allowed_by":[{"name":"out","namespace":"x","kind":"NetworkPolicy"}]}}`: {
+			Decision: evidence.Deny, DefaultDeny: true, Reason: "POLICY_DENIED"},
 	} {
 		want.Engine, want.Enforced = Engine, true
 		if e := one(t, verdict+rest); *e.Verdict != want {
