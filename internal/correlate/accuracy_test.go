@@ -152,10 +152,10 @@ func (j *judge) record(f *folded) {
 	case wrong == 0 || f.marked():
 	case f.lookalike():
 		j.lookalikes++
-		j.explain("nothing tells that these are not one", f.cites...)
+		j.explain(j.lookalikes, "nothing tells that these are not one", f.cites...)
 	default:
 		j.unmarkedWrong += wrong
-		j.explain("wrong, not marked", f.cites...)
+		j.explain(j.unmarkedWrong+j.unmarkedMissing, "wrong, not marked", f.cites...)
 	}
 }
 
@@ -172,15 +172,15 @@ func (j *judge) action(a *action) {
 			marked := slices.ContainsFunc(slices.Concat(x.records, y.records), (*folded).marked)
 			if !together && !marked && len(x.records) > 0 && len(y.records) > 0 {
 				j.unmarkedMissing++
-				j.explain("missing, not marked", x, y)
+				j.explain(j.unmarkedWrong+j.unmarkedMissing, "missing, not marked", x, y)
 			}
 		}
 	}
 }
 
-// explain prints facts with all that is known of their actions, for the first few.
-func (j *judge) explain(what string, facts ...*fact) {
-	if j.unmarkedWrong+j.unmarkedMissing+j.lookalikes > 30 {
+// explain prints facts with all that is known of their actions, for the first few of a kind.
+func (j *judge) explain(nth int, what string, facts ...*fact) {
+	if nth > 30 {
 		return
 	}
 	j.t.Log(what + ", those with a *:")

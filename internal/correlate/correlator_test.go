@@ -531,30 +531,29 @@ func TestRecordFields(t *testing.T) {
 // beneath it than its callers' logs tell of attempts, a log is missing: which report it
 // told of nobody knows.
 func TestMoreReportsThanAttempts(t *testing.T) {
-	three := []evidence.Evidence{
+	logs := []evidence.Evidence{ // that tell of their parent
 		calleeALS("0", trace(1, 2, 1), mtls("a", "b")), calleeALS("1", trace(1, 3, 1), mtls("a", "b"), at(10*time.Millisecond)),
 		calleeALS("2", trace(1, 4, 1), mtls("a", "b"), at(20*time.Millisecond)),
 	}
-	log := func(name string, more ...option) evidence.Evidence {
-		return callerALS(name, append([]option{trace(1, 1, 0), mtls("a", "b"), lasting(40 * time.Millisecond)}, more...)...)
+	var lines []evidence.Evidence // that do not, and spans that do
+	for i, log := range logs {
+		span := proxySpan(fmt.Sprint("span ", i), evidence.SpanServer, trace(1, byte(2+i), 1), mtls("a", "b"))
+		span.Start, span.End, log.ParentSpanID = log.Start, log.End, evidence.SpanID{}
+		lines = append(lines, log, span)
 	}
-	for name, tc := range map[string]struct {
-		logs []evidence.Evidence
-		want State
-	}{
-		"of two attempts":   {[]evidence.Evidence{log("log", resends(1))}, Ambiguous},
-		"of three attempts": {[]evidence.Evidence{log("log", resends(2))}, Complete},
-	} {
-		t.Run(name, func(t *testing.T) {
-			c := New(testConfig())
-			c.Add(t0, append(tc.logs, three...))
-			c.Advance(t0.Add(time.Minute))
-			rs := drain(t, c)
-			require.Len(t, rs, 3)
-			for _, r := range rs {
-				assert.Equal(t, tc.want, r.State)
-			}
-		})
+	for name, reports := range map[string][]evidence.Evidence{"logs": logs, "lines and spans": lines} {
+		for resent, want := range map[int]State{1: Ambiguous, 2: Complete} {
+			t.Run(fmt.Sprint(name, ", sent again ", resent), func(t *testing.T) {
+				c := New(testConfig())
+				c.Add(t0, append(reports, callerALS("log", trace(1, 1, 0), mtls("a", "b"), lasting(40*time.Millisecond), resends(resent))))
+				c.Advance(t0.Add(time.Minute))
+				rs := drain(t, c)
+				require.Len(t, rs, 3)
+				for _, r := range rs {
+					assert.Equal(t, want, r.State)
+				}
+			})
+		}
 	}
 }
 

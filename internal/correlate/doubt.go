@@ -82,10 +82,15 @@ func (c *Correlator) doubtfulSpans(j *joined, lead *piece) bool {
 func (c *Correlator) moreThanAttempts(log *piece) bool {
 	var buf [16]*piece
 	var found [8]*piece
-	beneath := found[:0]
-	for _, q := range c.under(buf[:0], log.trace, log.span) {
-		if q.place == calleeLog && q.final && !contradict(log, q) && !slices.ContainsFunc(beneath, func(k *piece) bool { return sameReport(k, q) }) {
-			beneath = append(beneath, q)
+	under := c.under(buf[:0], log.trace, log.span)
+	beneath := found[:0] // one piece for each report: a log, or the span of a proxy without
+	for _, at := range [...]place{calleeLog, calleeProxy} {
+		for _, q := range under {
+			if q.place == at && q.final && !contradict(log, q) && !slices.ContainsFunc(beneath, func(k *piece) bool {
+				return sameReport(k, q) || k.span == q.span && k.place != q.place
+			}) {
+				beneath = append(beneath, q)
+			}
 		}
 	}
 	if len(beneath) <= 1+int(log.resends) {
