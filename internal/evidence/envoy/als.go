@@ -340,6 +340,17 @@ func (in *entry) caller(node *Node, e *evidence.Evidence) {
 	}
 	parseCluster(in.cluster).destination(&e.To.Workload)
 	e.To.Address, e.To.Port = in.socket(in.upstreamRemote)
+	switch {
+	case captured(in.cluster) && e.To.Address == "":
+		// No upstream was connected to: the captured connection's own ends.
+		e.From.Address, e.From.Port = in.socket(in.remote)
+		e.To.Address, e.To.Port = in.socket(in.local)
+		e.PeerAddress, e.PeerPort = "", 0
+	case tunnel(in.cluster):
+		if host, port := in.socket(in.local); host == e.To.Address {
+			e.To.Port = port // the application's instead of HBONE's
+		}
+	}
 	transportFailure(e, in.upstreamFailure)
 	if in.attempts > 1 {
 		e.ResendCount = int(in.attempts - 1)

@@ -185,6 +185,25 @@ func TestRole(t *testing.T) {
 	}
 }
 
+// What a proxy could not bring where it should go has both its ends.
+func TestNotDelivered(t *testing.T) {
+	const failure = "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:TLS_error_end"
+	tunnel := TCP(&Node{Type: waypoint}, &als.TCPAccessLogEntry{CommonProperties: &als.AccessLogCommon{
+		UpstreamCluster: "connect_originate", UpstreamTransportFailureReason: failure,
+		UpstreamRemoteAddress: socketAddress("10.0.0.2", 15008), DownstreamLocalAddress: socketAddress("10.0.0.2", 80),
+	}})
+	if tunnel.Role != evidence.RoleCaller || tunnel.Event != evidence.EventHandshake || tunnel.TLS.FailureReason != failure ||
+		tunnel.To.Address != "10.0.0.2" || tunnel.To.Port != 80 {
+		t.Errorf("a tunnel: %s", evidencetest.Render(&tunnel))
+	}
+	nowhere := TCP(sidecar(), &als.TCPAccessLogEntry{CommonProperties: &als.AccessLogCommon{
+		UpstreamCluster: "BlackHoleCluster", DownstreamRemoteAddress: socketAddress("10.0.0.1", 4000), DownstreamLocalAddress: socketAddress("192.0.2.7", 443),
+	}})
+	if nowhere.Role != evidence.RoleCaller || nowhere.From.Address != "10.0.0.1" || nowhere.To.Address != "192.0.2.7" || nowhere.To.Port != 443 {
+		t.Errorf("blocked: %s", evidencetest.Render(&nowhere))
+	}
+}
+
 func TestDetails(t *testing.T) {
 	for _, tt := range []struct {
 		details, flags string

@@ -47,7 +47,7 @@ func clusterDirection(name string) (d direction, rest, sep string) {
 	switch {
 	case strings.HasPrefix(name, "InboundPassthroughCluster"), name == "inbound_passthrough":
 		return inbound, "", ""
-	case captured(name):
+	case captured(name), tunnel(name):
 		return outbound, "", ""
 	}
 	sep = "|"
@@ -69,6 +69,16 @@ func clusterDirection(name string) (d direction, rest, sep string) {
 func captured(cluster string) bool {
 	cluster = plainName(cluster)
 	return cluster == "PassthroughCluster" || cluster == "BlackHoleCluster"
+}
+
+// tunnel: Istio's clusters by which a proxy opens HBONE tunnels. They log what could
+// not be opened.
+func tunnel(cluster string) bool {
+	switch plainName(cluster) {
+	case "connect_originate", "inner_connect_originate", "outer_connect_originate":
+		return true
+	}
+	return false
 }
 
 // plainName of a cluster: Istio ends the name for statistics, which Envoy prefers to
@@ -119,7 +129,7 @@ type stand struct {
 //  2. a gateway (router~) that answered without an upstream, even if a cluster
 //     had been chosen, is the callee; so is a proxy that does not say that it is
 //     a sidecar and denied by a policy: Istio's sidecars enforce none outbound;
-//  3. Istio's cluster name: inbound is the callee, outbound the caller;
+//  3. Istio's cluster name: inbound is the callee, outbound or a tunnel the caller;
 //  4. a gateway with an upstream is the caller;
 //  5. a policy's denial or a client certificate: the callee, for sidecars
 //     enforce and terminate on the inbound side;

@@ -552,13 +552,13 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 	l.results(&r)
 	decide(e, &r, l.decisionID(), l.flagsStated || e.StatusDetail == detailUpstream)
 
-	localAddress, _ := SplitAddress(l.downstreamLocal)
+	localAddress, localPort := SplitAddress(l.downstreamLocal)
 	s := stand{
 		node: node, cluster: l.cluster, details: e.StatusDetail, hasUpstream: l.upstreamHost != "",
 		peerCertificate: l.presented(), localAddress: localAddress, listener: l.direction(),
 	}
 	e.Role = s.role()
-	l.parties(node, e)
+	l.parties(node, e, localAddress, localPort)
 	l.apply(e)
 	l.headers.Claims(e)
 	if e.Method == "" && e.Path == "" && e.Status == 0 {
@@ -575,7 +575,9 @@ func (l *labels) presented() bool {
 	return first(l.peerURI, l.peerDNS, l.peerSubject, l.peerSHA256, l.peerCert) != ""
 }
 
-func (l *labels) parties(node *Node, e *evidence.Evidence) {
+// parties reads both ends of the call; the local address is the downstream
+// connection's.
+func (l *labels) parties(node *Node, e *evidence.Evidence, localAddress string, localPort uint16) {
 	if e.Role == evidence.RoleCaller {
 		e.From.Workload = node.Workload
 		if e.From.Address, e.From.Port = SplitAddress(l.upstreamLocal); e.From.Address == "" {
@@ -587,11 +589,14 @@ func (l *labels) parties(node *Node, e *evidence.Evidence) {
 		}
 		parseCluster(l.cluster).destination(&e.To.Workload)
 		e.To.Address, e.To.Port = SplitAddress(l.upstreamHost)
-		if captured(l.cluster) && l.upstreamHost == "" {
+		switch {
+		case captured(l.cluster) && l.upstreamHost == "":
 			// No upstream was connected to: the captured connection's own ends.
 			e.From.Address, e.From.Port = SplitAddress(l.downstreamRemote)
-			e.To.Address, e.To.Port = SplitAddress(l.downstreamLocal)
+			e.To.Address, e.To.Port = localAddress, localPort
 			e.PeerAddress, e.PeerPort = "", 0
+		case tunnel(l.cluster) && localAddress == e.To.Address:
+			e.To.Port = localPort // the application's instead of HBONE's
 		}
 		transportFailure(e, l.upstreamFailure)
 		if n, err := strconv.ParseUint(l.attempts, 10, 16); err == nil && n > 1 {
@@ -603,7 +608,7 @@ func (l *labels) parties(node *Node, e *evidence.Evidence) {
 	if e.PeerAddress, e.PeerPort = SplitAddress(l.downstreamDirect); e.PeerAddress == e.From.Address && e.PeerPort == e.From.Port {
 		e.PeerAddress, e.PeerPort = "", 0
 	}
-	e.To.Address, e.To.Port = SplitAddress(l.downstreamLocal)
+	e.To.Address, e.To.Port = localAddress, localPort
 	e.To.Workload = node.Workload
 	transportFailure(e, l.downstreamFailure)
 	// A format that has TLS labels and leaves them empty says plaintext; one

@@ -141,6 +141,13 @@ func TestBuiltinFormats(t *testing.T) {
 		"nowhere": {`[2026-11-23T10:00:00.000Z] "- - -" 0 UH - - "-" 0 0 0 - "-" "-" "-" "-" "-" BlackHoleCluster -` + captured, func(e *evidence.Evidence) bool {
 			return e.Role == evidence.RoleCaller && e.From.Address == "10.0.0.1" && e.To.Address == "10.7.7.7" && e.To.Port == 443 && e.PeerAddress == ""
 		}},
+		"a tunnel that could not be opened": {
+			`[2026-11-23T10:00:00.000Z] "- - -" 0 UF,URX - - "TLS_error:|268435581:SSL_routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:TLS_error_end" 0 0 3 - "-" "-" "-" "-" "10.0.0.2:15008" connect_originate - 10.0.0.2:80 envoy://internal_client_address/ - -`,
+			func(e *evidence.Evidence) bool {
+				return e.Role == evidence.RoleCaller && e.Event == evidence.EventHandshake && e.TLS.FailureReason != "" &&
+					e.To.Address == "10.0.0.2" && e.To.Port == 80
+			},
+		},
 		"denied at a gateway": {
 			`[2026-11-23T10:00:00.000Z] "GET /a HTTP/1.1" 403 - rbac_access_denied_matched_policy[ns[gw]-policy[office]-rule[0]] - "-" 0 19 0 - "10.9.9.9" "-" "r-1" "a" "-" outbound|80||orders.shop.svc.cluster.local - 10.0.0.3:8080 10.9.9.9:5000 - -`,
 			func(e *evidence.Evidence) bool {
