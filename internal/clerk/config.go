@@ -34,8 +34,8 @@ type Config struct {
 	// both sidecars' reports are in the record; with 0 a record leaves at once
 	// and the other report gives an amendment.
 	Settle time.Duration `mapstructure:"settle"`
-	// ClockSkew is how far the clocks of two nodes may be apart. Default 2s;
-	// more makes joins by request id ambiguous more often.
+	// ClockSkew is how far a node's clock may be off, so that two may be twice
+	// that apart. Default 2s; more makes joins without spans ambiguous more often.
 	ClockSkew time.Duration `mapstructure:"clock_skew"`
 	// MaxPending bounds the pieces that wait for their record. Default 100000.
 	// Beyond it the oldest actions leave early, as partial.

@@ -206,11 +206,14 @@ func unlike(a, b *piece) bool {
 	return a.mirrored != b.mirrored || x != 0 && y != 0 && x != y
 }
 
+// clocks is how far those of two nodes may be apart: either may be off, and the other
+// way than the other.
+func (c *Correlator) clocks() int64 { return 2 * int64(c.cfg.ClockSkew) }
+
 // overlap says whether two pieces may be of one time, given how far clocks are
 // apart.
 func (c *Correlator) overlap(a, b *piece) bool {
-	skew := int64(c.cfg.ClockSkew)
-	return a.start <= b.end+skew && b.start <= a.end+skew
+	return a.start <= b.end+c.clocks() && b.start <= a.end+c.clocks()
 }
 
 // apart is how far two reports are apart in time: when they began, and when they

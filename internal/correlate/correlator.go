@@ -17,7 +17,7 @@ type Config struct {
 	// expectation that is met lets the record leave. 0: at once, and what
 	// comes a moment later is an amendment.
 	Settle          time.Duration
-	ClockSkew       time.Duration // between two nodes, either way
+	ClockSkew       time.Duration // by which a node's clock may be off, either way
 	MaxPending      int           // pieces that wait for their record, and so actions
 	MaxPendingBytes int           // all that is kept, records not yet taken included
 

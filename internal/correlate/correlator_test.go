@@ -797,7 +797,7 @@ func TestLookalike(t *testing.T) {
 
 	// Clocks that are known to be better tell.
 	cfg := testConfig()
-	cfg.ClockSkew = 50 * time.Millisecond
+	cfg.ClockSkew = 40 * time.Millisecond
 	c = New(cfg)
 	c.Add(t0, twoCalls)
 	c.Advance(t0.Add(time.Minute))

@@ -146,7 +146,7 @@ func (c *Correlator) begins(t evidence.TraceID) *Initiator {
 		case c.beneath(w, t, x):
 		case !found:
 			first, found = *x, true
-		case x.user != first.user && x.start-first.start <= int64(c.cfg.ClockSkew) && (x.reporter == 0 || x.reporter != first.reporter):
+		case x.user != first.user && x.start-first.start <= c.clocks() && (x.reporter == 0 || x.reporter != first.reporter):
 			doubt = true
 		}
 	}

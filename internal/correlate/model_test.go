@@ -163,7 +163,7 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 			(o.TraceID == evidence.TraceID{} || l.TraceID == evidence.TraceID{} || o.TraceID == l.TraceID) &&
 			len(o.From.Identities) > 0 && len(l.From.Identities) > 0 &&
 			o.From.Identities[0].ID == l.From.Identities[0].ID && o.To.Identities[0].ID == l.To.Identities[0].ID &&
-			o.Start <= max(l.Start, l.End)+int64(skew) && l.Start <= max(o.Start, o.End)+int64(skew)
+			o.Start <= max(l.Start, l.End)+int64(2*skew) && l.Start <= max(o.Start, o.End)+int64(2*skew)
 	}
 	ordered := func(of []evidence.Evidence) []evidence.Evidence {
 		slices.SortFunc(of, func(a, b evidence.Evidence) int {
@@ -276,7 +276,7 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 				slices.ContainsFunc(of, func(e evidence.Evidence) bool {
 					return e.SpanID != evidence.SpanID{} && (at(e) == above(d) || e.Role == evidence.RoleCallee && above(e) == above(d))
 				}) &&
-				lead.Start <= max(d.Start, d.End)+int64(skew) && d.Start <= max(lead.Start, lead.End)+int64(skew)
+				lead.Start <= max(d.Start, d.End)+int64(2*skew) && d.Start <= max(lead.Start, lead.End)+int64(2*skew)
 		}))
 		if len(found) == 0 {
 			return nil

@@ -157,7 +157,8 @@ const pieceBytes = int(unsafe.Sizeof(piece{})) + 2*3*int(unsafe.Sizeof(slot{}))
 type hasher struct {
 	seed maphash.Seed
 	// bucket is how far apart, in nanoseconds, two reports of one connection
-	// may say that it began. A connection's keys hold in which such span of
+	// may say that it began, if one of the two clocks is right: nothing else than
+	// time tells them from others. A connection's keys hold in which such span of
 	// time it began, so that a chain holds only those of about that time: two
 	// proxies have thousands of connections in a late window.
 	bucket int64
