@@ -437,9 +437,10 @@ func FromOTLPLog(under pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, 
 	if textual {
 		sane(&e)
 	}
-	if t := lr.Timestamp(); t != 0 && l.startTime == "" {
-		move := int64(t) - e.Start
-		if e.Start = int64(t); e.End != 0 {
+	// Envoy's logger states the start here, and %START_TIME% only its millisecond.
+	if t := int64(lr.Timestamp()); t != 0 && (l.startTime == "" || t >= e.Start && t < e.Start+int64(time.Millisecond)) {
+		move := t - e.Start
+		if e.Start = t; e.End != 0 {
 			e.End += move
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
@@ -54,6 +55,24 @@ func TestReferenceFormat(t *testing.T) {
 		t.Error("a secret is kept")
 	}
 	evidencetest.Golden(t, "testdata/otlp_reference.golden", got)
+}
+
+// TestStartToTheNanosecond: the record's own time is the request's start too, and a label tells
+// only its millisecond. A receiver that parsed a line sets when that was written.
+func TestStartToTheNanosecond(t *testing.T) {
+	start := time.Date(2026, 11, 23, 10, 0, 0, 123_000_000, time.UTC)
+	for _, tc := range []struct{ after, want time.Duration }{
+		{0, 0}, {456_789, 456_789}, {time.Millisecond - 1, time.Millisecond - 1}, {time.Millisecond, 0}, {-1, 0}, {time.Second, 0},
+	} {
+		r, lr := logOf(t, envoyResource, map[string]any{
+			"start_time": "2026-11-23T10:00:00.123Z", "duration": "7", "response_flags": "-", "response_code_details": "via_upstream",
+		})
+		lr.SetTimestamp(pcommon.NewTimestampFromTime(start.Add(tc.after)))
+		e, ok := FromOTLPLog(r, lr)
+		if want := start.Add(tc.want).UnixNano(); !ok || e.Start != want || e.End != want+int64(7*time.Millisecond) {
+			t.Errorf("%v after: %v start %d, end %d, want %d", tc.after, ok, e.Start, e.End, want)
+		}
+	}
 }
 
 // TestIstioText is what Istio sends without a format of one's own: the text
