@@ -70,7 +70,7 @@ func (d *Decoder) classify(a *audit, e *evidence.Evidence) {
 	}
 	dry := a.dryRun()
 	switch {
-	case a.unauthenticated():
+	case a.unauthenticated(), a.login.decision != "":
 		observed(evidence.EventAuthn)
 	case resource == "serviceaccounts/token" && isNode(a.user.name),
 		resource == "certificatesigningrequests/status" && a.writes() && a.code < 400:

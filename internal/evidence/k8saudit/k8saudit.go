@@ -31,6 +31,7 @@ const (
 	EngineAuthz     = "k8s_authorizer" // another authorizer than RBAC
 	EngineAuthn     = "k8s_authn"
 	EngineAdmission = "k8s_admission"
+	EngineOpenShift = "openshift_oauth" // OpenShift's login server
 )
 
 const fromUser = "k8s_audit.user" // the identity is derived from the user's name
@@ -52,53 +53,80 @@ func Kept(key string) bool {
 }
 
 // Line is Decode as an evidence.Decoder, for the lines of the log backend's
-// file, and for Azure's diagnostic logs, which have the event as
-// properties.log, an object or its text.
+// file. It takes events out of envelopes: an EventList, and Azure's diagnostic
+// logs, one or several, each of which has its event as properties.log, an
+// object or its text. What is no event beside others that are is passed over.
 func (d *Decoder) Line(dst []evidence.Evidence, from *evidence.Origin, line []byte) ([]evidence.Evidence, error) {
-	e, err := d.Decode(line)
-	if errors.Is(err, ErrNoEvent) {
-		if event := enclosed(line); event != nil {
-			e, err = d.Decode(event)
-		}
-	}
-	switch {
-	case errors.Is(err, ErrNoEvent):
-		return dst, fmt.Errorf("%w: %w", evidence.ErrNotEvidence, err)
-	case err != nil:
-		return dst, fmt.Errorf("%w: %w", evidence.ErrMalformed, err)
-	}
-	if d.cluster == "" {
-		e.Cluster = from.Cluster
-	}
-	return append(dst, e), nil
+	return d.line(dst, from, line, 2)
 }
 
-// enclosed is the event within an envelope, nil if there is none.
-func enclosed(line []byte) (event []byte) {
+// line looks into so many envelopes within each other.
+func (d *Decoder) line(dst []evidence.Evidence, from *evidence.Origin, line []byte, envelopes int) ([]evidence.Evidence, error) {
+	e, err := d.Decode(line)
+	switch {
+	case err == nil:
+		if d.cluster == "" {
+			e.Cluster = from.Cluster
+		}
+		return append(dst, e), nil
+	case !errors.Is(err, ErrNoEvent):
+		return dst, fmt.Errorf("%w: %w", evidence.ErrMalformed, err)
+	}
+	n := len(dst)
+	if envelopes > 0 {
+		for _, event := range enclosed(line) {
+			var why error
+			if dst, why = d.line(dst, from, event, envelopes-1); why != nil && !errors.Is(why, ErrNoEvent) {
+				return dst[:n], why
+			}
+			if len(dst)-n > maxEnclosed {
+				return dst[:n], fmt.Errorf("%w: more than %d events", evidence.ErrMalformed, maxEnclosed)
+			}
+		}
+	}
+	if len(dst) == n {
+		return dst, fmt.Errorf("%w: %w", evidence.ErrNotEvidence, err)
+	}
+	return dst, nil
+}
+
+// maxEnclosed is more than real events fill a line with.
+const maxEnclosed = 4096
+
+// enclosed are what stands within an envelope where events do.
+func enclosed(line []byte) (events [][]byte) {
 	c := jsonscan.New(line)
 	if !c.Object() {
 		return nil
 	}
 	for c.Next() {
-		if string(c.Key) != "properties" {
-			c.Skip()
-			continue
-		}
-		if !c.Object() {
-			continue
-		}
-		for c.Next() {
-			switch {
-			case string(c.Key) != "log":
-				c.Skip()
-			case c.Peek() == '{':
-				event = c.Raw()
-			default:
-				event = []byte(c.String())
+		switch string(c.Key) {
+		case "items", "records":
+			if c.Array() {
+				for c.Element() {
+					events = append(events, c.Raw())
+				}
 			}
+		case "properties":
+			if c.Object() {
+				for c.Next() {
+					switch {
+					case string(c.Key) != "log":
+						c.Skip()
+					case c.Peek() == '{':
+						events = append(events, c.Raw())
+					default: // of other categories no JSON
+						if text := c.String(); strings.HasPrefix(text, "{") {
+							events = append(events, []byte(text))
+						}
+					}
+				}
+			}
+		default:
+			c.Skip()
 		}
 	}
-	return event
+	return events
 }
 
 // Decode reads one event. It refuses what is no valid JSON, not an audit event
@@ -127,6 +155,12 @@ func (d *Decoder) Decode(event []byte) (evidence.Evidence, error) {
 	return e, nil
 }
 
+// A login is what OpenShift's login server says of one. Its users are anonymous yet.
+type login struct {
+	name     string
+	decision evidence.Decision // "": it is none
+}
+
 // An audit is what one event says. Byte slices alias it.
 type audit struct {
 	c                    jsonscan.Cursor
@@ -143,6 +177,7 @@ type audit struct {
 	reason                      string
 	failure                     bool // the API server wrote the status itself
 	decision, why, podSecurity  string
+	login                       login
 	issued                      string
 	truncated                   bool // its objects were cut out
 	received, staged, timestamp []byte
@@ -387,6 +422,13 @@ func (a *audit) annotations() {
 			a.decision = a.text()
 		case "authorization.k8s.io/reason":
 			a.why = evidence.Text(c.String(), evidence.MaxDetail)
+		case "authentication.openshift.io/username": // of OpenShift's login server
+			a.login.name = a.text()
+		case "authentication.openshift.io/decision":
+			switch d := evidence.Decision(a.text()); d {
+			case evidence.Allow, evidence.Deny, evidence.Error:
+				a.login.decision = d
+			}
 		case "pod-security.kubernetes.io/enforce-policy":
 			a.podSecurity = a.text()
 		case "authentication.kubernetes.io/issued-credential-id", "authentication.k8s.io/issued-credential-id": // as it was once named
@@ -427,6 +469,9 @@ func (d *Decoder) evidence(a *audit, e *evidence.Evidence) {
 	acting, impersonator := &a.user, ""
 	if a.as.name != "" {
 		acting, impersonator = &a.as, a.user.name
+	}
+	if a.login.decision != "" {
+		acting = &account{name: a.login.name}
 	}
 	e.User = acting.name
 	e.Actor = &evidence.Actor{Type: actorType(acting.name), Roles: acting.groups, Impersonator: impersonator}
@@ -534,7 +579,7 @@ func (a *audit) action() string {
 
 func (a *audit) outcome() string {
 	switch {
-	case a.stage == stagePanic, a.code >= 400:
+	case a.stage == stagePanic, a.code >= 400, a.login.decision != "" && a.login.decision != evidence.Allow:
 		return "failure"
 	case a.code >= 100:
 		return "success"
@@ -548,9 +593,13 @@ func (a *audit) outcome() string {
 func (a *audit) unauthenticated() bool { return a.code == 401 && a.decision == "" }
 
 // verdict is what the API server decided: who it is not, what RBAC or another
-// authorizer says, or that admission refused what was authorized.
+// authorizer says, or that admission refused what was authorized. What only reads
+// goes through no admission: an API server behind it refused.
 func (a *audit) verdict() *evidence.Verdict {
-	if a.unauthenticated() {
+	switch {
+	case a.login.decision != "":
+		return &evidence.Verdict{Engine: EngineOpenShift, Decision: a.login.decision, Enforced: true}
+	case a.unauthenticated():
 		return &evidence.Verdict{Engine: EngineAuthn, Decision: evidence.Deny, Enforced: true, Reason: a.reason}
 	}
 	v := &evidence.Verdict{Engine: EngineRBAC, Enforced: true, Reason: a.why}
@@ -569,6 +618,9 @@ func (a *audit) verdict() *evidence.Verdict {
 	// A proxied service's answer has a code and nothing else.
 	if a.code == 403 && (a.sub != "proxy" || a.failure || a.reason != "") {
 		v = &evidence.Verdict{Engine: EngineAdmission, Decision: evidence.Deny, Enforced: true, Reason: a.reason}
+		if a.sub == "" && (a.verb == "get" || a.verb == "list" || a.verb == "watch") {
+			v.Engine = EngineAuthz
+		}
 		if a.podSecurity != "" {
 			v.PolicyID = "pod-security/" + a.podSecurity
 		}

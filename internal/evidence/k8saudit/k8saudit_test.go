@@ -235,10 +235,11 @@ func TestActor(t *testing.T) {
 
 func TestVerdict(t *testing.T) {
 	for fields, want := range map[string]evidence.Verdict{
-		`"responseStatus":{"code":401,"reason":"Unauthorized"}`:                                                                                                      {Engine: EngineAuthn, Decision: evidence.Deny, Reason: "Unauthorized"},
-		`"responseStatus":{"code":403},"annotations":{"authorization.k8s.io/decision":"forbid","authorization.k8s.io/reason":""}`:                                    {Engine: EngineRBAC, Decision: evidence.Deny, DefaultDeny: true},
-		`"responseStatus":{"code":403},"annotations":{"authorization.k8s.io/decision":"forbid","authorization.k8s.io/reason":"no relationship found"}`:               {Engine: EngineAuthz, Decision: evidence.Deny, Reason: "no relationship found"},
-		`"responseStatus":{"code":403,"reason":"Forbidden"},"annotations":{"authorization.k8s.io/decision":"allow","pod-security.kubernetes.io/enforce-policy":"r"}`: {Engine: EngineAdmission, Decision: evidence.Deny, Reason: "Forbidden", PolicyID: "pod-security/r"},
+		`"responseStatus":{"code":401,"reason":"Unauthorized"}`:                                                                                                            {Engine: EngineAuthn, Decision: evidence.Deny, Reason: "Unauthorized"},
+		`"responseStatus":{"code":403},"annotations":{"authorization.k8s.io/decision":"forbid","authorization.k8s.io/reason":""}`:                                          {Engine: EngineRBAC, Decision: evidence.Deny, DefaultDeny: true},
+		`"responseStatus":{"code":403},"annotations":{"authorization.k8s.io/decision":"forbid","authorization.k8s.io/reason":"no relationship found"}`:                     {Engine: EngineAuthz, Decision: evidence.Deny, Reason: "no relationship found"},
+		`"responseStatus":{"code":403,"reason":"Forbidden"},"annotations":{"authorization.k8s.io/decision":"allow","pod-security.kubernetes.io/enforce-policy":"r"}`:       {Engine: EngineAdmission, Decision: evidence.Deny, Reason: "Forbidden", PolicyID: "pod-security/r"},
+		`"verb":"watch","objectRef":{"resource":"pods","apiGroup":"metrics.k8s.io"},"responseStatus":{"code":403},"annotations":{"authorization.k8s.io/decision":"allow"}`: {Engine: EngineAuthz, Decision: evidence.Deny},
 	} {
 		want.Enforced = true
 		if e := read(t, fields); e.Verdict == nil || *e.Verdict != want {
@@ -425,9 +426,35 @@ func TestEnvelope(t *testing.T) {
 			t.Errorf("%s", evidencetest.Render(&got))
 		}
 	}
-	for _, line := range []string{`{"properties":{"log":"no event"}}`, `{"properties":{"log":{}}}`, `{"properties":{}}`, `{"properties":1}`} {
+	// Several come in one message: a webhook's list, and what an Event Hub makes of Azure's.
+	second := strings.Replace(event, "a-1", "a-2", 1)
+	for _, line := range []string{
+		`{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[` + event + `,{"kind":"Status"},` + second + `]}`,
+		`{"records":[{"properties":{"log":` + string(text) + `}},{"category":"guard","properties":{"log":"no event"}},{"properties":{"log":` + second + `}}]}`,
+	} {
+		got, err := decoder.Line(nil, &evidencetest.Origin, []byte(line))
+		if err != nil || len(got) != 2 || got[0].StreamID != "a-1" || got[1].StreamID != "a-2" {
+			t.Errorf("%s: %d, %v", line, len(got), err)
+		}
+	}
+	many := `{"items":[` + strings.Repeat(event+",", maxEnclosed) + event + `]}`
+	for _, line := range []string{many, `{"items":[` + event + `,{"auditID":"a","auditID":"b"}]}`, `{"items":[{}]}`, `{"records":{}}`, `{"properties":{"log":"no event"}}`, `{"properties":{"log":{}}}`, `{"properties":{}}`, `{"properties":1}`} {
 		if got, err := decoder.Line(nil, &evidencetest.Origin, []byte(line)); err == nil || len(got) != 0 {
-			t.Errorf("%s: %+v", line, got)
+			t.Errorf("%.200s: %d", line, len(got))
+		}
+	}
+}
+
+// OpenShift's login server writes audit events of its own: who tried stands in an
+// annotation, and how it ended may not show in the code.
+func TestOpenShiftLogin(t *testing.T) {
+	for decision, want := range map[string]string{"allow": "success", "deny": "failure", "error": "failure"} {
+		e := evidencetest.One(t, decoder.Line, `{"kind":"Event","apiVersion":"audit.k8s.io/v1","auditID":"l-1","stage":"ResponseComplete","requestURI":"/login/corp","verb":"post",
+			"user":{"username":"system:anonymous","groups":["system:unauthenticated"]},"responseStatus":{"metadata":{},"code":302},"requestReceivedTimestamp":"2026-11-23T10:00:00Z",
+			"annotations":{"authentication.openshift.io/decision":"`+decision+`","authentication.openshift.io/username":"jane","authorization.k8s.io/decision":"allow","authorization.k8s.io/reason":""}}`)
+		if e.Event != evidence.EventAuthn || e.Role != evidence.RoleObserver || e.User != "jane" || e.Actor.Type != "user" || len(e.Actor.Roles) != 0 ||
+			e.Act.Outcome != want || *e.Verdict != (evidence.Verdict{Engine: EngineOpenShift, Decision: evidence.Decision(decision), Enforced: true}) {
+			t.Errorf("%s", evidencetest.Render(&e))
 		}
 	}
 }
