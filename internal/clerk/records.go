@@ -174,6 +174,9 @@ func writeActor(w writer, r *correlate.Record) {
 	case r.User != "":
 		w.PutStr(semconv.AuditActorID, r.User)
 		w.PutStr(semconv.AuditActorType, "user")
+	case r.Actor != nil && r.Actor.Token.AuthorizedParty != "": // nobody says for whom
+		w.PutStr(semconv.AuditActorID, r.Actor.Token.AuthorizedParty)
+		w.PutStr(semconv.AuditActorType, "service")
 	case !r.Source.ID.IsZero():
 		w.PutStr(semconv.AuditActorID, r.Source.ID.String())
 		w.PutStr(semconv.AuditActorType, "service")

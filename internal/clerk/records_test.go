@@ -37,6 +37,29 @@ func TestAmendmentThatKnowsLittle(t *testing.T) {
 	}, attributes(record))
 }
 
+// To whom a token was issued stands beside who it is about, and acts where it is
+// about nobody.
+func TestTokenOnRecord(t *testing.T) {
+	write := func(user string, a evidence.Actor) map[string]any {
+		lr := plog.NewLogRecord()
+		writeRecord(&correlate.Record{EventName: semconv.EventRequest, ID: correlate.RecordID{1}, User: user, Actor: &a}, lr, "")
+		return lr.Attributes().AsRaw()
+	}
+	bound := evidence.Token{Issuer: "idp", AuthorizedParty: "web", X5T: "t", Bound: "mtls", Proof: "other certificate"}
+	got := write("alice", evidence.Actor{Token: bound})
+	for name, want := range map[string]any{
+		semconv.UserID: "alice", semconv.AuditActorID: "alice", semconv.AuditActorType: "user",
+		"mesh.actor.token.iss": "idp", "mesh.actor.token.azp": "web", "mesh.actor.token.x5t": "t",
+		"mesh.actor.token.bound": "mtls", "mesh.actor.token.proof": "other certificate",
+	} {
+		assert.Equal(t, want, got[name], name)
+	}
+	got = write("job", evidence.Actor{Type: "service", Token: evidence.Token{AuthorizedParty: "job"}})
+	assert.Equal(t, []any{"job", "job", "service"}, []any{got[semconv.UserID], got[semconv.AuditActorID], got[semconv.AuditActorType]})
+	got = write("", evidence.Actor{Token: evidence.Token{AuthorizedParty: "web"}})
+	assert.Equal(t, []any{nil, "web", "service"}, []any{got[semconv.UserID], got[semconv.AuditActorID], got[semconv.AuditActorType]})
+}
+
 // Shortly after a change what was before may have decided: that is not stated as a fact.
 func TestChangeJustBefore(t *testing.T) {
 	const changed = int64(time.Hour)

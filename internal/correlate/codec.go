@@ -167,10 +167,11 @@ func actFields(a *evidence.Act) [11]*string {
 }
 
 // actorFields lists the strings of a that are packed, lists aside.
-func actorFields(a *evidence.Actor) [8]*string {
-	return [8]*string{
+func actorFields(a *evidence.Actor) [10]*string {
+	return [10]*string{
 		&a.Type, &a.Impersonator,
-		&a.Token.Issuer, &a.Token.Audience, &a.Token.JKT, &a.Token.IDHash, &a.Token.Bound, &a.Token.Proof,
+		&a.Token.Issuer, &a.Token.Audience, &a.Token.AuthorizedParty, &a.Token.JKT, &a.Token.X5T,
+		&a.Token.IDHash, &a.Token.Bound, &a.Token.Proof,
 	}
 }
 

@@ -16,7 +16,8 @@ import (
 func user(name string, roles ...string) option {
 	return func(e *evidence.Evidence) {
 		e.User = name
-		e.Actor = &evidence.Actor{Roles: roles, Delegation: []evidence.Delegate{{Issuer: "iss", Subject: "agent"}}}
+		e.Actor = &evidence.Actor{Roles: roles, Delegation: []evidence.Delegate{{Issuer: "iss", Subject: "agent"}},
+			Token: evidence.Token{AuthorizedParty: name + "'s client"}}
 	}
 }
 
@@ -72,6 +73,12 @@ func TestInitiator(t *testing.T) {
 		require.Len(t, rs, len(all), "no amendments")
 		require.Equal(t, wantInitiators, initiators(rs, all))
 		for _, r := range rs {
+			// By which client a hop was called its own token says, if it has one.
+			if r.User == "" {
+				require.Nil(t, r.Actor)
+			} else {
+				require.Equal(t, r.User+"'s client", r.Actor.Token.AuthorizedParty)
+			}
 			if r.Initiator != nil && r.Initiator.Derived == Inherited {
 				require.Equal(t, []string{"buyer"}, r.Initiator.Roles)
 				require.Equal(t, "agent", r.Initiator.Delegation[0].Subject)

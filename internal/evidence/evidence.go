@@ -141,10 +141,15 @@ type Delegate struct{ Issuer, Subject string }
 // Token is what is kept of the token by which the actor was authenticated.
 type Token struct {
 	Issuer, Audience string
+	AuthorizedParty  string // azp, else client_id: the client to which the token was issued
 	JKT              string // RFC 9449 thumbprint of the key that the token is bound to
+	X5T              string // RFC 8705 thumbprint, base64url, of the certificate that it is bound to
 	IDHash           string // hex SHA-256 of the token's jti
 	Bound            string // dpop, mtls, none; "": not stated
-	Proof            string // of a DPoP proof in the evidence: verified, "valid, token unknown", or failed: WHY; "": none there
+	// Whether what the token is bound to was there, by a DPoP proof or the client's
+	// certificate in the evidence: verified, "valid, token unknown", "other
+	// certificate", or failed: WHY; "": neither is there.
+	Proof string
 }
 
 // Act is what was done to what, where it is no call between two parties.

@@ -108,13 +108,14 @@ var allowed = func() map[string]rule {
 		"istio_dry_run_allow_shadow_engine_result", "istio_dry_run_allow_shadow_effective_policy_id",
 		"istio_dry_run_deny_shadow_engine_result", "istio_dry_run_deny_shadow_effective_policy_id",
 		"enforced_engine_result", "enforced_effective_policy_id", "decision_id", "listener_direction", "traffic_direction",
-		"access_log_type", "pod_name", "pod_namespace",
+		"access_log_type", "pod_name", "pod_namespace", "azp",
 	)
 	// Ours.
 	add(plain,
 		semconv.AuditRecordID, semconv.AuditSchemaVersion, semconv.AuditActorID, semconv.AuditActorType,
 		semconv.AuditAction, semconv.AuditOutcome, semconv.AuditTargetID, semconv.AuditTargetType,
-		semconv.ActorTokenIssuer, semconv.ActorTokenAud, semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound, semconv.ActorTokenProof,
+		semconv.ActorTokenIssuer, semconv.ActorTokenAud, semconv.ActorTokenAZP, semconv.ActorTokenJKT, semconv.ActorTokenX5T, semconv.ActorTokenJTIHash,
+		semconv.ActorTokenBound, semconv.ActorTokenProof,
 		semconv.InitiatorID, semconv.InitiatorRoles, semconv.InitiatorDerived, semconv.InitiatorEvidence, semconv.InitiatorAmbiguous,
 		semconv.ChangeGroup, semconv.ChangeResource, semconv.ChangeNamespace, semconv.ChangeName, semconv.ChangeVerb,
 		semconv.IdentityNotAfter, semconv.ChangeDiffSHA256, semconv.ChangeRevision, semconv.ChangeImpersonator,

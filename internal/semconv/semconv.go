@@ -94,10 +94,12 @@ const (
 	ActorDelegation   = "mesh.actor.delegation" // maps iss, sub; outermost first
 	ActorTokenIssuer  = "mesh.actor.token.iss"
 	ActorTokenAud     = "mesh.actor.token.aud"
+	ActorTokenAZP     = "mesh.actor.token.azp" // or client_id: the client to which the token was issued
 	ActorTokenJKT     = "mesh.actor.token.jkt"
+	ActorTokenX5T     = "mesh.actor.token.x5t" // base64url SHA-256 of the certificate that the token is bound to
 	ActorTokenJTIHash = "mesh.actor.token.jti_hash"
 	ActorTokenBound   = "mesh.actor.token.bound" // dpop, mtls, none
-	ActorTokenProof   = "mesh.actor.token.proof" // of a DPoP proof in the evidence: verified, "valid, token unknown", failed: WHY
+	ActorTokenProof   = "mesh.actor.token.proof" // verified, "valid, token unknown", "other certificate", failed: WHY
 
 	// Who set the trace going of which the action is a part.
 	InitiatorID         = "mesh.initiator.id"

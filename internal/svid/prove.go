@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/token"
 	"github.com/meshaudit/meshaudit/internal/trustbundle"
 )
 
@@ -134,6 +135,7 @@ func (p *Prover) Prove(e *evidence.Evidence, authenticated bool) (changed bool) 
 			v.Reason = Unauthenticated
 		}
 		p.state(e, PeerCertificate, v, evidence.ProofSVID, evidence.FromPeerCertificate)
+		token.ApplyCertificate(e) // of which only now may be known which it is
 		changed = true
 	}
 	if shown.XFCC.Given() {

@@ -2,6 +2,7 @@ package svid
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"strings"
@@ -230,6 +231,13 @@ func TestProve(t *testing.T) {
 			}
 		})
 	}
+	// What a token is bound to may be known only by the certificate itself.
+	sum := sha256.Sum256(good)
+	bound := evidence.Evidence{Start: now.UnixNano(), Shown: &evidence.Credentials{Peer: evidence.Certificate{Leaf: evidencetest.PEM(good)}},
+		Actor: &evidence.Actor{Token: evidence.Token{X5T: base64.RawURLEncoding.EncodeToString(sum[:]), Bound: "mtls"}}}
+	require.True(t, p.Prove(&bound, true))
+	require.Equal(t, "verified", bound.Actor.Token.Proof)
+
 	e := evidence.Evidence{Shown: &evidence.Credentials{JWT: "x"}}
 	var none *Prover
 	require.False(t, none.Prove(&e, true))

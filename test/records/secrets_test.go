@@ -65,7 +65,8 @@ func startSealed(t *testing.T) *sealed {
 		"match": map[string]any{"path": "/mapped"}, "decoder": "mapped", "mapping": []any{map[string]any{"fields": map[string]any{
 			"event": `"mesh.authz"`, "role": `"decision"`, "position": `body["id"]`, "from.identity": `body["subject"]`, "path": `body["path"]`,
 			"verdict.engine": `body["engine"]`, "verdict.decision": `body["ok"]`, "verdict.reason": `body["why"]`, "user.id": `body["user"]`,
-			"tls.failure_reason": `body["why"]`, "actor.delegation": `body["user"]`, "actor.token.jti": `body["user"]`, "messaging.destination": `body["path"]`,
+			"tls.failure_reason": `body["why"]`, "actor.delegation": `body["user"]`, "actor.token.jti": `body["user"]`,
+			"actor.token.azp": `body["user"]`, "actor.token.x5t": `body["user"]`, "messaging.destination": `body["path"]`,
 		}}},
 	}}}).Unmarshal(pc))
 	s.logs, err = pf.CreateLogs(ctx, processortest.NewNopSettings(pf.Type()), pc, el)

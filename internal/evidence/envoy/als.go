@@ -255,6 +255,7 @@ func (in *entry) apply(node *Node, e *evidence.Evidence) {
 	if in.tagged {
 		in.tags.apply(e)
 	}
+	token.ApplyCertificate(e)
 	setEvent(e)
 }
 
@@ -481,20 +482,24 @@ func decisionID(o protoStruct, depth int) string {
 }
 
 // payload finds the verified token's payload, which the filter stores below a
-// configured key. Of several it is that of the least subject: a resend must read
-// the same.
-func payload(o protoStruct) protoStruct {
-	if o.text("sub") != "" {
-		return o
-	}
-	var found protoStruct
-	least := ""
-	o.fields(func(_ string, v protoValue) {
-		inner := v.object()
-		if sub := inner.text("sub"); sub != "" && (least == "" || sub < least) {
-			found, least = inner, sub
+// configured key. Of several it is that of the least subject, and of those without
+// one that of the least client: a resend must read the same.
+func payload(o protoStruct) (found protoStruct) {
+	for _, claim := range [...]string{"sub", "azp", "client_id"} {
+		if o.text(claim) != "" {
+			return o
 		}
-	})
+		least := ""
+		o.fields(func(_ string, v protoValue) {
+			inner := v.object()
+			if who := inner.text(claim); who != "" && (least == "" || who < least) {
+				found, least = inner, who
+			}
+		})
+		if found != "" {
+			break
+		}
+	}
 	return found
 }
 

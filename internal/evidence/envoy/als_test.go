@@ -1,6 +1,10 @@
 package envoy
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"reflect"
 	"slices"
@@ -329,6 +333,43 @@ func TestTraps(t *testing.T) {
 		})
 		if e.Final {
 			t.Error("an intermediate entry is final")
+		}
+	})
+	t.Run("tokens", func(t *testing.T) {
+		fingerprint := sha256.Sum256([]byte("certificate"))
+		x5t := base64.RawURLEncoding.EncodeToString(fingerprint[:])
+		read := func(metadata, peer, certificate string) evidence.Evidence {
+			return changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+				var payloads map[string]any
+				if err := json.Unmarshal([]byte(metadata), &payloads); err != nil {
+					t.Fatal(err)
+				}
+				c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{filters[filterJWT]: structOf(t, payloads)}}
+				c.CustomTags = map[string]string{"peer_cert_sha256": certificate}
+				c.TlsProperties.PeerCertificateProperties = certificateOf(peer)
+			})
+		}
+		const bound = `{"p":{"sub":"alice","azp":"web","cnf":{"x5t#S256":%q}}}`
+		matches, differs := fmt.Sprintf(bound, x5t), fmt.Sprintf(bound, "t")
+		certificate := hex.EncodeToString(fingerprint[:])
+		for name, tc := range map[string]struct {
+			metadata, peer, certificate string
+			user, kind                  string
+			want                        evidence.Token
+		}{
+			"a user by a client":            {`{"p":{"sub":"alice","azp":"web","client_id":"x"}}`, frontend, "", "alice", "", evidence.Token{AuthorizedParty: "web", Bound: "none"}},
+			"the client itself":             {`{"header":{"alg":"ES256"},"p":{"iss":"i","client_id":"job"}}`, frontend, "", "job", "service", evidence.Token{Issuer: "i", AuthorizedParty: "job", Bound: "none"}},
+			"at the top":                    {`{"azp":"job"}`, frontend, "", "job", "service", evidence.Token{AuthorizedParty: "job", Bound: "none"}},
+			"a subject before clients":      {`{"a":{"azp":"a"},"b":{"sub":"z","azp":"b"}}`, frontend, "", "z", "", evidence.Token{AuthorizedParty: "b", Bound: "none"}},
+			"the client's certificate":      {matches, "", certificate, "alice", "", evidence.Token{AuthorizedParty: "web", X5T: x5t, Bound: "mtls", Proof: "verified"}},
+			"another client's":              {differs, "", certificate, "alice", "", evidence.Token{AuthorizedParty: "web", X5T: "t", Bound: "mtls", Proof: "failed: x5t"}},
+			"behind a gateway":              {differs, frontend, certificate, "alice", "", evidence.Token{AuthorizedParty: "web", X5T: "t", Bound: "mtls", Proof: "other certificate"}},
+			"its certificate is not stated": {matches, frontend, "", "alice", "", evidence.Token{AuthorizedParty: "web", X5T: x5t, Bound: "mtls"}},
+		} {
+			e := read(tc.metadata, tc.peer, tc.certificate)
+			if e.Actor == nil || e.User != tc.user || e.Actor.Type != tc.kind || e.Actor.Token != tc.want {
+				t.Errorf("%s: user %q, %+v; want %+v", name, e.User, e.Actor, tc.want)
+			}
 		}
 	})
 	t.Run("header spoofing is a claim", func(t *testing.T) {

@@ -47,7 +47,7 @@ type labels struct {
 	listenerDirection, logType          string
 	attempts, podName, podNamespace     string
 	headers                             Headers
-	user                                string
+	user, azp                           string
 	start                               int64 // unix nanoseconds, instead of startTime
 	tlsStated                           bool  // a TLS label was there, be it empty
 	flagsStated                         bool  // that of the flags was, be it for none
@@ -249,6 +249,8 @@ func (l *labels) field(name string) *string {
 		return &l.attempts
 	case "user", "user.id":
 		return &l.user
+	case "azp":
+		return &l.azp
 	case "pod_name":
 		return &l.podName
 	case "pod_namespace":
@@ -316,6 +318,15 @@ func (l *labels) apply(e *evidence.Evidence) {
 	}
 	if e.User == "" {
 		e.User = evidence.Text(l.user, evidence.MaxName)
+	}
+	if azp := evidence.Text(l.azp, evidence.MaxName); azp != "" {
+		// Who the user is another label would say: without one it need not be the client.
+		if e.Actor == nil {
+			e.Actor = new(evidence.Actor)
+		}
+		if t := &e.Actor.Token; t.AuthorizedParty == "" {
+			t.AuthorizedParty = azp
+		}
 	}
 }
 

@@ -178,6 +178,15 @@ func TestLabels(t *testing.T) {
 	if e := read(map[string]any{"user.id": "https://idp.example/alice"}); e.User != "https://idp.example/alice" {
 		t.Errorf("user: %q", e.User)
 	}
+	if e := read(map[string]any{"user.id": "alice", "azp": "web"}); e.User != "alice" || e.Actor == nil || e.Actor.Token != (evidence.Token{AuthorizedParty: "web"}) {
+		t.Errorf("client: user %q, %+v", e.User, e.Actor)
+	}
+	if e := read(map[string]any{"azp": "web"}); e.User != "" || e.Actor.Token.AuthorizedParty != "web" {
+		t.Errorf("a client, of which user is not logged: user %q, %+v", e.User, e.Actor)
+	}
+	if e := read(map[string]any{"azp": "-"}); e.Actor != nil {
+		t.Errorf("no client: %+v", e.Actor)
+	}
 	if e := read(map[string]any{"access_log_type": "DownstreamPeriodic"}); e.Final {
 		t.Error("a periodic entry is final")
 	}
@@ -200,6 +209,7 @@ func FuzzFromOTLPLog(f *testing.F) {
 	}
 	f.Add(string(seed), "GET / 200", envoyResource["node_name"].(string))
 	f.Add(`{"response_flags":"UF,URX","upstream_cluster":"outbound|1|s|h.n.svc","start_time":"2026-11-23T00:00:00Z","duration":1}`, "", "router~1~p.n~d")
+	f.Add(`{"response_flags":"","upstream_cluster":"","user.id":"alice","azp":"web"}`, "", "")
 	f.Add(`{"response_flags":"","response_code_details":"rbac_access_denied_matched_policy[none]","ext_authz":{"a":[1,{}]}}`, "\xff", "")
 	f.Fuzz(func(t *testing.T, labels, line, node string) {
 		var fields map[string]any

@@ -94,6 +94,17 @@ func TestFormats(t *testing.T) {
 		{`%START_TIME% 100%% %REQ(:METHOD):3% %DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_engine_result)% %DYNAMIC_METADATA(envoy.filters.http.rbac:shadow_effective_policy_id)%`,
 			"2026-11-23T10:00:00.000Z 100% DEL denied ns[a]-policy[b]-rule[0]",
 			func(e *evidence.Evidence) bool { return !e.Verdict.Enforced && e.Verdict.PolicyID == "b" }},
+		{`%START_TIME% %RESPONSE_CODE% %DYNAMIC_METADATA(envoy.filters.http.jwt_authn:p:sub)% %DYNAMIC_METADATA(envoy.filters.http.jwt_authn:p:client_id)%`,
+			"2026-11-23T10:00:00.000Z 200 alice web",
+			func(e *evidence.Evidence) bool { return e.User == "alice" && e.Actor.Token.AuthorizedParty == "web" }},
+		{`%START_TIME% %RESPONSE_CODE% %DYNAMIC_METADATA(istio_authn:request.auth.principal)% %DYNAMIC_METADATA(istio_authn:request.auth.presenter)%`,
+			"2026-11-23T10:00:00.000Z 200 i/alice web",
+			func(e *evidence.Evidence) bool {
+				return e.User == "i/alice" && e.Actor.Token.AuthorizedParty == "web"
+			}},
+		{`%START_TIME% %RESPONSE_CODE% %DYNAMIC_METADATA(envoy.filters.http.jwt_authn:p:act:sub)% %DYNAMIC_METADATA(envoy.filters.http.jwt_authn:p:azp)%`,
+			"2026-11-23T10:00:00.000Z 200 delegate -",
+			func(e *evidence.Evidence) bool { return e.User == "" && e.Actor == nil }},
 		{`%START_TIME% %RESPONSE_CODE% %ACCESS_LOG_TYPE%`, "2026-11-23T10:00:00.000Z 200 DownstreamStart", func(e *evidence.Evidence) bool { return !e.Final }},
 		{`%START_TIME% %RESPONSE_CODE% "%REQ(AUTHORIZATION)%" "%REQ(COOKIE?X-REQUEST-ID)%" %FILTER_STATE(a:PLAIN)% %CEL(request.headers['a(b)'])%`,
 			`2026-11-23T10:00:00.000Z 200 "Bearer SECRET" "SECRET" x SECRET y`,

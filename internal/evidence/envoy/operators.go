@@ -168,12 +168,18 @@ func metadataLabel(parameters string) string {
 			return parameters // both filters may be in one format
 		}
 	case filters[filterIstioAuthn]:
-		if key == "request.auth.principal" {
+		switch key {
+		case "request.auth.principal":
 			return "user"
+		case "request.auth.presenter":
+			return "azp"
 		}
 	case filters[filterJWT]:
-		if strings.HasSuffix(key, ":sub") {
+		switch _, claim, _ := strings.Cut(key, ":"); claim { // not that of an act claim
+		case "sub":
 			return "user"
+		case "azp", "client_id":
+			return "azp"
 		}
 	}
 	return ""

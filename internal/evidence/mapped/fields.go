@@ -57,6 +57,7 @@ func (t *target) finish() {
 	case tls.Mutual:
 		tls.Known, tls.Established = true, true
 	}
+	token.ApplyCertificate(t.Evidence)
 }
 
 type setter func(t *target, v any) error
@@ -228,7 +229,9 @@ var setters = func() map[string]setter {
 	name("actor.impersonator", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Impersonator })
 	name("actor.token.issuer", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Token.Issuer })
 	name("actor.token.audience", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Token.Audience })
+	name("actor.token.azp", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Token.AuthorizedParty })
 	name("actor.token.jkt", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Token.JKT })
+	name("actor.token.x5t", evidence.MaxName, func(t *target) *string { t.acts = true; return &t.actor.Token.X5T })
 	for field, dst := range map[string]func(*evidence.Act) *string{
 		"action": func(a *evidence.Act) *string { return &a.Action }, "outcome": func(a *evidence.Act) *string { return &a.Outcome },
 		"target.id": func(a *evidence.Act) *string { return &a.TargetID }, "target.type": func(a *evidence.Act) *string { return &a.TargetType },

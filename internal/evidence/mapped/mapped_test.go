@@ -111,6 +111,16 @@ func TestFields(t *testing.T) {
 			t.Errorf("%+v", k)
 		}
 	}
+	bound := map[string]string{"user.id": `body["sub"]`, "actor.token.azp": `body["azp"]`, "actor.token.x5t": `body["x5t"]`, "actor.token.bound": `body["bound"]`,
+		"tls.client.sha256": `body["fp"]`}
+	const x5t = "q6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq6s" // of 32 times 0xab
+	wantToken := evidence.Token{AuthorizedParty: "web", X5T: x5t, Bound: "mtls", Proof: "verified"}
+	if e, err := read(bound, `{"sub":"alice","azp":"web","x5t":"`+x5t+`","bound":"mtls","fp":"`+fp+`"}`); err != nil || e.User != "alice" || e.Actor.Token != wantToken {
+		t.Errorf("a token bound to the client's certificate: %v, %+v", err, e)
+	}
+	if e, err := read(bound, `{"azp":"web","x5t":"t","bound":"mtls","fp":"`+fp+`"}`); err != nil || e.User != "" || e.Actor.Token.Proof != "failed: x5t" {
+		t.Errorf("a token bound to another: %v, %+v", err, e)
+	}
 	if e, err := read(actor, `{"act":"now"}`); err != nil || len(e.Actor.Delegation) != 1 || e.Actor.Delegation[0].Subject != "now" {
 		t.Errorf("one subject: %v, %+v", err, e)
 	}

@@ -356,7 +356,8 @@ func (d *decoder) finish() {
 		if claims, ok := bearerClaims(d.authorization); ok {
 			claims.Apply(e)
 			if e.Actor != nil { // what it is bound to nobody has verified
-				e.Actor.Token.Bound, e.Actor.Token.JKT = "", ""
+				t := &e.Actor.Token
+				t.Bound, t.JKT, t.X5T = "", "", ""
 			}
 		}
 	}

@@ -244,15 +244,21 @@ func TestDecode(t *testing.T) {
 		if e := read(t, jwt+`,"result":true`); e.User != "alice" {
 			t.Errorf("allowed: user %q", e.User)
 		}
+		unverified := fmt.Sprintf(`"input":{"attributes":{"request":{"http":{"headers":{"Authorization":%q}}}}},"result":true`,
+			bearer(`{"client_id":"job","cnf":{"x5t#S256":"t","jkt":"k"}}`))
+		if e := read(t, unverified); e.User != "job" || e.Actor.Type != "service" || e.Actor.Token != (evidence.Token{AuthorizedParty: "job"}) {
+			t.Errorf("allowed, a client: user %q, %+v", e.User, e.Actor)
+		}
 		if e := read(t, jwt+`,"path":"deny"`); e.User != "" {
 			t.Errorf("an undefined denial names %q by an unverified token", e.User)
 		}
 		if e := read(t, jwt+`,"result":false`); e.User != "" {
 			t.Errorf("a denied request names %q by an unverified token", e.User)
 		}
-		verified := `"result":false,"input":{"attributes":{"metadataContext":{"filterMetadata":{"envoy.filters.http.jwt_authn":{"payload":{"iss":"https://idp","sub":"bob","aud":["api","x"],"jti":"SECRET","email":"SECRET","scope":"SECRET","groups":["a"],"act":{"sub":"svc","act":{"sub":"gw"}},"cnf":{"x5t#S256":"t1"}}},"x":{"sub":"no"}}}}}`
+		verified := `"result":false,"input":{"attributes":{"metadataContext":{"filterMetadata":{"envoy.filters.http.jwt_authn":{"payload":{"iss":"https://idp","sub":"bob","azp":"web","aud":["api","x"],"jti":"SECRET","email":"SECRET","scope":"SECRET","groups":["a"],"act":{"sub":"svc","act":{"sub":"gw"}},"cnf":{"x5t#S256":"t1"}}},"x":{"sub":"no"}}}}}`
 		e := read(t, verified)
 		if e.User != "bob" || e.Actor.Token.Issuer != "https://idp" || e.Actor.Token.Audience != "api" || e.Actor.Token.Bound != "mtls" ||
+			e.Actor.Token.AuthorizedParty != "web" || e.Actor.Token.X5T != "t1" || e.Actor.Token.Proof != "" ||
 			len(e.Actor.Delegation) != 2 || e.Actor.Delegation[0].Subject != "svc" || e.Actor.Roles[0] != "a" {
 			t.Errorf("verified: user %q, %+v", e.User, e.Actor)
 		}

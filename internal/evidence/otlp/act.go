@@ -14,7 +14,7 @@ import (
 var (
 	actorNames = [...]string{
 		semconv.AuditActorType, semconv.ChangeImpersonator, semconv.ActorTokenIssuer, semconv.ActorTokenAud,
-		semconv.ActorTokenJKT, semconv.ActorTokenJTIHash, semconv.ActorTokenBound, semconv.ActorTokenProof,
+		semconv.ActorTokenAZP, semconv.ActorTokenJKT, semconv.ActorTokenX5T, semconv.ActorTokenJTIHash, semconv.ActorTokenBound, semconv.ActorTokenProof,
 	}
 	actNames = [...]string{
 		semconv.AuditAction, semconv.AuditOutcome, semconv.AuditTargetID, semconv.AuditTargetType,
@@ -33,8 +33,12 @@ func actorField(a *evidence.Actor, name string) *string {
 		return &a.Token.Issuer
 	case semconv.ActorTokenAud:
 		return &a.Token.Audience
+	case semconv.ActorTokenAZP:
+		return &a.Token.AuthorizedParty
 	case semconv.ActorTokenJKT:
 		return &a.Token.JKT
+	case semconv.ActorTokenX5T:
+		return &a.Token.X5T
 	case semconv.ActorTokenJTIHash:
 		return &a.Token.IDHash
 	case semconv.ActorTokenBound:

@@ -81,8 +81,8 @@ var (
 			e.Actor = &evidence.Actor{
 				Type: "user", Impersonator: texts.Draw(t, "impersonator"),
 				Roles: rapid.SliceOfN(rapid.StringN(1, 10, -1), 0, 3).Draw(t, "roles"),
-				Token: evidence.Token{Issuer: texts.Draw(t, "iss"), Audience: texts.Draw(t, "aud"), JKT: texts.Draw(t, "jkt"),
-					IDHash: texts.Draw(t, "jti"), Bound: texts.Draw(t, "bound")},
+				Token: evidence.Token{Issuer: texts.Draw(t, "iss"), Audience: texts.Draw(t, "aud"), AuthorizedParty: texts.Draw(t, "azp"),
+					JKT: texts.Draw(t, "jkt"), X5T: texts.Draw(t, "x5t"), Proof: texts.Draw(t, "proof"), IDHash: texts.Draw(t, "jti"), Bound: texts.Draw(t, "bound")},
 			}
 			for range rapid.IntRange(0, 3).Draw(t, "chain") {
 				e.Actor.Delegation = append(e.Actor.Delegation, evidence.Delegate{Issuer: texts.Draw(t, "link iss"), Subject: texts.Draw(t, "link sub")})

@@ -147,10 +147,11 @@ func ApplyProof(e *evidence.Evidence, proof, authorization string) {
 	}
 }
 
-// Values of evidence.Token.Proof of a proof that holds.
+// Values of evidence.Token.Proof where nothing failed.
 const (
-	ProofVerified     = "verified"             // and its key is the one that the token is bound to
-	ProofTokenUnknown = "valid, token unknown" // what the token is bound to nobody says
+	ProofVerified         = "verified"             // what the token is bound to was there
+	ProofTokenUnknown     = "valid, token unknown" // a DPoP proof holds; what the token is bound to nobody says
+	ProofOtherCertificate = "other certificate"    // a workload of the mesh passes on a token that is not its own
 )
 
 // reason is err's place in the closed set.

@@ -1,11 +1,11 @@
 // Package token reads what evidence carries of the tokens by which a caller was
 // authenticated: the claims of a token that a proxy or policy engine has
-// verified, and the DPoP proof (RFC 9449) that came with it, which it verifies
-// itself.
+// verified, and what came with it of that to which it is bound, a DPoP proof (RFC
+// 9449) or a client certificate (RFC 8705), which it verifies itself.
 //
-// It keeps who (sub), by whom and for whom (iss, aud), on whose behalf (act, RFC
-// 8693) and to which key the token is bound (cnf, RFC 9449 and RFC 8705). A
-// token's id is hashed. The token, the proof and every other claim are dropped.
+// It keeps who (sub) by which client (azp), by whom and for whom (iss, aud), on
+// whose behalf (act, RFC 8693) and to which key the token is bound (cnf). A token's
+// id is hashed. The token, the proof and every other claim are dropped.
 package token
 
 import (
@@ -224,22 +224,23 @@ func JWTSVID(authorization string) (token string, ok bool) {
 	return token, err == nil && strings.HasPrefix(claims.Subject, "spiffe://")
 }
 
-// Apply states the claims on e: its user, unless it names one, and its actor.
+// Apply states the claims on e: its user, unless it names one, and its actor. Of
+// a token without a subject that is the client itself.
 func (c *Claims) Apply(e *evidence.Evidence) {
-	user := c.Subject
-	if user == "" {
-		user = c.AuthorizedParty
-	}
-	if user == "" && c.Issuer == "" {
+	if c.Subject == "" && c.AuthorizedParty == "" && c.Issuer == "" {
 		return
-	}
-	if e.User == "" {
-		e.User = user
 	}
 	if e.Actor == nil {
 		e.Actor = new(evidence.Actor)
 	}
 	a := e.Actor
+	switch {
+	case e.User != "":
+	case c.Subject != "":
+		e.User = c.Subject
+	case c.AuthorizedParty != "":
+		e.User, a.Type = c.AuthorizedParty, "service"
+	}
 	if len(a.Roles) == 0 {
 		a.Roles = c.Roles[:min(len(c.Roles), evidence.MaxRoles)]
 	}
@@ -250,7 +251,7 @@ func (c *Claims) Apply(e *evidence.Evidence) {
 	if t.Bound != "" {
 		return // of two statements the first counts, as of the user
 	}
-	t.Issuer, t.Audience, t.JKT = c.Issuer, c.Audience, c.JKT
+	t.Issuer, t.Audience, t.AuthorizedParty, t.JKT, t.X5T = c.Issuer, c.Audience, c.AuthorizedParty, c.JKT, c.X5T
 	if c.ID != "" {
 		sum := sha256.Sum256([]byte(c.ID))
 		t.IDHash = hex.EncodeToString(sum[:])

@@ -27,13 +27,17 @@ func TestParseAndApply(t *testing.T) {
 			&evidence.Actor{Token: evidence.Token{Issuer: "https://idp", Audience: "orders",
 				IDHash: "fb57d0e225297bc70b53f62dc24e4bc1f48de5d10ab1db6ebb26e8e8ad1d5eb6", Bound: BoundNone}}},
 		"client credentials, several audiences": {`{"iss":"i","azp":"cli","aud":["a","b"]}`, "cli",
-			&evidence.Actor{Token: evidence.Token{Issuer: "i", Audience: "a", Bound: BoundNone}}},
+			&evidence.Actor{Type: "service", Token: evidence.Token{Issuer: "i", Audience: "a", AuthorizedParty: "cli", Bound: BoundNone}}},
+		"a user by a client": {`{"client_id":"not it","sub":"alice","azp":"web"}`, "alice",
+			&evidence.Actor{Token: evidence.Token{AuthorizedParty: "web", Bound: BoundNone}}},
+		"an access token": {`{"sub":"alice","client_id":"web"}`, "alice",
+			&evidence.Actor{Token: evidence.Token{AuthorizedParty: "web", Bound: BoundNone}}},
 		"delegated": {`{"sub":"alice","act":{"sub":"svc-b","iss":"x","act":{"sub":"svc-a"}},"roles":["r"],"groups":"g"}`, "alice",
 			&evidence.Actor{Roles: []string{"r", "g"}, Token: evidence.Token{Bound: BoundNone},
 				Delegation: []evidence.Delegate{{Issuer: "x", Subject: "svc-b"}, {Subject: "svc-a"}}}},
 		"bound by DPoP":                     {`{"sub":"a","cnf":{"jkt":"k"}}`, "a", &evidence.Actor{Token: evidence.Token{JKT: "k", Bound: BoundDPoP}}},
-		"bound to a certificate":            {`{"sub":"a","cnf":{"x5t#S256":"t"}}`, "a", &evidence.Actor{Token: evidence.Token{Bound: BoundMTLS}}},
-		"wrong types are nothing":           {`{"sub":7,"iss":["x","y"],"act":3,"aud":{},"roles":[1,"r"],"azp":"c"}`, "c", &evidence.Actor{Roles: []string{"r"}, Token: evidence.Token{Bound: BoundNone}}},
+		"bound to a certificate":            {`{"sub":"a","cnf":{"x5t#S256":"t"}}`, "a", &evidence.Actor{Token: evidence.Token{X5T: "t", Bound: BoundMTLS}}},
+		"wrong types are nothing":           {`{"sub":7,"iss":["x","y"],"act":3,"aud":{},"roles":[1,"r"],"azp":"c"}`, "c", &evidence.Actor{Type: "service", Roles: []string{"r"}, Token: evidence.Token{AuthorizedParty: "c", Bound: BoundNone}}},
 		"lists of one, as Istio gives them": {`{"sub":["alice"],"iss":["i"],"aud":["a"]}`, "alice", &evidence.Actor{Token: evidence.Token{Issuer: "i", Audience: "a", Bound: BoundNone}}},
 		"claims of two names are not one":   {`{"sub":"a","SUB":"mallory","cnf":3}`, "a", &evidence.Actor{Token: evidence.Token{Bound: BoundNone}}},
 		"the last of a name counts": {`{"act":{"sub":"x","act":{"sub":"y"}},"sub":"b","sub":"a","act":{"act":{"sub":"z"},"sub":"w"}}`, "a",
@@ -168,7 +172,7 @@ func TestApplyProof(t *testing.T) {
 		"token not shown":          {`{"sub":"a","cnf":{"jkt":"` + jkt + `"}}`, proof, "", evidence.Token{Bound: BoundDPoP, JKT: jkt, Proof: ProofVerified}},
 		"another key":              {`{"sub":"a","cnf":{"jkt":"k"}}`, proof, "DPoP the-token", evidence.Token{Bound: BoundDPoP, JKT: "k", Proof: "failed: jkt"}},
 		"bound to nothing":         {`{"sub":"a"}`, proof, "Bearer the-token", evidence.Token{Bound: BoundNone, Proof: "failed: unbound"}},
-		"bound to a certificate":   {`{"sub":"a","cnf":{"x5t#S256":"t"}}`, proof, "bearer the-token", evidence.Token{Bound: BoundMTLS, Proof: "failed: unbound"}},
+		"bound to a certificate":   {`{"sub":"a","cnf":{"x5t#S256":"t"}}`, proof, "bearer the-token", evidence.Token{X5T: "t", Bound: BoundMTLS, Proof: "failed: unbound"}},
 		"of another bearer token":  {`{"sub":"a"}`, proof, "Bearer other", evidence.Token{Bound: BoundNone, Proof: "failed: ath"}},
 		"no claims":                {``, proof, "DPoP the-token", evidence.Token{Proof: ProofTokenUnknown}},
 		"no claims, another token": {``, proof, "DPoP other", evidence.Token{Proof: "failed: ath"}},
@@ -188,21 +192,76 @@ func TestApplyProof(t *testing.T) {
 	}
 }
 
+// The example of RFC 8705, appendix A (figure 5), and the fingerprint of the certificate in
+// figure 6 as Envoy writes it.
+const (
+	rfcX5T         = "A4DtL2JmUMhAsvJj5tKyn64SqzmuXbMrJa0n761y5v0"
+	rfcFingerprint = "0380ed2f626650c840b2f263e6d2b29fae12ab39ae5db32b25ad27efad72e6fd"
+)
+
+func TestApplyCertificate(t *testing.T) {
+	const other = "00000000000000000000000000000000000000000000000000000000000000ff"
+	gateway := []evidence.Identity{evidence.ParseIdentity("spiffe://example.org/ns/ingress/sa/gateway", evidence.ProofMTLSSAN, "tls.peer.san")}
+	claimed := []evidence.Identity{evidence.ParseIdentity("spiffe://example.org/ns/ingress/sa/gateway", evidence.ProofClaimed, "header.x-spiffe-id")}
+	client := []evidence.Identity{evidence.ParseIdentity("CN=client", evidence.ProofMTLSSAN, "tls.peer.subject")}
+	for name, tc := range map[string]struct {
+		claims, fingerprint string
+		from                []evidence.Identity
+		failed              string
+		want                string
+	}{
+		"the client's":           {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, rfcFingerprint, client, "", ProofVerified},
+		"a workload's own":       {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, rfcFingerprint, gateway, "", ProofVerified},
+		"padded":                 {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `="}}`, rfcFingerprint, client, "", ProofVerified},
+		"in capitals":            {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, strings.ToUpper(rfcFingerprint), client, "", ProofVerified},
+		"another client's":       {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, other, client, "", "failed: x5t"},
+		"nobody's by name":       {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, other, nil, "", "failed: x5t"},
+		"a header names a proxy": {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, other, claimed, "", "failed: x5t"},
+		"a gateway's":            {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, other, gateway, "", ProofOtherCertificate},
+		"no thumbprint":          {`{"sub":"a","cnf":{"x5t#S256":"` + rfcFingerprint + `"}}`, rfcFingerprint, client, "", "failed: x5t"},
+		"no certificate":         {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, "", client, "", ""},
+		"no fingerprint":         {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, "abc", client, "", ""},
+		"a handshake failed":     {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `"}}`, rfcFingerprint, client, "expired", ""},
+		"bound to a key too":     {`{"sub":"a","cnf":{"x5t#S256":"` + rfcX5T + `","jkt":"k"}}`, other, client, "", ""},
+		"bound to nothing":       {`{"sub":"a"}`, other, client, "", ""},
+		"no token":               {`{}`, other, client, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var e evidence.Evidence
+			e.From.Identities, e.TLS = tc.from, evidence.TLS{Known: true, ClientSHA256: tc.fingerprint, FailureReason: tc.failed}
+			c, err := Parse([]byte(tc.claims))
+			require.NoError(t, err)
+			c.Apply(&e)
+			ApplyCertificate(&e)
+			if e.Actor == nil {
+				e.Actor = new(evidence.Actor)
+			}
+			require.Equal(t, tc.want, e.Actor.Token.Proof)
+		})
+	}
+	// A DPoP proof has been judged.
+	e := evidence.Evidence{TLS: evidence.TLS{ClientSHA256: rfcFingerprint}, Actor: &evidence.Actor{Token: evidence.Token{X5T: rfcX5T, Bound: BoundMTLS, Proof: "failed: ath"}}}
+	ApplyCertificate(&e)
+	require.Equal(t, "failed: ath", e.Actor.Token.Proof)
+}
+
 // A second statement of a token, which may hold less, does not take away what
 // the first says.
 func TestApplyTwice(t *testing.T) {
 	var e evidence.Evidence
-	for _, payload := range []string{`{"sub":"a","iss":"i","cnf":{"jkt":"k"}}`, `{"sub":"a","iss":"j"}`} {
+	for _, payload := range []string{`{"sub":"a","iss":"i","azp":"web","cnf":{"jkt":"k"}}`, `{"sub":"a","iss":"j","azp":"cli"}`} {
 		c, err := Parse([]byte(payload))
 		require.NoError(t, err)
 		c.Apply(&e)
 	}
-	require.Equal(t, evidence.Token{Issuer: "i", JKT: "k", Bound: BoundDPoP}, e.Actor.Token)
+	require.Equal(t, evidence.Token{Issuer: "i", AuthorizedParty: "web", JKT: "k", Bound: BoundDPoP}, e.Actor.Token)
 }
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"iss":"i","sub":"alice","aud":["a"],"act":{"sub":"b","act":{"sub":"c"}},"cnf":{"jkt":"k"}}`))
 	f.Add([]byte(`{"act":` + strings.Repeat(`{"act":`, 200) + `{}` + strings.Repeat(`}`, 201)))
+	f.Add([]byte(`{"sub":["alice"],"azp":["web"],"client_id":7,"cnf":{"x5t#S256":"` + rfcX5T + `"}}`))
+	f.Add([]byte(`{"client_id":"web","cnf":{"x5t#S256":"` + rfcX5T + `="}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := Parse(b)
 		if err != nil {
@@ -212,6 +271,10 @@ func FuzzParse(f *testing.F) {
 		c.Apply(&e)
 		if e.Actor != nil && (len(e.Actor.Roles) > evidence.MaxRoles || len(e.Actor.Delegation) > evidence.MaxDelegates) {
 			t.Fatal("unbounded")
+		}
+		e.TLS.ClientSHA256 = rfcFingerprint
+		if ApplyCertificate(&e); e.Actor != nil && e.Actor.Token.Proof == ProofVerified && strings.TrimRight(c.X5T, "=") != rfcX5T {
+			t.Fatal("a certificate that nobody showed")
 		}
 	})
 }
