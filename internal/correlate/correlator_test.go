@@ -530,6 +530,58 @@ func TestRecordFields(t *testing.T) {
 // A span that an application passes on stands for several calls. Where more reports are
 // beneath it than its callers' logs tell of attempts, a log is missing: which report it
 // told of nobody knows.
+// What several say of who acts is one actor, unless they tell of two tokens.
+func TestActorOfSeveral(t *testing.T) {
+	web := evidence.Actor{Token: evidence.Token{AuthorizedParty: "web"}}
+	full := evidence.Actor{Roles: []string{"buyer"}, Delegation: []evidence.Delegate{{Subject: "agent"}},
+		Token: evidence.Token{Issuer: "idp", AuthorizedParty: "web", JKT: "k", Bound: "dpop", Proof: "verified"}}
+	merged := func(t *testing.T, logUser string, log *evidence.Actor, user string, decision *evidence.Actor) *Record {
+		by := func(user string, a *evidence.Actor) option {
+			return func(e *evidence.Evidence) { e.User, e.Actor = user, a }
+		}
+		c := New(testConfig())
+		c.Add(t0, []evidence.Evidence{calleeALS("log", decided("d"), by(logUser, log)), opa("decision", decided("d"), by(user, decision))})
+		c.Advance(t0.Add(time.Hour))
+		rs := drain(t, c)
+		require.Len(t, rs, 1)
+		return rs[0]
+	}
+	for name, tc := range map[string]struct {
+		logUser, user string
+		log, decision evidence.Actor
+		want          evidence.Actor
+	}{
+		"the same":             {"alice", "alice", full, full, full},
+		"a client alone":       {"", "alice", web, full, full},
+		"a proof alone":        {"", "alice", evidence.Actor{Token: evidence.Token{Proof: "valid, token unknown"}}, full, full},
+		"a proof that failed":  {"alice", "", full, evidence.Actor{Token: evidence.Token{Proof: "failed: htu"}}, full},
+		"of Istio's principal": {"idp/alice", "alice", web, full, full},
+		"another user's":       {"bob", "alice", web, full, web},
+		"another client's":     {"alice", "alice", evidence.Actor{Token: evidence.Token{AuthorizedParty: "cli"}}, full, evidence.Actor{Token: evidence.Token{AuthorizedParty: "cli"}}},
+		"others' roles":        {"alice", "alice", evidence.Actor{Roles: []string{"admin"}}, full, evidence.Actor{Roles: []string{"admin"}}},
+		"others' delegation":   {"alice", "alice", full, evidence.Actor{Roles: []string{"buyer"}, Delegation: []evidence.Delegate{{Subject: "x"}}, Token: evidence.Token{Audience: "a"}}, full},
+		"to what nobody bound": {"", "", web, evidence.Actor{Token: evidence.Token{Issuer: "idp"}}, evidence.Actor{Token: evidence.Token{Issuer: "idp", AuthorizedParty: "web"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Equal(t, &tc.want, merged(t, tc.logUser, &tc.log, tc.user, &tc.decision).Actor)
+		})
+	}
+	c := New(testConfig())
+	c.Add(t0, []evidence.Evidence{
+		calleeALS("log", trace(1, 2, 1), func(e *evidence.Evidence) { e.Actor = &evidence.Actor{Token: evidence.Token{Issuer: "idp"}} }),
+		callerALS("gateway", trace(1, 1, 0), func(e *evidence.Evidence) { e.Actor = &web }),
+	})
+	c.Advance(t0.Add(time.Hour))
+	require.Equal(t, evidence.Token{Issuer: "idp"}, drain(t, c)[0].Actor.Token, "the gateway's may be of another token")
+
+	r := merged(t, "idp/alice", nil, "alice", &full)
+	require.Equal(t, &full, r.Actor)
+	require.Empty(t, r.Conflicts)
+	r = merged(t, "bob", nil, "alice", &full)
+	require.Nil(t, r.Actor, "alice's roles are not bob's")
+	require.Len(t, r.Conflicts, 1)
+}
+
 func TestMoreReportsThanAttempts(t *testing.T) {
 	logs := []evidence.Evidence{ // that tell of their parent
 		calleeALS("0", trace(1, 2, 1), mtls("a", "b")), calleeALS("1", trace(1, 3, 1), mtls("a", "b"), at(10*time.Millisecond)),

@@ -211,7 +211,10 @@ func merge(r *Record, all []statement, kept *stated) {
 		keep(&r.GRPCStatus, e.GRPCStatus)
 		keep(&r.ResendCount, e.ResendCount)
 		keep(&r.User, e.User)
-		keep(&r.Actor, e.Actor)
+		// A caller's proxy may tell of the token that came to it, and have got another.
+		if r.isUser(e) && (r.Actor == nil || !s.place.caller()) {
+			mergeActor(&r.Actor, e.Actor)
+		}
 		keep(&r.Act, e.Act)
 		keep(&r.Cluster, e.Cluster)
 		keep(&r.Join.RequestID, e.RequestID)
@@ -281,6 +284,52 @@ func byCaller(dst, all []statement) []statement {
 		}
 	}
 	return dst
+}
+
+// isUser says whether a statement names the record's user, or nobody. Istio calls
+// the subject of a token ISSUER/SUBJECT.
+func (r *Record) isUser(e *evidence.Evidence) bool {
+	if e.User == "" || e.User == r.User {
+		return true
+	}
+	for _, a := range [...]*evidence.Actor{r.Actor, e.Actor} {
+		if a != nil && a.Token.Issuer != "" && (r.User == a.Token.Issuer+"/"+e.User || e.User == a.Token.Issuer+"/"+r.User) {
+			return true
+		}
+	}
+	return false
+}
+
+// mergeActor adds what another statement says of who acts. Fields of two tokens must
+// not mix: one that differs in any adds nothing. To what a token is bound, who knows
+// judges the proof.
+func mergeActor(dst **evidence.Actor, a *evidence.Actor) {
+	if *dst == nil || a == nil {
+		keep(dst, a)
+		return
+	}
+	sum, proof := **dst, a.Token.Proof
+	if sum.Token.Proof != "" && (proof == "" || sum.Token.Bound != "" || a.Token.Bound == "") {
+		proof = sum.Token.Proof
+	}
+	sum.Token.Proof = proof
+	for i, s := range actorFields(&sum) {
+		other := *actorFields(a)[i]
+		if s != &sum.Token.Proof && *s != "" && other != "" && *s != other {
+			return
+		}
+		keep(s, other)
+	}
+	if len(sum.Roles) == 0 {
+		sum.Roles = a.Roles
+	}
+	if len(sum.Delegation) == 0 {
+		sum.Delegation = a.Delegation
+	}
+	if len(a.Roles) > 0 && !slices.Equal(sum.Roles, a.Roles) || len(a.Delegation) > 0 && !slices.Equal(sum.Delegation, a.Delegation) {
+		return
+	}
+	*dst = &sum
 }
 
 func mergeWorkload(dst, w *evidence.Workload) {
@@ -433,7 +482,7 @@ func (r *Record) disagree(all []statement) {
 		if e.Method != "" && e.Method != r.Method {
 			r.conflict(Conflict{Field: semconv.HTTPRequestMethod, Kept: r.Method, Other: e.Method, From: string(e.Source), Evidence: e.ID})
 		}
-		if e.User != "" && e.User != r.User {
+		if !r.isUser(e) {
 			r.conflict(Conflict{Field: semconv.UserID, Kept: r.User, Other: e.User, From: string(e.Source), Evidence: e.ID})
 		}
 		if e.Status != 0 && e.Status != r.Status && s.place != decision && !retried && e.Final {
