@@ -37,6 +37,36 @@ func TestPomeriumVerdict(t *testing.T) {
 	}
 }
 
+// Who acts under another's name is told from him; a service account has no email.
+func TestPomeriumUser(t *testing.T) {
+	d := preset(t, "pomerium")
+	const who = `{"service":"authorize","time":"2026-11-23T10:00:00.5Z","message":"authorize check","allow":true,"deny":false,"route-id":"r-9",`
+	for rest, want := range map[string][2]string{
+		`"user":"u-1","email":"a@example.org"}`:                                                                    {"a@example.org", ""},
+		`"service-account-id":"s-1","user":"u-1","email":""}`:                                                      {"u-1", ""},
+		`"impersonate-user-id":"u-2","impersonate-email":"b@example.org","user":"u-1","email":"a@example.org"}`:    {"b@example.org", "a@example.org"},
+		`"impersonate-session-id":"x","impersonate-user-id":"u-2","impersonate-email":"","user":"u-1","email":""}`: {"u-2", "u-1"},
+	} {
+		e := evidencetest.One(t, d, who+rest)
+		impersonator := ""
+		if e.Actor != nil {
+			impersonator = e.Actor.Impersonator
+		}
+		if e.User != want[0] || impersonator != want[1] || e.Verdict.PolicyID != "r-9" {
+			t.Errorf("%s: %s", rest, evidencetest.Render(&e))
+		}
+	}
+}
+
+func TestPomeriumHandshake(t *testing.T) {
+	e := evidencetest.One(t, preset(t, "pomerium"), `{"level":"info","service":"envoy","client-certificate":{"issuer":"CN=a","subject":"CN=b"},"ip":"192.0.2.7","tls-sni-hostname":"a.example.org",
+		"downstream-transport-failure-reason":"TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:TLS_error_end","time":"2026-11-23T10:00:00.5Z","message":"listener connection failure"}`)
+	if e.Event != evidence.EventHandshake || e.Role != evidence.RoleCallee || e.From.Address != "192.0.2.7" || e.Host != "a.example.org" ||
+		e.TLS.FailureReason == "" || e.TLS.Established || len(e.From.Identities) != 0 || e.Start == 0 {
+		t.Errorf("%s", evidencetest.Render(&e))
+	}
+}
+
 // Who connected to Pomerium is the last that it names.
 func TestPomeriumClient(t *testing.T) {
 	d := preset(t, "pomerium")
