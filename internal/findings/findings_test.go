@@ -556,6 +556,21 @@ func TestPolicyHistory(t *testing.T) {
 	observe(d, changed("carol", 80*time.Second, route), t0.Add(80*time.Second))
 	require.Equal(t, "bob", decided(2*time.Minute, evidence.Verdict{Engine: "envoy_rbac", PolicyNamespace: "shop", PolicyID: "orders"}).PolicyChange.By)
 
+	// Another cluster's counts where the decision's own has none of that name.
+	carts := evidence.Change{Group: "security.istio.io", Resource: "authorizationpolicies", Namespace: "shop", Name: "carts"}
+	for at, cluster := range []string{"east", "west"} {
+		change := changed(cluster, time.Duration(at)*time.Second, carts)
+		change.Cluster = cluster
+		observe(d, change, t0)
+	}
+	for cluster, by := range map[string]string{"east": "east", "west": "west", "north": "west", "": "west"} {
+		r := record(func(r *correlate.Record) {
+			r.Start, r.Cluster, r.Verdict = t0.Add(time.Minute).UnixNano(), cluster, &evidence.Verdict{PolicyNamespace: "shop", PolicyID: "carts"}
+		})
+		observe(d, r, t0.Add(time.Minute))
+		require.Equal(t, by, r.PolicyChange.By, cluster)
+	}
+
 	observe(d, changed("opa", 3*time.Minute, evidence.Change{Name: "bundle", Revision: "r7"}), t0.Add(3*time.Minute))
 	require.Equal(t, "opa", decided(4*time.Minute, evidence.Verdict{PolicyID: "mesh/allow", PolicyRevision: "r7"}).PolicyChange.By)
 	require.Nil(t, decided(time.Second, evidence.Verdict{PolicyID: "mesh/allow", PolicyRevision: "r7"}).PolicyChange, "it was decided before the change")

@@ -40,7 +40,7 @@ func (p *policies) observe(r *correlate.Record) *change {
 		}
 		a := &r.Act.Change
 		c := &change{
-			Change: policy.Change{Group: a.Group, Resource: a.Resource, Namespace: a.Namespace, Name: a.Name, Revision: a.Revision, At: r.Start},
+			Change: policy.Change{Group: a.Group, Resource: a.Resource, Namespace: a.Namespace, Name: a.Name, Cluster: r.Cluster, Revision: a.Revision, At: r.Start},
 			what:   object(a.Group, a.Resource, a.Namespace, a.Name, r.Act.TargetID), action: first(r.Act.Action, a.Verb), by: r.User, record: r.ID,
 		}
 		for _, key := range c.Keys() {
@@ -49,11 +49,11 @@ func (p *policies) observe(r *correlate.Record) *change {
 		return c
 	}
 	if v := r.Verdict; v != nil {
-		d := policy.Decision{Engine: v.Engine, Namespace: v.PolicyNamespace, ID: v.PolicyID, Revision: v.PolicyRevision, At: r.Start}
+		d := policy.Decision{Engine: v.Engine, Namespace: v.PolicyNamespace, ID: v.PolicyID, Revision: v.PolicyRevision, Cluster: r.Cluster, At: r.Start}
 		var last *change
 		for _, key := range d.Keys() {
 			for _, c := range p.of(key) {
-				if c.Governs(&d) && (last == nil || last.At <= c.At) {
+				if c.Governs(&d) && (last == nil || c.closer(last, &d)) {
 					last = c
 				}
 			}
@@ -63,6 +63,15 @@ func (p *policies) observe(r *correlate.Record) *change {
 		}
 	}
 	return nil
+}
+
+// closer says whether c is rather what d was decided under than o: of the same
+// cluster, then the later.
+func (c *change) closer(o *change, d *policy.Decision) bool {
+	if own, other := !c.Abroad(d), !o.Abroad(d); own != other {
+		return own
+	}
+	return c.At >= o.At
 }
 
 func (p *policies) of(key string) []*change {

@@ -18,6 +18,7 @@ const Settling = 5 * time.Second
 // A Change of a policy, or of a bundle of them.
 type Change struct {
 	Group, Resource, Namespace, Name string
+	Cluster                          string // "": not said
 	Revision                         string // in force from now on; "": not said
 	At                               int64  // unix nanoseconds
 }
@@ -25,6 +26,7 @@ type Change struct {
 // A Decision by a policy.
 type Decision struct {
 	Engine, Namespace, ID string
+	Cluster               string // where it was made; "": not said
 	// Revision that was in force; of several bundles NAME=REVISION,…
 	Revision string
 	// DefaultDeny: refused because no policy allowed it, if none is named.
@@ -84,7 +86,7 @@ func revisionKey(group, revision string) string { return group + "revision\x00" 
 
 // Governs says whether the decision was made, as far as it names its policy and by
 // the times that are stated, by what the change left. A later change may have come
-// between.
+// between, and it may be abroad.
 func (c *Change) Governs(d *Decision) bool {
 	return c.At <= d.At && c.decides(d)
 }
@@ -149,10 +151,22 @@ func (d *Decision) kinds() (kinds []string, known bool) {
 	return kinds, known
 }
 
-// Same says whether two changes are of one policy.
-func (c *Change) Same(o *Change) bool {
+// Same says whether two changes are of one policy, as far as their clusters are said.
+func (c *Change) Same(o *Change) bool { return c.alike(o) && !apart(c.Cluster, o.Cluster) }
+
+// Twin says whether two changes are of policies of one name in two clusters.
+func (c *Change) Twin(o *Change) bool { return c.alike(o) && apart(c.Cluster, o.Cluster) }
+
+func (c *Change) alike(o *Change) bool {
 	return c.Group == o.Group && c.Resource == o.Resource && c.Namespace == o.Namespace && c.Name == o.Name
 }
+
+// Abroad says whether the change was made in another cluster than the decision. It
+// governs that only if the decision's own has no such policy: one control plane may
+// serve several clusters.
+func (c *Change) Abroad(d *Decision) bool { return apart(c.Cluster, d.Cluster) }
+
+func apart(a, b string) bool { return a != "" && b != "" && a != b }
 
 type object struct{ resource, name string }
 

@@ -21,7 +21,14 @@ import (
 // reign is the time in which what a change left was in force.
 type reign struct {
 	policy.Change
-	until int64 // unix nanoseconds, when the policy changed next; 0: never
+	until int64           // unix nanoseconds, when the policy changed next; 0: never
+	twins map[string]bool // clusters that have a policy of this name of their own
+}
+
+// decided is a decision, and whether its own cluster has such a policy.
+type decided struct {
+	policy.Decision
+	home bool
 }
 
 // policies finds what the query asks of policies.
@@ -31,14 +38,18 @@ func (q *Query) policies(ctx context.Context, store seal.Store) error {
 	if len(q.Changes) > 0 {
 		err := q.collect(ctx, store, Query{IDs: q.Changes, Events: changes}, func(r *Record) {
 			if c, ok := changeOf(r); ok {
-				q.reigns = append(q.reigns, reign{Change: c})
+				q.reigns = append(q.reigns, reign{Change: c, twins: map[string]bool{}})
 			}
 		})
 		if err == nil && len(q.reigns) > 0 {
 			err = q.collect(ctx, store, Query{Events: changes}, func(r *Record) {
 				c, ok := changeOf(r)
 				for i := range q.reigns {
-					if o := &q.reigns[i]; ok && o.Same(&c) && c.At > o.At && (o.until == 0 || c.At < o.until) {
+					switch o := &q.reigns[i]; {
+					case !ok:
+					case o.Twin(&c):
+						o.twins[c.Cluster] = true
+					case o.Same(&c) && c.At > o.At && (o.until == 0 || c.At < o.until):
 						o.until = c.At
 					}
 				}
@@ -51,9 +62,19 @@ func (q *Query) policies(ctx context.Context, store seal.Store) error {
 	if len(q.PolicyOf) == 0 {
 		return nil
 	}
-	return q.collect(ctx, store, Query{IDs: q.PolicyOf}, func(r *Record) {
+	err := q.collect(ctx, store, Query{IDs: q.PolicyOf}, func(r *Record) {
 		if d, ok := decisionOf(r); ok {
-			q.decisions = append(q.decisions, d)
+			q.decisions = append(q.decisions, decided{Decision: d})
+		}
+	})
+	if err != nil || !slices.ContainsFunc(q.decisions, func(d decided) bool { return d.Cluster != "" }) {
+		return err
+	}
+	return q.collect(ctx, store, Query{Events: changes}, func(r *Record) {
+		c, ok := changeOf(r)
+		for i := range q.decisions {
+			d := &q.decisions[i]
+			d.home = d.home || ok && !c.Abroad(&d.Decision) && c.MayGovern(&d.Decision)
 		}
 	})
 }
@@ -79,7 +100,7 @@ func globOf(s string) []Glob { return []Glob{{[]string{s}}} }
 func changeOf(r *Record) (policy.Change, bool) {
 	c := policy.Change{
 		Group: r.Str(semconv.ChangeGroup), Resource: r.Str(semconv.ChangeResource), Namespace: r.Str(semconv.ChangeNamespace),
-		Name: r.Str(semconv.ChangeName), Revision: r.Str(semconv.ChangeRevision), At: r.Time.UnixNano(),
+		Name: r.Str(semconv.ChangeName), Cluster: r.Str(semconv.MeshCluster), Revision: r.Str(semconv.ChangeRevision), At: r.Time.UnixNano(),
 	}
 	return c, r.Event == semconv.EventConfigChange && len(c.Keys()) > 0 && r.Str(semconv.AuditOutcome) != "failure"
 }
@@ -87,7 +108,7 @@ func changeOf(r *Record) (policy.Change, bool) {
 func decisionOf(r *Record) (policy.Decision, bool) {
 	d := policy.Decision{
 		Engine: r.Str(semconv.AuthzEngine), Namespace: r.Str(semconv.AuthzPolicyNamespace), ID: r.Str(semconv.AuthzPolicyID),
-		Revision: r.Str(semconv.AuthzPolicyRevision), At: r.Time.UnixNano(),
+		Revision: r.Str(semconv.AuthzPolicyRevision), Cluster: r.Str(semconv.MeshCluster), At: r.Time.UnixNano(),
 		Workload: r.Str(semconv.DestinationPrefix + semconv.SuffixWorkloadNamespace),
 	}
 	if v, ok := r.Attributes.Get(semconv.AuthzDefaultDeny); ok {
@@ -110,7 +131,7 @@ func (q *Query) matchChange(r *Record) bool {
 	}
 	d, ok := decisionOf(r)
 	return ok && slices.ContainsFunc(q.reigns, func(c reign) bool {
-		return c.MayGovern(&d) && (c.until == 0 || d.At < c.until+int64(policy.Settling) || d.Names(&c.Change))
+		return c.MayGovern(&d) && !(c.Abroad(&d) && c.twins[d.Cluster]) && (c.until == 0 || d.At < c.until+int64(policy.Settling) || d.Names(&c.Change))
 	})
 }
 
@@ -118,5 +139,7 @@ func (q *Query) matchChange(r *Record) bool {
 // earlier one of the same policy.
 func (q *Query) matchPolicy(r *Record) bool {
 	c, ok := changeOf(r)
-	return ok && slices.ContainsFunc(q.decisions, func(d policy.Decision) bool { return c.MayGovern(&d) })
+	return ok && slices.ContainsFunc(q.decisions, func(d decided) bool {
+		return c.MayGovern(&d.Decision) && !(c.Abroad(&d.Decision) && d.home)
+	})
 }

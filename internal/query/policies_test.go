@@ -23,10 +23,10 @@ func policyLog(t *testing.T) (store string, ids map[string]string) {
 		ids[name] = id(len(all))
 		all = append(all, event(kind, record(name, at, append(attributes, semconv.AuditRecordID, ids[name])...)))
 	}
-	changed := func(name string, at time.Duration, object, revision string) {
+	changed := func(name string, at time.Duration, object, revision string, more ...string) {
 		o := strings.Split(object, " ")
-		add(name, semconv.EventConfigChange, at, semconv.ChangeGroup, o[0], semconv.ChangeResource, o[1],
-			semconv.ChangeNamespace, o[2], semconv.ChangeName, o[3], semconv.ChangeRevision, revision)
+		add(name, semconv.EventConfigChange, at, append(more, semconv.ChangeGroup, o[0], semconv.ChangeResource, o[1],
+			semconv.ChangeNamespace, o[2], semconv.ChangeName, o[3], semconv.ChangeRevision, revision)...)
 	}
 	decided := func(name string, at time.Duration, engine string, attributes ...string) {
 		add(name, semconv.EventRequest, at, append(attributes, semconv.AuthzEngine, engine, semconv.AuthzDecision, "deny")...)
@@ -73,6 +73,18 @@ func policyLog(t *testing.T) (store string, ids map[string]string) {
 	none("none at ztunnel", "ztunnel_rbac", semconv.DestinationSPIFFEID, "spiffe://example.org/ns/bank/sa/ledger")
 	none("none anywhere", "envoy_rbac")
 	none("none of Cilium", "cilium", semconv.DestinationPrefix+semconv.SuffixWorkloadNamespace, "bank")
+
+	// One policy's name in two clusters. What only one has may govern the other, as
+	// with one control plane for both.
+	in := func(cluster string, attributes ...string) []string {
+		return append([]string{semconv.MeshCluster, cluster, semconv.AuthzPolicyNamespace, "shop", semconv.AuthzPolicyID}, attributes...)
+	}
+	const carts = "security.istio.io authorizationpolicies shop carts"
+	changed("east", 50*time.Minute, carts, "501", semconv.MeshCluster, "east")
+	changed("west", 51*time.Minute, carts, "51", semconv.MeshCluster, "west")
+	decided("in east", 52*time.Minute, "envoy_rbac", in("east", "carts")...)
+	decided("in west", 52*time.Minute, "envoy_rbac", in("west", "carts")...)
+	decided("in north", 52*time.Minute, "envoy_rbac", in("north", "carts")...)
 	l.append(time.Hour, all...)
 	return store, ids
 }
@@ -119,6 +131,12 @@ func TestPolicies(t *testing.T) {
 		{of: "none at ztunnel", want: "root, bank"},
 		{of: "none anywhere"},
 		{of: "none of Cilium"},
+
+		{change: "east", want: "in east, in north"},
+		{change: "west", want: "in west, in north"},
+		{of: "in east", want: "east"},
+		{of: "in west", want: "west"},
+		{of: "in north", want: "east, west"},
 	} {
 		var q Query
 		if tc.change != "" {

@@ -10,7 +10,6 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
-	"github.com/meshaudit/meshaudit/internal/policy"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/seal"
 )
@@ -58,7 +57,7 @@ type Query struct {
 	whole      map[string]bool // of IDs, for Run
 	beginnings []string        // the others
 	reigns     []reign         // of Changes
-	decisions  []policy.Decision
+	decisions  []decided
 }
 
 // Validate reports every fault of a query.
