@@ -26,6 +26,7 @@ var traps = []string{
 	"2025-03-01T10:00:00.5Z\tinfo\tstate:inbound{id=5 peer=10.0.0.1:40000}\tdry-run: no allow policies match",
 	"2026-08-14T13:52:16.4Z\tinfo\tstate:proxy{wl=shop/orders-1}:inbound{id=5 peer=10.0.0.1:40000}\tdeny policy match\tpolicy=\"shop/no-a\"",
 	`{"level":"info","time":"2026-08-14T13:52:16.4Z","scope":"ztunnel::state","message":"deny policy match","policy":"shop/no-a","proxy":{"wl":"shop/orders-1"},"inbound":{"id":"5","peer":"10.0.0.1:40000"}}`,
+	`2026-08-14T13:52:16.4Z info state:proxy{wl=shop/orders-1}:inbound{id=5 peer=10.0.0.1:40000} deny policy match policy="shop/no-a"`,
 }
 
 func one(t *testing.T, line string) evidence.Evidence {
@@ -47,6 +48,9 @@ func TestFailures(t *testing.T) {
 	if e := one(t, traps[2]); e.Event != evidence.EventHandshake || e.TLS.FailureReason == "" || e.TLS.Established {
 		t.Errorf("handshake: %v %+v", e.Event, e.TLS)
 	}
+	if v := one(t, "2026-08-14T13:52:16.4Z info state no allow policies matched ").Verdict; v == nil || !v.DefaultDeny || !v.Enforced {
+		t.Errorf("with spaces, no spans: %+v", v)
+	}
 	// A peer must not name a source by what it puts into an error.
 	if e := one(t, traps[3]); e.From.Address != "10.0.0.1" || e.StatusDetail != `quoted "inside" and = and src.addr=9.9.9.9:1` {
 		t.Errorf("quotes: %q %q", e.From.Address, e.StatusDetail)
@@ -57,7 +61,7 @@ func TestFailures(t *testing.T) {
 	if v := one(t, traps[7]).Verdict; v == nil || v.Enforced || !v.DefaultDeny {
 		t.Errorf("dry run: %+v", v)
 	}
-	for _, line := range traps[8:10] {
+	for _, line := range traps[8:11] {
 		e := one(t, line)
 		if v := e.Verdict; v.Decision != evidence.Deny || v.PolicyID != "no-a" || e.To.Workload.PodName != "orders-1" || e.To.Workload.Namespace != "shop" || e.From.Port != 40000 {
 			t.Errorf("%s", evidencetest.Render(&e))

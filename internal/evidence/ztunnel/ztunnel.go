@@ -184,7 +184,7 @@ func (f *fields) text(line string) error {
 	} else {
 		at := strings.Index(line, " src.addr=")
 		if at < 0 {
-			return evidence.ErrNotEvidence
+			return f.spaced(line)
 		}
 		head := strings.Fields(line[:at])
 		rest = line[at+1:]
@@ -203,6 +203,29 @@ func (f *fields) text(line string) error {
 		f.peer, f.workload = ofSpan(spans, "peer="), ofSpan(spans, "wl=")
 	}
 	return f.pairs(rest)
+}
+
+// spaced reads a verdict whose tabs became spaces, as terminals and wikis make them.
+func (f *fields) spaced(line string) error {
+	head, policy, named := strings.Cut(line, " policy=")
+	words := strings.Fields(head)
+	if len(words) < 4 {
+		return evidence.ErrNotEvidence
+	}
+	scope, spans, _ := strings.Cut(strings.TrimPrefix(words[2], "ztunnel::"), ":")
+	if scope != "state" {
+		return evidence.ErrNotEvidence
+	}
+	f.time, f.scope, f.message = words[0], scope, strings.Join(words[3:], " ")
+	if spans != "" { // they have spaces too
+		end := strings.LastIndexByte(head, '}') + 1
+		spans, f.message = head[:end], strings.TrimSpace(head[end:])
+		f.peer, f.workload = ofSpan(spans, "peer="), ofSpan(spans, "wl=")
+	}
+	if named {
+		return f.pairs("policy=" + policy)
+	}
+	return nil
 }
 
 // ofSpan finds a span's field, proxy{wl=shop/orders-1}:inbound{id=5 peer=10.0.0.1:4000}.
