@@ -301,7 +301,7 @@ func (in *entry) callee(node *Node, e *evidence.Evidence) {
 	}
 	e.To.Workload = node.Workload
 
-	e.TLS.Known = in.common && node.Type != waypoint
+	e.TLS.Known = in.common && !behindTunnel(node, in.cluster)
 	transportFailure(e, in.downstreamFailure)
 	p := &in.tls
 	if peer := stringOf(in.peerPrincipal); !p.given && peer != "" {

@@ -81,6 +81,12 @@ func tunnel(cluster string) bool {
 	return false
 }
 
+// behindTunnel: a waypoint's requests come out of an HBONE tunnel, of whose TLS its
+// access log says nothing.
+func behindTunnel(node *Node, cluster string) bool {
+	return node.Type == waypoint || node.Type == "" && strings.HasPrefix(cluster, "inbound-vip|")
+}
+
 // plainName of a cluster: Istio ends the name for statistics, which Envoy prefers to
 // log, with a semicolon.
 func plainName(cluster string) string { return strings.TrimSuffix(cluster, ";") }

@@ -32,6 +32,7 @@ type labels struct {
 	traceID, spanID                     string
 	serverName                          string
 	peerURI, localURI                   string
+	peerPrincipal, localPrincipal       string // of the tunnel that the request came out of
 	peerDNS, peerSubject                string
 	upstreamPeerURI, upstreamLocalURI   string
 	upstreamPeerDNS                     string
@@ -207,6 +208,10 @@ func (l *labels) field(name string) *string {
 		return &l.peerURI
 	case "local_spiffe_id", "downstream_local_uri_san":
 		return &l.localURI
+	case "peer_principal":
+		return &l.peerPrincipal
+	case "local_principal":
+		return &l.localPrincipal
 	case "upstream_peer_spiffe_id", "upstream_peer_uri_san":
 		return &l.upstreamPeerURI
 	case "downstream_peer_dns_san":
@@ -297,6 +302,11 @@ func (l *labels) apply(e *evidence.Evidence) {
 			e.TLS.Mutual = l.upstreamLocalURI != ""
 		}
 	} else {
+		if l.peerURI == "" && l.peerPrincipal != "" {
+			// Envoy quotes a filter state unless it is asked for PLAIN.
+			addURIs(&e.From, strings.Trim(l.peerPrincipal, `"`), proof, fromPeerPrincipal)
+			addURIs(&e.To, strings.Trim(l.localPrincipal, `"`), proof, fromLocalPrincipal)
+		}
 		addURIs(&e.To, l.localURI, proof, fromLocalSAN)
 		if !addURIs(&e.From, l.peerURI, proof, fromPeerSAN) && !addDNS(&e.From, l.peerDNS, proof, fromPeerDNS) {
 			addName(&e.From, l.peerSubject, proof, fromPeerSubject)
@@ -584,7 +594,7 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 
 // presented: the peer authenticated itself by a certificate.
 func (l *labels) presented() bool {
-	return first(l.peerURI, l.peerDNS, l.peerSubject, l.peerSHA256, l.peerCert) != ""
+	return first(l.peerURI, l.peerDNS, l.peerSubject, l.peerSHA256, l.peerCert, l.peerPrincipal) != ""
 }
 
 // parties reads both ends of the call; the local address is the downstream
@@ -625,7 +635,7 @@ func (l *labels) parties(node *Node, e *evidence.Evidence, localAddress string, 
 	transportFailure(e, l.downstreamFailure)
 	// A format that has TLS labels and leaves them empty says plaintext; one
 	// without them says nothing.
-	e.TLS.Known = l.tlsStated && (node.Type != waypoint || l.presented())
+	e.TLS.Known = l.tlsStated && !behindTunnel(node, l.cluster) || l.presented()
 	e.TLS.Mutual = l.presented()
 	e.TLS.Established = (e.TLS.Mutual || l.tlsVersion != "") && e.TLS.FailureReason == ""
 	if n := l.headers.AttemptCount; n > 1 {

@@ -250,13 +250,32 @@ func TestSplitAddress(t *testing.T) {
 
 // A waypoint's access log sees no TLS: its requests come out of a tunnel.
 func TestWaypointLabelsSayNothingOfTLS(t *testing.T) {
-	for kind, known := range map[string]bool{"sidecar": true, "waypoint": false} {
-		node := ParseNodeID(kind + "~10.0.0.1~w.shop~shop.svc.cluster.local")
+	for id, known := range map[string]bool{"sidecar~10.0.0.1~w.shop~shop.svc.cluster.local": true, "waypoint~10.0.0.1~w.shop~shop.svc.cluster.local": false, "": false} {
+		node := ParseNodeID(id) // of a line nobody knows the node's type
 		l := labels{tlsStated: true, cluster: "inbound-vip|80|http|orders.shop.svc.cluster.local;"}
 		var e evidence.Evidence
 		l.evidence(&node, &e)
 		if e.TLS.Known != known || e.Role != evidence.RoleCallee {
-			t.Errorf("%s: %v, TLS known %v", kind, e.Role, e.TLS.Known)
+			t.Errorf("%q: %v, TLS known %v", id, e.Role, e.TLS.Known)
+		}
+	}
+}
+
+// Its lines name the caller by the filter state that Istio keeps of the tunnel.
+func TestWaypointPrincipal(t *testing.T) {
+	const request = `[%START_TIME%] "%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL%" %RESPONSE_CODE% %UPSTREAM_CLUSTER_RAW% %DOWNSTREAM_PEER_URI_SAN% `
+	const line = `[2026-11-23T10:00:00.000Z] "GET /a HTTP/1.1" 200 inbound-vip|80|http|orders.shop.svc.cluster.local - `
+	for format, values := range map[string]string{
+		`%FILTER_STATE(io.istio.peer_principal:PLAIN)% %FILTER_STATE(io.istio.local_principal:PLAIN)%`: `spiffe://a/ns/shop/sa/front spiffe://a/ns/shop/sa/waypoint`,
+		`%FILTER_STATE(io.istio.peer_principal)% %FILTER_STATE(io.istio.local_principal)%`:             `"spiffe://a/ns/shop/sa/front" "spiffe://a/ns/shop/sa/waypoint"`,
+	} {
+		e := oneLine(t, lines(t, request+format, nil), line+values)
+		if len(e.From.Identities) != 1 || e.From.Identities[0].ID.String() != "spiffe://a/ns/shop/sa/front" || e.From.Identities[0].Proof != evidence.ProofMTLSSAN ||
+			len(e.To.Identities) != 1 || e.To.Identities[0].ID.String() != "spiffe://a/ns/shop/sa/waypoint" || !e.TLS.Known || !e.TLS.Established || !e.TLS.Mutual {
+			t.Errorf("%s: %s", format, evidencetest.Render(&e))
+		}
+		if e := oneLine(t, lines(t, request+format, nil), line+"- -"); e.TLS.Known || len(e.From.Identities) != 0 {
+			t.Errorf("%s: %s", format, evidencetest.Render(&e))
 		}
 	}
 }

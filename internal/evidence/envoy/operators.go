@@ -122,6 +122,14 @@ func compileOperator(name, parameters string) (operator, error) {
 		return operator{label: "grpc_status", kind: word, number: true}, nil
 	case "DYNAMIC_METADATA", "METADATA":
 		return operator{label: metadataLabel(strings.TrimPrefix(parameters, "DYNAMIC:"))}, nil
+	case "FILTER_STATE":
+		switch key, _, _ := strings.Cut(parameters, ":"); key {
+		case peerPrincipal:
+			return operator{label: "peer_principal", kind: word}, nil
+		case localPrincipal:
+			return operator{label: "local_principal", kind: word}, nil
+		}
+		return operator{}, nil
 	}
 	if op, ok := operators[name]; ok {
 		return operator{label: op.label, kind: op.kind}, nil
