@@ -109,8 +109,8 @@ func classify(service, method string, l *logLine) class {
 }
 
 // agent reads what an agent logs of identities, which has no type: those given
-// to workloads (at level debug) and its own, and workloads to which none was
-// given.
+// to workloads (at level debug) and its own, workloads to which none was given or
+// of which it could not find out, and JWT-SVIDs that it refused.
 func (l *logLine) agent(e *evidence.Evidence) bool {
 	msg, method := l.get("msg"), l.get("method")
 	switch {
@@ -120,6 +120,12 @@ func (l *logLine) agent(e *evidence.Evidence) bool {
 	case msg == "No identity issued":
 		e.Event = evidence.EventAuthn
 		e.Verdict = &evidence.Verdict{Engine: Engine, Decision: evidence.Deny, Enforced: true, DefaultDeny: true, Reason: "no identity issued"}
+	case msg == "Failed to validate JWT": // that somebody showed to the workload
+		e.Event = evidence.EventAuthn
+		e.Verdict = &evidence.Verdict{Engine: Engine, Decision: evidence.Deny, Enforced: true, Reason: "JWT-SVID not valid"}
+	case msg == "Workload attestation failed" || msg == "Failed to attest the workload":
+		e.Event = evidence.EventAuthn
+		e.Verdict = &evidence.Verdict{Engine: Engine, Decision: evidence.Error, Enforced: true, Reason: "workload attestation failed"}
 	default:
 		return false
 	}

@@ -186,6 +186,24 @@ func TestAgent(t *testing.T) {
 	}
 }
 
+// What an agent refuses, and what it could not find out.
+func TestAgentRefuses(t *testing.T) {
+	for line, want := range map[string]evidence.Verdict{
+		`level=warning msg="Failed to validate JWT" audience=aud error="token has expired" method=ValidateJWTSVID pid=42 service=WorkloadAPI subsystem_name=endpoints`: {
+			Decision: evidence.Deny, Reason: "JWT-SVID not valid"},
+		`level=error msg="Workload attestation failed" error="rpc error" method=FetchX509SVID pid=42 service=WorkloadAPI subsystem_name=endpoints`: {
+			Decision: evidence.Error, Reason: "workload attestation failed"},
+		`level=error msg="Failed to attest the workload" error="rpc error" method=StreamSecrets pid=42 service=SDS.v3 subsystem_name=endpoints`: {
+			Decision: evidence.Error, Reason: "workload attestation failed"},
+	} {
+		want.Engine, want.Enforced = Engine, true
+		e, err := Decode([]byte(`time="2026-11-24T10:00:00Z" ` + line))
+		if err != nil || e.Event != evidence.EventAuthn || e.Role != evidence.RoleObserver || *e.Verdict != want || e.Act.Outcome != "failure" || e.User != "unix:pid:42" {
+			t.Errorf("%s: %+v, %v", line, e, err)
+		}
+	}
+}
+
 func TestSecrets(t *testing.T) {
 	e := read(t, "agent.v1.Agent", "AttestAgent", `,"status":"error","status_code":"Internal","status_message":"Bearer SECRET","csr":"SECRET","error":"SECRET","selectors":"SECRET","token":"SECRET","x":{"y":"SECRET"},"reason":"SECRET"`)
 	if got := evidencetest.Render(&e); strings.Contains(got, "SECRET") {
