@@ -61,6 +61,7 @@ var dropReasons = map[string]string{"133": "POLICY_DENIED", "181": "POLICY_DENY"
 type endpoint struct {
 	address, identity, namespace, pod string
 	port                              uint16
+	service, dnsName                  string // by which it was called; "": several names, or none
 	workload, kind                    string // of workloads[0]
 	labels                            labels
 }
@@ -251,6 +252,14 @@ func (f *flow) read(c *jsonscan.Cursor) {
 			f.policies(c, true)
 		case "egress_allowed_by", "ingress_allowed_by":
 			f.policies(c, false)
+		case "source_service":
+			f.source.readService(c)
+		case "destination_service":
+			f.destination.readService(c)
+		case "source_names":
+			f.source.readNames(c)
+		case "destination_names":
+			f.destination.readNames(c)
 		case "trace_context":
 			f.trace(c)
 		default:
@@ -311,6 +320,43 @@ func (f *flow) l4(c *jsonscan.Cursor) {
 			default:
 				c.Skip()
 			}
+		}
+	}
+}
+
+// readService reads a Kubernetes service, NAME.NAMESPACE.
+func (e *endpoint) readService(c *jsonscan.Cursor) {
+	if !c.Object() {
+		return
+	}
+	var service, namespace string
+	for c.Next() {
+		switch string(c.Key) {
+		case "name":
+			service = c.String()
+		case "namespace":
+			namespace = c.String()
+		default:
+			c.Skip()
+		}
+	}
+	if e.service = service; service != "" && namespace != "" {
+		e.service += "." + namespace
+	}
+}
+
+// readNames reads the names that the address was looked up by: which of several
+// was meant nobody knows.
+func (e *endpoint) readNames(c *jsonscan.Cursor) {
+	if !c.Array() {
+		return
+	}
+	for n := 0; c.Element(); n++ {
+		if n > 0 {
+			e.dnsName = ""
+			c.Skip()
+		} else {
+			e.dnsName = c.String()
 		}
 	}
 }
@@ -567,6 +613,7 @@ func (f *flow) evidence(from *evidence.Origin) (evidence.Evidence, error) {
 		server.derive(&e.To)
 	}
 	e.Protocol = f.protocol
+	e.Host = evidence.Authority(first(server.service, server.dnsName))
 	if f.traceParent != "" {
 		e.TraceID, _ = evidence.ParseTraceID(f.traceParent)
 	}

@@ -108,6 +108,22 @@ func TestFlows(t *testing.T) {
 	}
 }
 
+// Whom a connection was meant for: the service that was called, or the one name
+// that the address was looked up by.
+func TestHost(t *testing.T) {
+	for rest, want := range map[string]string{
+		`"destination_names":["api.example.org"]}}`:                                                                                              "api.example.org",
+		`"destination_names":["a.example.org","b.example.org"]}}`:                                                                                "",
+		`"destination_names":["a.example.org"],"destination_service":{"name":"orders","namespace":"shop"},"source_names":["b"]}}`:                "orders.shop",
+		`"is_reply":true,"source_service":{"name":"orders","namespace":"shop"},"destination_names":["client.example.org"]}}`:                     "orders.shop",
+		`"destination_service":{},"destination_names":[],"l7":{"type":"REQUEST","http":{"method":"GET","url":"http://user:p@b.example.org/"}}}}`: "b.example.org",
+	} {
+		if e := one(t, verdict+`"verdict":"FORWARDED",`+rest); e.Host != want {
+			t.Errorf("%s: %q", rest, e.Host)
+		}
+	}
+}
+
 // What a policy denied makes a record, whatever the protocol and however few
 // fields the exporter was told to write.
 func TestDenials(t *testing.T) {
