@@ -96,6 +96,8 @@ func (d *decoder) request() {
 			e.Protocol = d.name()
 		case "headers":
 			d.requestHeaders()
+		case "userInfo": // an AdmissionReview's
+			d.user()
 		default:
 			c.Skip()
 		}

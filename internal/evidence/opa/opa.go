@@ -257,8 +257,9 @@ func (d *decoder) setReason(s string) {
 
 func (d *decoder) text() string { return evidence.Text(d.c.Scalar(), evidence.MaxDetail) }
 
-// firstText returns an array's first element; what is no string is "…", so that
-// an array with elements never reads as an empty one.
+// firstText returns an array's first element, of an object what it says by msg,
+// message or reason; anything else is "…", so that an array with elements never
+// reads as an empty one.
 func (d *decoder) firstText() string {
 	if !d.c.Array() {
 		return ""
@@ -269,8 +270,31 @@ func (d *decoder) firstText() string {
 			d.c.Skip()
 			continue
 		}
-		if s = d.text(); s == "" {
+		if d.c.Peek() == '{' {
+			s = d.message()
+		} else {
+			s = d.text()
+		}
+		if s == "" {
 			s = "…"
+		}
+	}
+	return s
+}
+
+// message is what an object says in words, "" if it says nothing.
+func (d *decoder) message() (s string) {
+	if !d.c.Object() {
+		return ""
+	}
+	for d.c.Next() {
+		switch string(d.c.Key) {
+		case "msg", "message", "reason":
+			if text := d.text(); s == "" {
+				s = text
+			}
+		default:
+			d.c.Skip()
 		}
 	}
 	return s

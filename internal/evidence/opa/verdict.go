@@ -95,6 +95,10 @@ type answer struct {
 	// masked: the result as a whole, or a member that decides; inside: any part.
 	masked, inside bool
 	envoy          bool // the input is Envoy's
+	// The result is what a Kubernetes API server's admission asks for, and what its
+	// response.allowed says.
+	review   bool
+	response shape
 }
 
 // result reads the result. Before 1.0 OPA's documentation showed the string
@@ -133,6 +137,12 @@ func (d *decoder) members() {
 		case "reasons":
 			d.setReason(d.firstText())
 			continue
+		case "kind":
+			a.review = d.text() == "AdmissionReview"
+			continue
+		case "response":
+			d.response()
+			continue
 		}
 		n, ok := parseName(string(c.Key))
 		switch {
@@ -146,6 +156,28 @@ func (d *decoder) members() {
 			if a.members[n], why = d.shape(); n.asks() == mayItNot {
 				d.setReason(why)
 			}
+		}
+	}
+}
+
+// response reads that of an AdmissionReview.
+func (d *decoder) response() {
+	c, a := &d.c, &d.answer
+	if !c.Object() {
+		return
+	}
+	for c.Next() {
+		switch string(c.Key) {
+		case "allowed":
+			if s, _ := d.shape(); a.response == absent {
+				a.response = s
+			} else {
+				a.response = unclear
+			}
+		case "status":
+			d.setReason(d.message())
+		default:
+			c.Skip()
 		}
 	}
 }
@@ -225,6 +257,8 @@ func (d *decoder) decide() {
 	case asked == mayItNot && path:
 		v.Decision = a.whole.answers(asked)
 		d.setReason(a.why)
+	case a.review && !a.inside:
+		v.Decision = a.response.answers(mayIt)
 	default:
 		v.Decision = a.memberVerdict()
 	}
