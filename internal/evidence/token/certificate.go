@@ -22,10 +22,12 @@ var ErrProofCertificate = errors.New("x5t")
 // it should. Those of the mesh itself name a SPIFFE ID: that they are not the
 // token's says nothing of how the token was come by.
 func ApplyCertificate(e *evidence.Evidence) {
-	if e.Actor == nil {
-		return
+	if e.Actor != nil { // else it costs no call
+		compareCertificates(e, &e.Actor.Token)
 	}
-	t := &e.Actor.Token
+}
+
+func compareCertificates(e *evidence.Evidence, t *evidence.Token) {
 	if t.X5T == "" || t.Bound == BoundDPoP || t.Proof != "" || e.TLS.FailureReason != "" {
 		return
 	}
