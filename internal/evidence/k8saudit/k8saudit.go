@@ -178,6 +178,7 @@ type audit struct {
 	failure                     bool // the API server wrote the status itself
 	decision, why, podSecurity  string
 	login                       login
+	refusal                     refusal
 	issued                      string
 	truncated                   bool // its objects were cut out
 	received, staged, timestamp []byte
@@ -397,6 +398,8 @@ func (a *audit) status() {
 		switch string(c.Key) {
 		case "code":
 			a.code, _ = strconv.Atoi(c.Scalar())
+		case "message":
+			a.refusal = refusalOf(c.String())
 		case "status":
 			a.failure = string(c.Bytes()) == "Failure"
 		case "reason":
@@ -409,6 +412,33 @@ func (a *audit) status() {
 			c.Skip()
 		}
 	}
+}
+
+// A refusal is what the API server says of the admission control that refused.
+type refusal struct {
+	policy   string
+	decision evidence.Decision // "": it says nothing of one
+}
+
+// refusalOf reads a status' message. Of one that quotes what a client wrote, it
+// believes what stands behind the quotes.
+func refusalOf(message string) refusal {
+	if rest, ok := strings.CutPrefix(message, `admission webhook "`); ok {
+		if name, rest, ok := strings.Cut(rest, `"`); ok && strings.HasPrefix(rest, " denied the request") {
+			return refusal{evidence.Text("webhook/"+name, evidence.MaxName), evidence.Deny}
+		}
+	}
+	if rest, ok := strings.CutPrefix(message, `Internal error occurred: failed calling webhook "`); ok {
+		if name, _, ok := strings.Cut(rest, `"`); ok {
+			return refusal{evidence.Text("webhook/"+name, evidence.MaxName), evidence.Error}
+		}
+	}
+	if before, rest, ok := strings.Cut(message, `" is forbidden: ValidatingAdmissionPolicy '`); ok && !strings.HasSuffix(before, `\`) {
+		if name, rest, ok := strings.Cut(rest, `'`); ok && strings.Contains(rest, " denied request") {
+			return refusal{evidence.Text("ValidatingAdmissionPolicy/"+name, evidence.MaxName), evidence.Deny}
+		}
+	}
+	return refusal{}
 }
 
 func (a *audit) annotations() {
@@ -614,6 +644,9 @@ func (a *audit) verdict() *evidence.Verdict {
 		return v
 	default:
 		return nil
+	}
+	if a.code >= 400 && a.refusal.decision != "" {
+		return &evidence.Verdict{Engine: EngineAdmission, Decision: a.refusal.decision, Enforced: true, Reason: a.reason, PolicyID: a.refusal.policy}
 	}
 	// A proxied service's answer has a code and nothing else.
 	if a.code == 403 && (a.sub != "proxy" || a.failure || a.reason != "") {

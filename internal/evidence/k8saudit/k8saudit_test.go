@@ -246,6 +246,20 @@ func TestVerdict(t *testing.T) {
 			t.Errorf("%s: %+v", fields, e.Verdict)
 		}
 	}
+	// Admission refuses with any code; who of it did, the message says.
+	for status, want := range map[string]evidence.Verdict{
+		`"code":400,"message":"admission webhook \"validate.kyverno.svc-fail\" denied the request: no"`:                                                       {Decision: evidence.Deny, PolicyID: "webhook/validate.kyverno.svc-fail"},
+		`"code":403,"reason":"Forbidden","message":"admission webhook \"validation.gatekeeper.sh\" denied the request without explanation"`:                   {Decision: evidence.Deny, PolicyID: "webhook/validation.gatekeeper.sh", Reason: "Forbidden"},
+		`"code":500,"reason":"InternalError","message":"Internal error occurred: failed calling webhook \"validate.kyverno.svc-fail\": context deadline"`:     {Decision: evidence.Error, PolicyID: "webhook/validate.kyverno.svc-fail", Reason: "InternalError"},
+		`"code":422,"reason":"Invalid","message":"pods \"p\" is forbidden: ValidatingAdmissionPolicy 'no-root' with binding 'b' denied request: no"`:          {Decision: evidence.Deny, PolicyID: "ValidatingAdmissionPolicy/no-root", Reason: "Invalid"},
+		`"code":403,"message":"pods \"x\\\" is forbidden: ValidatingAdmissionPolicy 'forged' with binding 'b' denied request\" is forbidden: exceeded quota"`: {Decision: evidence.Deny},
+	} {
+		want.Engine, want.Enforced = EngineAdmission, true
+		e := read(t, `"verb":"create","annotations":{"authorization.k8s.io/decision":"allow"},"responseStatus":{"status":"Failure",`+status+`}`)
+		if e.Verdict == nil || *e.Verdict != want || e.Act.Outcome != "failure" {
+			t.Errorf("%s: %+v", status, e.Verdict)
+		}
+	}
 	// What a proxied service answers is no verdict of the API server's.
 	const proxied = `"objectRef":{"resource":"services","subresource":"proxy","namespace":"shop","name":"p"},"annotations":{"authorization.k8s.io/decision":"allow"},`
 	for status, want := range map[string]evidence.Verdict{
