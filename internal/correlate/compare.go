@@ -149,6 +149,40 @@ func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
 	return perhaps, false
 }
 
+// bond is what tells, besides parties and time, whether two pieces of one request or
+// trace are of one call; of more is the greater.
+type bond uint8
+
+const (
+	onePort  bond = 1 << iota // they do not tell of two connections
+	notOther                  // or of two request ids
+	oneID                     // they tell of one
+	tight    = onePort | notOther | oneID
+)
+
+// bonded compares two pieces of like method and path. A connection carries one call
+// after the other, or several at once; a caller that tries again tells of its last.
+func bonded(a, b *piece) (of bond) {
+	x, y := a.keys[byRequest-1], b.keys[byRequest-1]
+	switch {
+	case a.connection: // has no request id, and fit has seen to its ports
+		return tight
+	case x == y && x != 0:
+		of = oneID | notOther
+	case x == 0 || y == 0:
+		of = notOther
+	}
+	if a.resends > 0 || b.resends > 0 || a.from.port == 0 || b.from.port == 0 || a.from.port == b.from.port || a.from.address != b.from.address {
+		of |= onePort
+	}
+	return of
+}
+
+// rank orders what fits: of one request id before all, then by fit, then the rest.
+func rank(how fit, of bond) int {
+	return int(of&oneID)<<8 | int(how)<<4 | int(of)
+}
+
 // foreign says whether two pieces are of two clusters: there one address or pod's name
 // may be of two pods.
 func foreign(a, b *piece) bool { return a.cluster != 0 && b.cluster != 0 && a.cluster != b.cluster }

@@ -116,6 +116,9 @@ func mtls(from, to string) option {
 func addresses(from, to string) option {
 	return func(e *evidence.Evidence) { e.From.Address, e.To.Address, e.To.Port = from, to, 9080 }
 }
+func connected(port uint16) option {
+	return func(e *evidence.Evidence) { addresses("10.0.0.1", "10.0.0.2")(e); e.From.Port, e.To.Port = port, 8080 }
+}
 func claims(s, from string) option {
 	return func(e *evidence.Evidence) {
 		e.From.Identities = append(e.From.Identities, identity(s, evidence.ProofClaimed, from))
@@ -217,6 +220,55 @@ func TestJoins(t *testing.T) {
 		}, []string{
 			"mesh.request ambiguous/several_candidates request: client 1 server 1",
 			"mesh.request ambiguous/several_candidates request: client 2 server 2",
+		}},
+
+		{"a retry to another pod, each attempt numbered", []evidence.Evidence{
+			callerALS("client", request("r"), addresses("10.0.0.1", "10.0.0.3"), resends(1), lasting(20*time.Millisecond)),
+			calleeALS("try 1", request("r"), addresses("10.0.0.1", "10.0.0.2"), status(503)),
+			calleeALS("try 2", request("r"), addresses("10.0.0.1", "10.0.0.3"), resends(1), at(5*time.Millisecond)),
+		}, []string{"mesh.request complete request: client try 1", "mesh.request complete request: client try 2"}},
+
+		{"and not", []evidence.Evidence{
+			callerALS("client", request("r"), addresses("10.0.0.1", "10.0.0.3"), resends(1), lasting(20*time.Millisecond)),
+			calleeALS("try 1", request("r"), addresses("10.0.0.1", "10.0.0.2"), status(503)),
+			calleeALS("try 2", request("r"), addresses("10.0.0.1", "10.0.0.3"), at(5*time.Millisecond)),
+		}, []string{"mesh.request ambiguous/several_candidates request: client try 1", "mesh.request complete request: client try 2"}},
+
+		{"two equal calls in a trace told apart by request ids", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, trace(1, 0, 0)), calleeALS("server 1", request("r"), ab, trace(1, 0, 0), at(3*time.Millisecond)),
+			callerALS("client 2", request("s"), ab, trace(1, 0, 0), at(2*time.Millisecond)), calleeALS("server 2", request("s"), ab, trace(1, 0, 0), at(1*time.Millisecond)),
+		}, []string{
+			"mesh.request complete request: client 1 server 1",
+			"mesh.request complete request: client 2 server 2",
+		}},
+
+		{"a call of a trace that another request id tells apart", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, trace(1, 0, 0)), calleeALS("server 1", request("r"), ab, trace(1, 0, 0)),
+			callerALS("client 2", request("s"), ab, trace(1, 0, 0)),
+		}, []string{"mesh.request complete request: client 1 server 1", "mesh.request partial/deadline none: client 2"}},
+
+		{"a gateway gives the request an id of its own", []evidence.Evidence{
+			callerALS("client", request("r"), ab, trace(1, 0, 0)), calleeALS("server", request("s"), ab, trace(1, 0, 0)),
+		}, []string{"mesh.request complete request: client server"}},
+
+		{"a request id in which each proxy says why it traces", []evidence.Evidence{
+			callerALS("client", request("6b29fc40-ca47-4067-b31d-00dd010662da"), ab), calleeALS("server", request("6b29fc40-ca47-9067-b31d-00dd010662da"), ab),
+		}, []string{"mesh.request complete request: client server"}},
+
+		{"two equal calls with one request id told apart by their connections", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, connected(40001)), calleeALS("server 1", request("r"), ab, connected(40001), at(3*time.Millisecond)),
+			callerALS("client 2", request("r"), ab, connected(40002), at(2*time.Millisecond)), calleeALS("server 2", request("r"), ab, connected(40002), at(1*time.Millisecond)),
+		}, []string{
+			"mesh.request complete request: client 1 server 1",
+			"mesh.request complete request: client 2 server 2",
+		}},
+
+		{"one connection may carry both", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, connected(40001)), calleeALS("server 1", request("r"), ab, connected(40001), at(3*time.Millisecond)),
+			callerALS("client 2", request("r"), ab, connected(40001), at(2*time.Millisecond)), calleeALS("server 2", request("r"), ab, connected(40001), at(1*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates request: client 1 server 2",
+			"mesh.request ambiguous/several_candidates request: client 2 server 1",
 		}},
 
 		{"two equal calls told apart by spans", []evidence.Evidence{
@@ -447,6 +499,12 @@ func TestJoins(t *testing.T) {
 			proxySpan("in 1", server, trace(1, 2, 1)), opa("decision", decided("d"), trace(1, 0, 1), ab),
 			calleeALS("server 2", trace(1, 4, 0), ab), proxySpan("in 2", server, trace(1, 4, 3)),
 		}, []string{"mesh.request complete span: decision in 1", "mesh.request complete span: in 2 server 2"}},
+
+		{"a decision asked from a span that stands for a whole tree", []evidence.Evidence{
+			callerALS("to orders", trace(1, 1, 0), path("/orders")), calleeALS("orders", trace(1, 0, 1), path("/orders")),
+			callerALS("to charges", trace(1, 1, 0), path("/charges")), calleeALS("charges", trace(1, 0, 1), path("/charges")),
+			opa("decision", decided("d"), trace(1, 0, 1), path("/charges")),
+		}, []string{"mesh.request complete span: charges decision to charges", "mesh.request complete span: orders to orders"}},
 
 		{"an application's span around its proxy's log, whose span is lost", []evidence.Evidence{
 			appSpan("app out", client, trace(1, 1, 0), pod("a-1")), appSpan("another", client, trace(1, 5, 0), pod("a-1"), path("/other")),

@@ -49,7 +49,9 @@
 // pieces must agree on method, path and parties as well.
 //
 // How well reports without spans fit is one scale (fit): well; roughly, the same
-// identities at other addresses; perhaps, one party told by another address only. Those
+// identities at other addresses; perhaps, one party told by another address only. What is
+// of one request id comes before all that, and what tells of another one, or of another
+// connection, behind what fits as well (bond). Those
 // that fit best are candidates, and the nearest in time of them is taken. Alike calls,
 // each of whose reports fits each, are shared out so that their times differ evenly.
 // Of a connection each report must be the other's nearest.

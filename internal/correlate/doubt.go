@@ -26,7 +26,7 @@ func (c *Correlator) doubtful(j *joined) bool {
 		return c.fitsBound(lead, parented) || c.doubtfulDecision(j)
 	case log != nil && j.tiers[callerLog] == TierRequest:
 		how, _ := c.fit(lead, log)
-		if how < well || !j.certain && c.overclaimed(log, lead.place) || c.fitsRetry(lead, log) ||
+		if how < well && !c.numbered(log, lead.place) || !j.certain && c.overclaimed(log, lead.place) || c.fitsRetry(lead, log) ||
 			log.hasNode() && j.parent() != (evidence.SpanID{}) && log.span != j.parent() {
 			return true
 		}
@@ -124,7 +124,7 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 			if log == nil || q.place != callerLog || !q.final || q == log || sameReport(q, log) {
 				continue
 			}
-			if how, _ := c.fit(d, q); how > unfit {
+			if how, _ := c.fit(d, q); how > unfit && bonded(d, q) >= bonded(d, log) {
 				return true // also if spans bind it: the callee's log that had it may be lost
 			}
 		}
@@ -187,6 +187,24 @@ func (c *Correlator) overclaimed(log *piece, at place) bool {
 	return false
 }
 
+// numbered says whether all attempts of which a caller's log tells are reported, and say
+// which they are: those that went to another address than the last are its too.
+func (c *Correlator) numbered(log *piece, at place) bool {
+	var buf, found [16]*piece
+	attempts := found[:0]
+	for _, q := range c.sharing(buf[:0], byRequest, log) {
+		if how, _ := c.fit(log, q); q.place != at || !q.final || how == unfit || slices.ContainsFunc(attempts, func(k *piece) bool { return sameReport(k, q) }) {
+			continue
+		}
+		if q.crowded || slices.ContainsFunc(attempts, func(k *piece) bool { return k.resends == q.resends }) {
+			return false
+		}
+		attempts = append(attempts, q)
+	}
+	return log.resends > 0 && len(attempts) == 1+int(log.resends) &&
+		!slices.ContainsFunc(attempts, func(k *piece) bool { return k.resends > log.resends })
+}
+
 // fitsRetry says whether p, which has a caller's log, may as well be an attempt that
 // another tells of.
 func (c *Correlator) fitsRetry(p, log *piece) bool {
@@ -198,7 +216,7 @@ func (c *Correlator) fitsRetry(p, log *piece) bool {
 				continue
 			}
 			looked++
-			if how, _ := c.fit(p, q); looked > maxAlike || how == perhaps {
+			if how, _ := c.fit(p, q); looked > maxAlike || how == perhaps && bonded(p, q) >= bonded(p, log) {
 				return true
 			}
 		}
@@ -287,7 +305,7 @@ func (c *Correlator) contended(p *piece) bool {
 		}
 		var j joined
 		c.sides(&j, q)
-		if j.slots[callerLog] != nil && j.tiers[callerLog] == TierRequest {
+		if log := j.slots[callerLog]; log != nil && j.tiers[callerLog] == TierRequest && bonded(q, p) >= bonded(q, log) {
 			return true
 		}
 	}
@@ -335,13 +353,13 @@ func (c *Correlator) callerless(p *piece) bool {
 	return len(found) == 0
 }
 
-// attemptedFrom says whether several calls were made from the span that asked for
-// a decision.
+// attemptedFrom says whether several calls that a decision may be about were made from
+// the span that asked for it.
 func (c *Correlator) attemptedFrom(d *piece) bool {
 	var buf [16]*piece
 	var n [places]int
 	for _, q := range c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent) {
-		if q.place.callee() && q.final && q.mirrored == d.mirrored {
+		if q.place.callee() && q.final && !unlike(q, d) && !elsewhere(q, d) {
 			if n[q.place]++; n[q.place] > 1 {
 				return true
 			}

@@ -359,7 +359,7 @@ func (c *Correlator) byRequest(j *joined, lead *piece) {
 			log, several, j.certain = of, !certain, certain
 		}
 	}
-	if log == nil || log.hasNode() && j.called() {
+	if log == nil || log.hasNode() && j.called() || c.tighter(log, lead) {
 		return
 	}
 	_, identified := c.fit(lead, log)
@@ -425,17 +425,20 @@ func (c *Correlator) bestOf(j *joined, lead *piece, logs []*piece) (best *piece)
 	if len(logs) == 1 {
 		return logs[0]
 	}
-	most, possible := unfit, 0
-	for _, log := range logs {
+	how := func(log *piece) fit {
 		how, _ := c.fit(lead, log)
-		if how > unfit {
-			possible++
-		}
-		if best == nil || how > most || how == most && apart(lead, log) < apart(lead, best) {
-			best, most = log, how
+		return how
+	}
+	most := 0
+	for _, log := range logs {
+		nth := rank(how(log), bonded(lead, log))
+		if best == nil || nth > most || nth == most && apart(lead, log) < apart(lead, best) {
+			best, most = log, nth
 		}
 	}
-	j.several = j.several || most == unfit || possible > 1
+	j.several = j.several || how(best) == unfit || slices.ContainsFunc(logs, func(log *piece) bool {
+		return log != best && how(log) > unfit && bonded(lead, log) >= bonded(lead, best)
+	})
 	return best
 }
 

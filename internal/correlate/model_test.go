@@ -171,10 +171,23 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 		})
 		return of
 	}
+	// Of those that fit, the ones of the same request id, if there are any, else those
+	// that do not state another.
+	closest := func(of []evidence.Evidence, l evidence.Evidence) []evidence.Evidence {
+		for _, bonded := range []func(evidence.Evidence) bool{
+			func(o evidence.Evidence) bool { return o.RequestID != "" && o.RequestID == l.RequestID },
+			func(o evidence.Evidence) bool { return o.RequestID == "" || l.RequestID == "" },
+		} {
+			if some := slices.DeleteFunc(slices.Clone(of), func(o evidence.Evidence) bool { return !bonded(o) }); len(some) > 0 {
+				return some
+			}
+		}
+		return of
+	}
 	// The callers' logs that fit a callee's report and that spans, or a decision
 	// that a log names, do not bind to another.
 	callersOf := func(l evidence.Evidence) []evidence.Evidence {
-		return ordered(where(func(o evidence.Evidence) bool {
+		return closest(ordered(where(func(o evidence.Evidence) bool {
 			bound := o.SpanID != evidence.SpanID{} && o.ResendCount == 0 && slices.ContainsFunc(all, func(k evidence.Evidence) bool {
 				return above(k) == at(o) && (k.Role == evidence.RoleCallee || k.Role == evidence.RoleDecision &&
 					slices.ContainsFunc(all, func(x evidence.Evidence) bool {
@@ -182,12 +195,12 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 					}))
 			})
 			return o.Role == evidence.RoleCaller && isLog(o) && !bound && fits(o, l)
-		}))
+		})), l)
 	}
 	calleesOf := func(o evidence.Evidence, l evidence.Evidence) []evidence.Evidence { // of l's kind
-		return ordered(where(func(k evidence.Evidence) bool {
+		return closest(ordered(where(func(k evidence.Evidence) bool {
 			return k.Role == evidence.RoleCallee && k.Source == l.Source && fits(o, k)
-		}))
+		})), o)
 	}
 	same := func(a, b []evidence.Evidence) bool {
 		return slices.EqualFunc(a, b, func(x, y evidence.Evidence) bool { return x.Position == y.Position })
@@ -217,7 +230,8 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 			return evidence.Evidence{}, false
 		}
 		alike := calleesOf(fitting[0], l)
-		share := len(fitting) > 1 && len(alike) <= maxAlike
+		share := len(fitting) > 1 && len(alike) <= maxAlike &&
+			slices.ContainsFunc(alike, func(k evidence.Evidence) bool { return k.Position == l.Position })
 		for _, o := range fitting {
 			share = share && same(calleesOf(o, l), alike)
 		}
@@ -311,7 +325,9 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 		// request, parties, method, path and time.
 		if !slices.ContainsFunc(callers, isLog) && !isApp(c[0]) {
 			log, found := callerOf(lead)
-			if found && (len(callers) == 0 || log.SpanID == evidence.SpanID{}) {
+			bonded := func(k evidence.Evidence) bool { return k.RequestID == log.RequestID }
+			if found && (bonded(lead) || !slices.ContainsFunc(calleesOf(log, lead), bonded)) &&
+				(len(callers) == 0 || log.SpanID == evidence.SpanID{}) {
 				callers = append(callers, log)
 				callers = append(callers, callersAt(at(log))...)
 			}

@@ -52,17 +52,19 @@ func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
 // Of more than most it gives any, one too many.
 func (c *Correlator) candidates(dst []*piece, p *piece, at place, most int) (best []*piece, how fit) {
 	var buf [16]*piece
+	first := 0 // rank of those in dst
 	for _, kind := range [...]lookup{byRequest, byTrace} {
 		for _, q := range c.sharing(buf[:0], kind, p) {
 			if q.place != at || !q.final && at != decision {
 				continue
 			}
 			fits, _ := c.fit(p, q)
-			if fits == unfit || fits < how || !c.unbound(p, q) {
+			nth := rank(fits, bonded(p, q))
+			if fits == unfit || nth < first || !c.unbound(p, q) {
 				continue
 			}
-			if fits > how {
-				dst, how = dst[:0], fits
+			if nth > first {
+				dst, how, first = dst[:0], fits, nth
 			}
 			switch i := slices.IndexFunc(dst, func(k *piece) bool { return k == q || sameReport(k, q) }); {
 			case i < 0:
@@ -70,7 +72,7 @@ func (c *Correlator) candidates(dst []*piece, p *piece, at place, most int) (bes
 			case q.before(dst[i]):
 				dst[i] = q
 			}
-			if how == well && len(dst) > most {
+			if first == rank(well, tight) && len(dst) > most {
 				return dst, how
 			}
 		}
@@ -89,6 +91,14 @@ func (c *Correlator) nearest(p *piece, at place) (best *piece, how fit, doubt bo
 		}
 	}
 	return best, how, len(all) > 1 || best != nil && (p.crowded || best.crowded)
+}
+
+// tighter says whether a caller's log is bonded tighter to another report than to p, which
+// it fits.
+func (c *Correlator) tighter(log, p *piece) bool {
+	var buf [8]*piece
+	best, _ := c.candidates(buf[:0], log, p.place, maxAlike)
+	return len(best) > 0 && bonded(log, best[0]) > bonded(log, p)
 }
 
 // unbound says whether q may still be p's by tier request, that is, no stronger

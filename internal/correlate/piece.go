@@ -309,12 +309,23 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 	}
 	if e.Method != "" && e.Path != "" {
 		if e.RequestID != "" {
-			p.keys[byRequest-1] = h.text(byRequest, e.RequestID, e.Method, e.Path)
+			id, rest := requestID(e.RequestID)
+			p.keys[byRequest-1] = h.text(byRequest, id, rest, e.Method, e.Path)
 		}
 		if inTrace {
 			p.keys[byTrace-1] = h.text(byTrace, string(e.TraceID[:]), e.Method, e.Path)
 		}
 	}
+}
+
+// requestID parts a request id that is a UUID around the digit of its version, and so
+// leaves that out: Envoy writes into it why it traces the request, and so may every proxy.
+func requestID(id string) (string, string) {
+	const version = 14
+	if len(id) == 36 && id[8] == '-' && id[version-1] == '-' && id[18] == '-' && id[23] == '-' {
+		return id[:version], id[version+1:]
+	}
+	return id, ""
 }
 
 // waypointNode is how the name of an Istio waypoint for itself begins.
