@@ -667,6 +667,37 @@ func TestMoreReportsThanAttempts(t *testing.T) {
 	}
 }
 
+// What was denied and served all the same was a success, and is a finding. Which of the
+// two was told first must not matter.
+func TestOutcomeOfWhatWasDenied(t *testing.T) {
+	served, refused := calleeALS("log", decided("d"), status(200)), calleeALS("log", decided("d"), status(403))
+	deny := opa("decision", decided("d"), verdict(evidence.Deny, "opa"))
+	for name, tc := range map[string]struct {
+		told []evidence.Evidence
+		want []Outcome
+	}{
+		"at once":            {[]evidence.Evidence{served, deny}, []Outcome{Success}},
+		"the decision later": {[]evidence.Evidence{served, deny}, []Outcome{Success, Success}},
+		"the call later":     {[]evidence.Evidence{deny, served}, []Outcome{Failure, Success}},
+		"refused":            {[]evidence.Evidence{refused, deny}, []Outcome{Failure, Failure}},
+		"nobody says":        {[]evidence.Evidence{deny}, []Outcome{Failure}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := New(testConfig())
+			each := len(tc.told) / len(tc.want)
+			for i := 0; i < len(tc.told); i += each {
+				c.Add(t0.Add(time.Duration(i)*time.Minute), tc.told[i:i+each])
+				c.Advance(t0.Add(time.Duration(i)*time.Minute + 30*time.Second))
+			}
+			var got []Outcome
+			for _, r := range drain(t, c) {
+				got = append(got, r.Outcome)
+			}
+			assert.Equal(t, tc.want, got)
+		})
+	}
+}
+
 func TestConflicts(t *testing.T) {
 	one := func(batch ...evidence.Evidence) *Record {
 		c := New(testConfig())

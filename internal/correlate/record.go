@@ -261,9 +261,9 @@ func merge(r *Record, all []statement, kept *stated) {
 	r.verdict(all, kept)
 	r.disagree(all)
 	r.hops(all, via)
-	r.Outcome = outcome(r, all)
 	r.Upshot = upshot(all)
 	r.Upshot.Ambiguous = r.State == Ambiguous
+	r.Outcome = outcome(r, all, kept)
 }
 
 // keep sets dst if nobody stronger did.
@@ -334,19 +334,22 @@ func mergeActor(dst **evidence.Actor, a *evidence.Actor) {
 
 func mergeWorkload(dst, w *evidence.Workload) {
 	// Fields of two workloads must not mix: after the first that gives a name
-	// only statements about the same one add to it.
+	// only statements about the same one add to it. Nor those of two versions. One pod
+	// is of one workload and version, whatever they are called.
 	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
-	if differ(dst.Name, w.Name) || differ(dst.Namespace, w.Namespace) || differ(dst.PodName, w.PodName) || differ(dst.PodUID, w.PodUID) {
+	if differ(dst.Namespace, w.Namespace) || differ(dst.PodName, w.PodName) || differ(dst.PodUID, w.PodUID) {
 		return
 	}
-	// Nor those of two versions. One pod has one, whatever it is called.
+	named := !differ(dst.Name, w.Name)
 	pod := dst.PodName != "" && dst.PodName == w.PodName || dst.PodUID != "" && dst.PodUID == w.PodUID
-	if !pod && (differ(dst.Version, w.Version) || differ(dst.Revision, w.Revision) || differ(dst.ImageDigest, w.ImageDigest)) {
+	if !pod && (!named || differ(dst.Version, w.Version) || differ(dst.Revision, w.Revision) || differ(dst.ImageDigest, w.ImageDigest)) {
 		return
 	}
 	keep(&dst.Name, w.Name)
 	keep(&dst.Namespace, w.Namespace)
-	keep(&dst.Kind, w.Kind)
+	if named {
+		keep(&dst.Kind, w.Kind)
+	}
 	keep(&dst.Version, w.Version)
 	keep(&dst.Revision, w.Revision)
 	keep(&dst.PodName, w.PodName)
@@ -558,7 +561,9 @@ func (r *Record) hops(all []statement, via via) {
 	r.Hops = []Hop{source, {ID: via.id, Role: "waypoint", Node: via.by.Reporter.Node, StreamID: via.by.StreamID}, destination}
 }
 
-func outcome(r *Record, all []statement) Outcome {
+// outcome is what came of an action: of a call what its callee's side says before what
+// was decided.
+func outcome(r *Record, all []statement, kept *stated) Outcome {
 	if r.Act != nil {
 		switch r.Act.Outcome {
 		case Success.String():
@@ -568,6 +573,13 @@ func outcome(r *Record, all []statement) Outcome {
 		}
 	}
 	if v := r.Verdict; v != nil && v.Enforced && v.Decision == evidence.Deny {
+		u := r.Upshot
+		if kept != nil {
+			u = kept.upshot.and(u)
+		}
+		if u.Answer == Served && u.By > Caller {
+			return Success
+		}
 		return Failure
 	}
 	for _, s := range all {

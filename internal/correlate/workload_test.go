@@ -19,6 +19,10 @@ func TestMergeWorkload(t *testing.T) {
 			evidence.Workload{Name: "orders", Namespace: "shop", Version: "v1", Node: "n1", ImageDigest: "sha256:ab"}},
 		"one pod, two names of its version": {inPod(proxy, "orders-1"), inPod(app, "orders-1"),
 			evidence.Workload{Name: "orders", Namespace: "shop", Version: "v1", PodName: "orders-1", ImageDigest: "sha256:ab"}},
+		"one pod, two names of its workload": {
+			inPod(evidence.Workload{Name: "payments", Namespace: "shop"}, "payments-v1-x"),
+			inPod(evidence.Workload{Name: "payments-v1", Kind: "Deployment", Namespace: "shop", Version: "v1"}, "payments-v1-x"),
+			evidence.Workload{Name: "payments", Namespace: "shop", Version: "v1", PodName: "payments-v1-x"}},
 		"two versions":      {proxy, app, proxy},
 		"another pod":       {inPod(proxy, "orders-1"), inPod(evidence.Workload{Node: "n2"}, "orders-2"), inPod(proxy, "orders-1")},
 		"another name":      {proxy, evidence.Workload{Name: "payments", Node: "n2"}, proxy},
