@@ -609,10 +609,13 @@ func TestActorOfSeveral(t *testing.T) {
 		log, decision evidence.Actor
 		want          evidence.Actor
 	}{
-		"the same":             {"alice", "alice", full, full, full},
-		"a client alone":       {"", "alice", web, full, full},
-		"a proof alone":        {"", "alice", evidence.Actor{Token: evidence.Token{Proof: "valid, token unknown"}}, full, full},
-		"a proof that failed":  {"alice", "", full, evidence.Actor{Token: evidence.Token{Proof: "failed: htu"}}, full},
+		"the same":            {"alice", "alice", full, full, full},
+		"a client alone":      {"", "alice", web, full, full},
+		"a proof alone":       {"", "alice", evidence.Actor{Token: evidence.Token{Proof: "valid, token unknown"}}, full, full},
+		"a proof that failed": {"alice", "", full, evidence.Actor{Token: evidence.Token{Proof: "failed: htu"}}, full},
+		"two judge a proof": {"alice", "alice", evidence.Actor{Token: evidence.Token{Bound: "dpop", Proof: "verified"}},
+			evidence.Actor{Roles: []string{"buyer"}, Token: evidence.Token{Bound: "dpop", Proof: "failed: htu"}},
+			evidence.Actor{Roles: []string{"buyer"}, Token: evidence.Token{Bound: "dpop", Proof: "verified"}}},
 		"of Istio's principal": {"idp/alice", "alice", web, full, full},
 		"another user's":       {"bob", "alice", web, full, web},
 		"another client's":     {"alice", "alice", evidence.Actor{Token: evidence.Token{AuthorizedParty: "cli"}}, full, evidence.Actor{Token: evidence.Token{AuthorizedParty: "cli"}}},
