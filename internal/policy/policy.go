@@ -103,7 +103,7 @@ func (c *Change) MayGovern(d *Decision) bool {
 // the decision rather than one before.
 func (d *Decision) Settled(changed int64) bool {
 	_, known := governs[d.Engine]
-	return known && d.Revision != "" || d.At-changed >= int64(Settling)
+	return known && len(d.revisions()) > 0 || d.At-changed >= int64(Settling)
 }
 
 // Names says whether the decision names the revision that the change left. Then it
@@ -119,7 +119,7 @@ func (c *Change) decides(d *Decision) bool {
 	switch own, known := c.own(d); {
 	case known && !own:
 		return false
-	case own && d.Revision != "":
+	case own && len(d.revisions()) > 0:
 		return d.Names(c)
 	}
 	return c.Namespace == d.Namespace && slices.ContainsFunc(d.objects(), func(o object) bool {
@@ -188,8 +188,11 @@ func (d *Decision) objects() (all []object) {
 
 type revision struct{ bundle, revision string }
 
+// revisions are those that the decision names of what changes can say they left. Of
+// Kubernetes' objects nobody decides by the revision that the API server gives them:
+// Cilium's counts the policies that its node has.
 func (d *Decision) revisions() (all []revision) {
-	if d.Revision == "" {
+	if _, known := governs[d.Engine]; d.Revision == "" || known && d.Engine != "opa" {
 		return nil
 	}
 	if !strings.Contains(d.Revision, "=") {

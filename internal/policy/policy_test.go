@@ -13,6 +13,7 @@ func TestGoverns(t *testing.T) {
 	entry := Change{Group: "spire", Resource: "entry", Name: "web", Revision: "7", At: 10}
 	own := Change{Group: "acme", Resource: "policy", Name: "orders", Revision: "7", At: 10}
 	config := Change{Resource: "configmaps", Namespace: "shop", Name: "orders", Revision: "7", At: 10}
+	cilium := Change{Group: "cilium.io", Resource: "ciliumnetworkpolicies", Namespace: "shop", Name: "orders", Revision: "71234", At: 10}
 	server := Change{Group: "policy.linkerd.io", Resource: "servers", Namespace: "shop", Name: "web", At: 10}
 	for name, tc := range map[string]struct {
 		change   Change
@@ -35,6 +36,8 @@ func TestGoverns(t *testing.T) {
 		"and another":            {own, Decision{Engine: "acme", ID: "orders", Revision: "8", At: 11}, false},
 		"Kubernetes counts else": {config, Decision{Engine: "acme", Namespace: "shop", ID: "orders", Revision: "8", At: 11}, true},
 		"a path like a bundle":   {bundle, Decision{Engine: "opa", ID: "mesh", At: 11}, false},
+		"a node's count of all":  {cilium, Decision{Engine: "cilium", Namespace: "shop", ID: "orders", Revision: "node-1/7", At: 11}, true},
+		"and equal by chance":    {cilium, Decision{Engine: "cilium", Namespace: "shop", ID: "other", Revision: "71234", At: 11}, false},
 		"Linkerd's server":       {server, Decision{Engine: "linkerd_policy", Namespace: "shop", ID: "server/web", At: 11}, true},
 		"and a route of it":      {server, Decision{Engine: "linkerd_policy", Namespace: "shop", ID: "server/web/httproute/r", At: 11}, true},
 		"a route called like it": {server, Decision{Engine: "linkerd_policy", Namespace: "shop", ID: "server/x/httproute/web", At: 11}, false},
@@ -63,6 +66,7 @@ func TestSettled(t *testing.T) {
 		"10 ms after it":             {Decision{Engine: "envoy_rbac", ID: "orders"}, 10 * time.Millisecond, false},
 		"long after it":              {Decision{Engine: "envoy_rbac", ID: "orders"}, Settling, true},
 		"the revision is named":      {Decision{Engine: "opa", Revision: "r7"}, 10 * time.Millisecond, true},
+		"a node's count of all":      {Decision{Engine: "cilium", ID: "orders", Revision: "node-1/7"}, 10 * time.Millisecond, false},
 		"what revision, who can say": {Decision{Engine: "acme", Revision: "r7"}, 10 * time.Millisecond, false},
 	} {
 		t.Run(name, func(t *testing.T) {
