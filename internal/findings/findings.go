@@ -262,7 +262,11 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 		if r.Actor != nil && r.Actor.Impersonator != "" {
 			who = r.Actor.Impersonator + " as " + who
 		}
-		what := fmt.Sprintf("%s: %s by %s", c.what, first(c.action, "changed"), who)
+		did := first(c.action, "changed")
+		if c.Group == "opa" && c.Revision != "" { // others count every change of any object
+			did += " revision " + c.Revision
+		}
+		what := fmt.Sprintf("%s: %s by %s", c.what, did, who)
 		found(PolicyChanged, what, what)
 	}
 }

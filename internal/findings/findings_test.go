@@ -479,6 +479,13 @@ func TestWhoChangedIt(t *testing.T) {
 	require.EqualValues(t, 3, again[0].Count)
 	require.Equal(t, first[0].What, again[0].What)
 	require.Equal(t, first[0].TraceID, again[0].TraceID)
+
+	bundle := observe(d, record(func(r *correlate.Record) {
+		r.EventName, r.Verdict = semconv.EventConfigChange, nil
+		r.Act = &evidence.Act{Action: "activate", Change: evidence.Change{Group: "opa", Resource: "bundle", Name: "mesh", Revision: "r7"}}
+	}), t0)
+	require.Len(t, bundle, 1)
+	require.Contains(t, bundle[0].What, "bundle.opa mesh: activate revision r7 by ")
 }
 
 // A finding for which there is no room is stated later.
