@@ -34,11 +34,12 @@ func (c *Correlator) doubtful(j *joined) bool {
 	return c.doubtfulSpans(j, lead) || c.doubtfulDecision(j)
 }
 
-// doubtfulConnection: nothing was joined though something fits, or what shares a full
-// chain may have been left out of it.
+// doubtfulConnection: nothing was joined though something fits, what shares a full
+// chain may have been left out of it, or for one side it lasted longer: the ends of a
+// tunnel tell no other connection from it.
 func (c *Correlator) doubtfulConnection(j *joined, lead *piece) bool {
 	if log := j.slots[callerLog]; log != nil && log != lead {
-		return !lead.samePort(log) && (c.crowd(lead) || c.crowd(log))
+		return !lead.samePort(log) && (c.crowd(lead) || c.crowd(log) || lead.end > lead.start && log.end > log.start && abs(lead.end-lead.start-log.end+log.start) > closing)
 	}
 	other := callerLog
 	if lead.place == callerLog {
@@ -99,7 +100,9 @@ func (c *Correlator) moreThanAttempts(log *piece) bool {
 	logs, _, _ := c.callersAt(found[:0], log.trace, log.span)
 	attempts := 0
 	for _, k := range logs {
-		attempts += 1 + int(k.resends)
+		if k == log || !contradict(log, k) {
+			attempts += 1 + int(k.resends)
+		}
 	}
 	return len(beneath) > attempts
 }
@@ -138,6 +141,8 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 const (
 	lag    = int64(20 * time.Millisecond)
 	asking = int64(5 * time.Millisecond)
+	// closing is how much longer a tunnel's connection may be for one side than for the other.
+	closing = int64(200 * time.Millisecond)
 )
 
 // overclaimed says whether what fits a caller's log can't all be its: there are
@@ -243,8 +248,9 @@ func (c *Correlator) fitsBound(p *piece, parented bool) bool {
 					continue
 				}
 			case callerProxy, callerApp:
-				// A retry's span, of which p did not say that it is its parent.
-				if !parented && !p.onIncoming && q.parent != p.span && (q.place == callerApp || agree(p, q)) && c.overlap(p, q) &&
+				// A retry's span, of which p did not say that it is its parent, and which
+				// names the last attempt's pod.
+				if !parented && !p.onIncoming && q.parent != p.span && !p.from.differs(q.from) && c.overlap(p, q) &&
 					slices.ContainsFunc(c.under(beneath[:0], q.trace, q.span), func(k *piece) bool { return k.place == p.place || k.place == calleeProxy }) {
 					return true
 				}
