@@ -24,11 +24,12 @@ func FuzzStruct(f *testing.F) {
 	} {
 		f.Add(marshal(structOf(f, fields)))
 	}
-	f.Add([]byte("\x0a\x05\x0a\x01a\x12\x00\x0a\x00")) // fields without a value or a name
+	f.Add([]byte("\x0a\x05\x0a\x01a\x12\x00\x0a\x00"))         // fields without a value or a name
+	f.Add([]byte("\x0a\x09\x0a\x01a\x12\x04\x20\x01\x2b\x2c")) // a group, which is malformed here
 	f.Fuzz(func(t *testing.T, b []byte) {
 		_, _ = protoStruct(b).appendJSON(nil, 0) // whatever it is
 		var s structpb.Struct
-		if proto.Unmarshal(b, &s) != nil {
+		if (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, &s) != nil {
 			return
 		}
 		serialized := protoStruct(marshal(&s)) // each field once: protobuf would merge two
