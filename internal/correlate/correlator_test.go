@@ -506,6 +506,23 @@ func TestJoins(t *testing.T) {
 			opa("decision", decided("d"), trace(1, 0, 1), path("/charges")),
 		}, []string{"mesh.request complete span: charges decision to charges", "mesh.request complete span: orders to orders"}},
 
+		{"a decision asked from a span that another's caller passed on", []evidence.Evidence{
+			opa("decision", decided("d"), trace(1, 0, 1), request("r"), ab), calleeALS("server 1", trace(1, 2, 0), request("r"), ab, decided("d")),
+			callerALS("client 2", trace(1, 1, 0), request("r"), ab, at(50*time.Millisecond)), calleeALS("server 2", trace(1, 3, 0), request("r"), ab, at(50*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates none: server 2",
+			"mesh.request ambiguous/several_candidates span: client 2 decision server 1",
+		}},
+
+		{"a decision nearer to another call from the span that asked", []evidence.Evidence{
+			calleeALS("server 1", trace(1, 2, 0), request("r"), ab, lasting(15*time.Millisecond)), proxySpan("in 1", server, trace(1, 2, 1), lasting(15*time.Millisecond)),
+			opa("decision", decided("d"), trace(1, 0, 1), request("r"), ab, at(16*time.Millisecond)),
+			calleeALS("server 2", trace(1, 3, 0), request("r"), ab, at(16*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates span: decision in 1 server 1",
+			"mesh.request complete none: server 2",
+		}},
+
 		{"an application's span around its proxy's log, whose span is lost", []evidence.Evidence{
 			appSpan("app out", client, trace(1, 1, 0), pod("a-1")), appSpan("another", client, trace(1, 5, 0), pod("a-1"), path("/other")),
 			callerALS("client", trace(1, 2, 0), pod("a-1")), proxySpan("in", server, trace(1, 3, 2)), calleeALS("server", trace(1, 3, 0)),
@@ -583,6 +600,23 @@ func TestRecordFields(t *testing.T) {
 	}, r.Hops)
 	require.Len(t, r.Attestations, 4)
 	assert.Equal(t, evidence.ID(server), r.Attestations[0].ID, "the anchor comes first")
+}
+
+// Of a call that lasted longer than evidence is kept, nobody knows an attempt that ended
+// long ago.
+func TestForgottenAttempt(t *testing.T) {
+	cfg := testConfig()
+	c := New(cfg)
+	long := lasting(cfg.LateWindow + time.Minute)
+	c.Add(t0, []evidence.Evidence{calleeALS("try 1", request("r"), mtls("a", "b"))})
+	now := t0.Add(cfg.Window + cfg.LateWindow + 2*time.Minute)
+	c.Advance(now)
+	c.Add(now, []evidence.Evidence{calleeALS("try 2", request("r"), mtls("a", "b"), long), callerALS("client", request("r"), mtls("a", "b"), resends(1), long)})
+	c.Advance(now.Add(time.Minute))
+	rs := drain(t, c)
+	require.Len(t, rs, 2)
+	assert.Equal(t, Complete, rs[0].State)
+	assert.Equal(t, Ambiguous, rs[1].State)
 }
 
 // A span that an application passes on stands for several calls. Where more reports are

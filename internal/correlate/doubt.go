@@ -31,7 +31,9 @@ func (c *Correlator) doubtful(j *joined) bool {
 			return true
 		}
 	}
-	return c.doubtfulSpans(j, lead) || c.doubtfulDecision(j)
+	// Of a call that lasted so long its first attempts may be forgotten.
+	forgotten := log != nil && log.end-log.start > int64(c.cfg.LateWindow) && c.lacksAttempt(log, lead)
+	return forgotten || c.doubtfulSpans(j, lead) || c.doubtfulDecision(j)
 }
 
 // doubtfulConnection: nothing was joined though something fits, what shares a full
@@ -69,7 +71,7 @@ func (c *Correlator) doubtfulSpans(j *joined, lead *piece) bool {
 		if j.asked && log.resends == 0 {
 			// It may be a span that others were called from as well.
 			alike, _ := c.candidates(nil, log, lead.place, maxAlike)
-			if slices.ContainsFunc(alike, func(q *piece) bool { return q != lead && c.callerless(q) }) {
+			if slices.ContainsFunc(alike, func(q *piece) bool { return q != lead && c.callerless(q, log) }) {
 				return true
 			}
 		}
@@ -119,7 +121,7 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 		return true
 	}
 	if j.tiers[decision] == TierSpan {
-		return d.parent != (evidence.SpanID{}) && c.attemptedFrom(d)
+		return d.parent != (evidence.SpanID{}) && (c.attemptedFrom(d) || c.nearerCall(lead, d))
 	}
 	var buf [16]*piece
 	for _, kind := range [...]lookup{byRequest, byTrace} {
@@ -129,6 +131,23 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 			}
 			if how, _ := c.fit(d, q); how > unfit && bonded(d, q) >= bonded(d, log) {
 				return true // also if spans bind it: the callee's log that had it may be lost
+			}
+		}
+	}
+	return false
+}
+
+// nearerCall says whether a decision is nearer in time to another callee's report, which
+// fits it and names none: several are called from the span that asked for it.
+func (c *Correlator) nearerCall(lead, d *piece) bool {
+	var buf [16]*piece
+	for _, kind := range [...]lookup{byRequest, byTrace} {
+		for _, q := range c.sharing(buf[:0], kind, d) {
+			if q == lead || lead.place != calleeLog || q.place != calleeLog || !q.final || q.keys[byDecision-1] != 0 || elsewhere(q, d) || sameReport(q, lead) {
+				continue
+			}
+			if how, _ := c.fit(d, q); how > unfit && nearer(d, q, lead) {
+				return true
 			}
 		}
 	}
@@ -343,9 +362,9 @@ func (c *Correlator) shared(j *joined, lead *piece) bool {
 	return false
 }
 
-// callerless says whether neither spans nor a request id lead from a callee's log to a
-// caller's.
-func (c *Correlator) callerless(p *piece) bool {
+// callerless says whether neither spans nor a request id lead from a callee's log to
+// another caller's log than this.
+func (c *Correlator) callerless(p, log *piece) bool {
 	var buf [8]*piece
 	if p.onIncoming || p.parent != (evidence.SpanID{}) {
 		return false
@@ -355,8 +374,8 @@ func (c *Correlator) callerless(p *piece) bool {
 			return false
 		}
 	}
-	found, _ := c.candidates(nil, p, callerLog, 0)
-	return len(found) == 0
+	found, _ := c.candidates(nil, p, callerLog, 1)
+	return !slices.ContainsFunc(found, func(q *piece) bool { return q != log && !sameReport(q, log) })
 }
 
 // attemptedFrom says whether several calls that a decision may be about were made from
