@@ -116,6 +116,9 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 	if d == nil || d == lead || j.tiers[decision] == TierDecisionID {
 		return false
 	}
+	if lead.place == calleeLog && bonded(lead, d)|oneID != tight {
+		return true // of another request id, or connection
+	}
 	if log != nil && log.resends > 0 ||
 		lead.place.callee() && (d.start < lead.start-asking || d.start > lead.end+asking) {
 		return true
@@ -179,8 +182,9 @@ func (c *Correlator) overclaimed(log *piece, at place) bool {
 		looked := 0
 		for _, kind := range [...]lookup{byRequest, byTrace} {
 			for _, q := range c.sharing(buf[:0], kind, log) {
-				if how, _ := c.fit(log, q); q.place != at || !q.final || how != perhaps || slices.Contains(all, q) {
-					continue
+				if how, _ := c.fit(log, q); q.place != at || !q.final || how != perhaps || slices.Contains(all, q) ||
+					kind == byTrace && q.keys[byRequest-1] == log.keys[byRequest-1] && log.keys[byRequest-1] != 0 {
+					continue // or counted
 				}
 				if looked++; looked > maxAlike {
 					return true
@@ -305,7 +309,7 @@ func (c *Correlator) lacksAttempt(log, p *piece) bool {
 				of = c.named(q)
 			}
 			for _, q := range of {
-				if q.place == at && !slices.Contains(found, q) {
+				if q.place == at && !unlike(q, log) && !slices.Contains(found, q) {
 					found = append(found, q)
 				}
 			}
@@ -350,7 +354,7 @@ func (c *Correlator) shared(j *joined, lead *piece) bool {
 		}
 		n, others := 0, false
 		for _, q := range all {
-			if !contradict(p, q) && agree(p, q) {
+			if !contradict(p, q) && agree(p, q) && bonded(q, p) >= bonded(lead, p) {
 				n++
 				others = others || unlike(lead, q) || lead.to.isNot(q.to)
 			}

@@ -161,16 +161,22 @@ type api struct {
 	client   *http.Client
 }
 
-func start(t *testing.T, webhookEndpoint string, ca *evidencetest.CA) *api {
+// build builds the API server. It may take longer than certificates are valid.
+func build(t *testing.T) (program string) {
 	t.Helper()
-	dir := t.TempDir()
-	program := filepath.Join(dir, "apiserver")
+	program = filepath.Join(t.TempDir(), "apiserver")
 	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2 "+
 		"-X k8s.io/component-base/version.gitMajor=1 -X k8s.io/component-base/version.gitMinor=37", "-o", program, ".")
 	build.Dir, build.Env = "apiserver", append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the API server: %v\n%s", err, out)
 	}
+	return program
+}
+
+func start(t *testing.T, program, webhookEndpoint string, ca *evidencetest.CA) *api {
+	t.Helper()
+	dir := t.TempDir()
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
@@ -252,10 +258,11 @@ const crd = `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefin
 	"versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}]}}`
 
 func TestAPIServer(t *testing.T) {
+	program := build(t)
 	next, endpoint := new(sink), freePort(t)
 	ca := evidencetest.NewCA(t)
 	receive(t, endpoint, ca, next)
-	a := start(t, endpoint, ca)
+	a := start(t, program, endpoint, ca)
 
 	const ns, policies = "/api/v1/namespaces/shop", "/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies"
 	a.must(t, 201, "admintoken", "POST", "/api/v1/namespaces", `{"metadata":{"name":"shop"}}`)
