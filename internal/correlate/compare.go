@@ -59,6 +59,12 @@ func elsewhere(a, b *piece) bool {
 		a.to.address != 0 && b.to.address != 0 && a.to.address != b.to.address
 }
 
+// otherRequest says whether a decision is about another request than its callee's proxy
+// tells of, which asked for it under the id that it logs.
+func otherRequest(p, d *piece) bool {
+	return (p.place == calleeLog || p.place == calleeProxy) && bonded(p, d)&notOther == 0
+}
+
 func (p party) differs(q party) bool {
 	return p.isNot(q) || p.address != 0 && q.address != 0 && p.address != q.address
 }

@@ -523,6 +523,39 @@ func TestJoins(t *testing.T) {
 			"mesh.request complete none: server 2",
 		}},
 
+		{"a decision about another request from the span that asked", []evidence.Evidence{
+			callerALS("client", trace(1, 1, 0), request("r"), ab), calleeALS("server", trace(1, 0, 1), request("r"), ab, at(time.Millisecond)),
+			opa("decision", decided("d"), trace(1, 0, 1), request("s"), ab, at(2*time.Millisecond)),
+		}, []string{"mesh.authz partial/deadline none: decision", "mesh.request complete span: client server"}},
+
+		{"a decision about another connection, perhaps", []evidence.Evidence{
+			calleeALS("server", trace(1, 0, 1), request("r"), ab, connected(40001)), opa("decision", decided("d"), trace(1, 0, 1), request("r"), ab, connected(40002)),
+		}, []string{"mesh.request ambiguous/several_candidates span: decision server"}},
+
+		{"equal calls on a span that stands for a whole tree, each with its request id", []evidence.Evidence{
+			callerALS("client 1", trace(1, 1, 0), request("r"), ab), calleeALS("server 1", trace(1, 0, 1), request("r"), ab),
+			callerALS("client 2", trace(1, 1, 0), request("s"), ab), calleeALS("server 2", trace(1, 0, 1), request("s"), ab),
+		}, []string{"mesh.request complete span: client 1 server 1", "mesh.request complete span: client 2 server 2"}},
+
+		{"a retry to another pod, each attempt numbered, in a trace", []evidence.Evidence{
+			callerALS("client", request("r"), trace(1, 1, 0), addresses("10.0.0.1", "10.0.0.3"), resends(1), lasting(20*time.Millisecond)),
+			calleeALS("try 1", request("r"), trace(1, 0, 0), addresses("10.0.0.1", "10.0.0.2"), status(503)),
+			calleeALS("try 2", request("r"), trace(1, 0, 0), addresses("10.0.0.1", "10.0.0.3"), resends(1), at(5*time.Millisecond)),
+		}, []string{"mesh.request complete request: client try 1", "mesh.request complete request: client try 2"}},
+
+		{"an attempt at another call's pod, on a span that stands for a whole tree", []evidence.Evidence{
+			callerALS("to orders", trace(1, 1, 0), request("r"), ab, path("/orders")), calleeALS("orders", trace(1, 0, 1), request("r"), ab, path("/orders")),
+			callerALS("client", trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.3"), resends(1), lasting(40*time.Millisecond)),
+			calleeALS("try 2", request("r"), addresses("10.0.0.1", "10.0.0.3"), at(20*time.Millisecond)),
+			callerALS("another", trace(1, 1, 0), request("r"), connected(40001)), calleeALS("server", request("r"), connected(40001)),
+			calleeALS("try 1", request("r"), connected(40002), status(503)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates none: try 1",
+			"mesh.request ambiguous/several_candidates request: another server",
+			"mesh.request complete request: client try 2",
+			"mesh.request complete span: orders to orders",
+		}},
+
 		{"an application's span around its proxy's log, whose span is lost", []evidence.Evidence{
 			appSpan("app out", client, trace(1, 1, 0), pod("a-1")), appSpan("another", client, trace(1, 5, 0), pod("a-1"), path("/other")),
 			callerALS("client", trace(1, 2, 0), pod("a-1")), proxySpan("in", server, trace(1, 3, 2)), calleeALS("server", trace(1, 3, 0)),

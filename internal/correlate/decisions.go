@@ -39,7 +39,7 @@ func (c *Correlator) decisions(j *joined) {
 		return
 	}
 	if lead.place.callee() || lead.place == callerLog {
-		if d, several := c.mate(lead, decision); d != nil && !elsewhere(lead, d) && !j.askedElsewhere(d) {
+		if d, several := c.mate(lead, decision); d != nil && !elsewhere(lead, d) && !otherRequest(lead, d) && !j.askedElsewhere(d) {
 			_, identified := c.fit(lead, d)
 			j.set(d, TierRequest)
 			j.trust(identified)
@@ -117,7 +117,7 @@ func (c *Correlator) decisionBySpan(j *joined) (best *piece, several bool) {
 		}
 		lead := j.lead()
 		for _, d := range found {
-			if d.place != decision || d == best || unlike(lead, d) || elsewhere(lead, d) || len(c.named(d)) > 0 || !c.overlap(lead, d) {
+			if d.place != decision || d == best || unlike(lead, d) || elsewhere(lead, d) || otherRequest(lead, d) || len(c.named(d)) > 0 || !c.overlap(lead, d) {
 				continue
 			}
 			several = several || best != nil

@@ -116,8 +116,8 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 	if d == nil || d == lead || j.tiers[decision] == TierDecisionID {
 		return false
 	}
-	if lead.place == calleeLog && bonded(lead, d)|oneID != tight {
-		return true // of another request id, or connection
+	if lead.place == calleeLog && bonded(lead, d)&onePort == 0 {
+		return true
 	}
 	if log != nil && log.resends > 0 ||
 		lead.place.callee() && (d.start < lead.start-asking || d.start > lead.end+asking) {

@@ -283,7 +283,8 @@ func modelRequests(all []evidence.Evidence, skew time.Duration) [][]string {
 			return decided([]evidence.Evidence{lead})
 		}
 		found := ordered(where(func(d evidence.Evidence) bool {
-			return d.Role == evidence.RoleDecision && d.ParentSpanID != evidence.SpanID{} && d.Path == lead.Path &&
+			other := lead.Role == evidence.RoleCallee && !isApp(lead) && lead.RequestID != "" && d.RequestID != "" && lead.RequestID != d.RequestID
+			return d.Role == evidence.RoleDecision && d.ParentSpanID != evidence.SpanID{} && d.Path == lead.Path && !other &&
 				!slices.ContainsFunc(all, func(k evidence.Evidence) bool {
 					return k.Role == evidence.RoleCallee && k.DecisionID == d.DecisionID
 				}) &&
