@@ -1,6 +1,7 @@
 package clerk
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -159,7 +160,8 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 // severity: what someone may want to look at is a warning.
 func severity(r *correlate.Record, lr plog.LogRecord) {
 	denied := r.Verdict != nil && (r.Verdict.Decision == evidence.Deny || r.Verdict.Decision == evidence.Error)
-	if denied || len(r.Conflicts) > 0 || r.State == correlate.Ambiguous {
+	contradicted := slices.ContainsFunc(r.Conflicts, func(c correlate.Conflict) bool { return !c.Outside() })
+	if denied || contradicted || r.State == correlate.Ambiguous {
 		lr.SetSeverityNumber(plog.SeverityNumberWarn)
 		lr.SetSeverityText("WARN")
 		return

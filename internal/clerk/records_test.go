@@ -60,6 +60,23 @@ func TestTokenOnRecord(t *testing.T) {
 	assert.Equal(t, []any{nil, "web", "service"}, []any{got[semconv.UserID], got[semconv.AuditActorID], got[semconv.AuditActorType]})
 }
 
+// A mesh without SPIFFE IDs names its peers in its own way, which is nothing to look at.
+func TestSeverityOfConflicts(t *testing.T) {
+	for name, tc := range map[string]struct {
+		conflict correlate.Conflict
+		want     plog.SeverityNumber
+	}{
+		"another kind of name": {correlate.Conflict{Other: "web.shop.serviceaccount.identity.linkerd.cluster.local", OtherProof: evidence.ProofMTLSSAN}, plog.SeverityNumberInfo},
+		"a broken SPIFFE ID":   {correlate.Conflict{Other: "spiffe://", OtherProof: evidence.ProofMTLSSAN}, plog.SeverityNumberWarn},
+		"what a header says":   {correlate.Conflict{Other: "web", OtherProof: evidence.ProofClaimed}, plog.SeverityNumberWarn},
+		"somebody else":        {correlate.Conflict{Kept: "spiffe://example.org/a", Other: "web", OtherProof: evidence.ProofMTLSSAN}, plog.SeverityNumberWarn},
+	} {
+		lr := plog.NewLogRecord()
+		severity(&correlate.Record{Conflicts: []correlate.Conflict{tc.conflict}}, lr)
+		assert.Equal(t, tc.want, lr.SeverityNumber(), name)
+	}
+}
+
 // Shortly after a change what was before may have decided: that is not stated as a fact.
 func TestChangeJustBefore(t *testing.T) {
 	const changed = int64(time.Hour)

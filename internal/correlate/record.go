@@ -87,6 +87,12 @@ type Conflict struct {
 	Evidence   evidence.ID
 }
 
+// Outside says that a certificate names a peer of no mesh, or of one without SPIFFE: that
+// says nothing else than what nobody says.
+func (c *Conflict) Outside() bool {
+	return c.Kept == "" && c.OtherProof > evidence.ProofClaimed && !strings.HasPrefix(strings.ToLower(c.Other), "spiffe:")
+}
+
 // Hop is one station of the action, in order from the caller.
 type Hop struct {
 	ID       spiffeid.ID

@@ -206,10 +206,7 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 		}
 	}
 	for _, c := range r.Conflicts {
-		// A certificate without a SPIFFE ID, of a peer outside the mesh, says nothing else
-		// than what nobody says.
-		outside := c.Kept == "" && c.OtherProof > evidence.ProofClaimed && !strings.HasPrefix(strings.ToLower(c.Other), "spiffe:")
-		if !outside && (c.Field == semconv.SourceSPIFFEID || c.Field == semconv.DestinationSPIFFEID) {
+		if !c.Outside() && (c.Field == semconv.SourceSPIFFEID || c.Field == semconv.DestinationSPIFFEID) {
 			// What is only claimed anybody may make up anew with each request.
 			other := c.Other
 			if c.OtherProof <= evidence.ProofClaimed {
