@@ -231,8 +231,13 @@ const portHBONE = 15008
 func contradict(a, b *piece) bool {
 	return unlike(a, b) ||
 		// What came in and what went out, or what two proxies say of one side.
-		a.byProxy() && b.byProxy() && (a.reporter == b.reporter) == (a.place.caller() != b.place.caller()) ||
+		a.byProxy() && b.byProxy() && (a.reporter == b.reporter) == (a.place.caller() != b.place.caller()) && !a.toItself() && !b.toItself() ||
 		a.place.caller() && b.place.caller() && a.from.pod != 0 && b.from.pod != 0 && a.from.pod != b.from.pod
+}
+
+// toItself says whether a pod calls itself, of which one proxy tells both sides.
+func (p *piece) toItself() bool {
+	return p.from.address != 0 && p.from.address == p.to.address || p.from.pod != 0 && p.from.pod == p.to.pod
 }
 
 // byProxy says whether a proxy reports, and says which.

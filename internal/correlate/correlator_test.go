@@ -556,6 +556,14 @@ func TestJoins(t *testing.T) {
 			"mesh.request complete span: orders to orders",
 		}},
 
+		{"a retry at the pod that calls, by one proxy", []evidence.Evidence{
+			callerALS("client", trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.1"), reporter("n"), resends(1), lasting(20*time.Millisecond)),
+			proxySpan("out", client, trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.1"), reporter("n"), lasting(20*time.Millisecond)),
+			calleeALS("server", trace(1, 2, 0), request("r"), addresses("10.0.0.1", "10.0.0.1"), reporter("n"), at(5*time.Millisecond)),
+			proxySpan("in", server, trace(1, 2, 1), request("r"), addresses("10.0.0.1", "10.0.0.1"), reporter("n"), at(5*time.Millisecond)),
+			proxySpan("before", server, trace(1, 3, 1), request("r"), addresses("10.0.0.1", "10.0.0.2"), reporter("m")),
+		}, []string{"mesh.request complete span: before client out", "mesh.request complete span: client in out server"}},
+
 		{"an application's span around its proxy's log, whose span is lost", []evidence.Evidence{
 			appSpan("app out", client, trace(1, 1, 0), pod("a-1")), appSpan("another", client, trace(1, 5, 0), pod("a-1"), path("/other")),
 			callerALS("client", trace(1, 2, 0), pod("a-1")), proxySpan("in", server, trace(1, 3, 2)), calleeALS("server", trace(1, 3, 0)),
