@@ -229,13 +229,19 @@ const portHBONE = 15008
 // be of one call though they stand on one node: a span id that a proxy only
 // passes on, or an application forwards, names more than one call.
 func contradict(a, b *piece) bool {
+	callee := a
+	if b.place.callee() {
+		callee = b
+	}
+	sides, proxies := a.place.caller() != b.place.caller(), a.reporter != b.reporter
 	return unlike(a, b) ||
-		// What came in and what went out, or what two proxies say of one side.
-		a.byProxy() && b.byProxy() && (a.reporter == b.reporter) == (a.place.caller() != b.place.caller()) && !a.toItself() && !b.toItself() ||
+		// What came in and what went out, unless a pod calls itself, or what two proxies
+		// say of one side.
+		a.byProxy() && b.byProxy() && sides != proxies && !(sides && callee.toItself()) ||
 		a.place.caller() && b.place.caller() && a.from.pod != 0 && b.from.pod != 0 && a.from.pod != b.from.pod
 }
 
-// toItself says whether a pod calls itself, of which one proxy tells both sides.
+// toItself says whether a pod calls itself.
 func (p *piece) toItself() bool {
 	return p.from.address != 0 && p.from.address == p.to.address || p.from.pod != 0 && p.from.pod == p.to.pod
 }

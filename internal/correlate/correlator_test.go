@@ -556,6 +556,14 @@ func TestJoins(t *testing.T) {
 			"mesh.request complete span: orders to orders",
 		}},
 
+		{"a pod calls itself by a span that was passed on to it", []evidence.Evidence{
+			callerALS("client", trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.2"), reporter("m"), lasting(60*time.Millisecond)),
+			proxySpan("out", client, trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.2"), reporter("m"), lasting(60*time.Millisecond)),
+			calleeALS("server", trace(1, 0, 1), request("r"), addresses("10.0.0.1", "10.0.0.2"), reporter("n"), lasting(60*time.Millisecond)),
+			callerALS("to itself", trace(1, 1, 0), request("r"), addresses("10.0.0.2", "10.0.0.2"), reporter("n"), at(20*time.Millisecond)),
+			calleeALS("itself", trace(1, 0, 1), request("r"), addresses("10.0.0.2", "10.0.0.2"), reporter("n"), at(20*time.Millisecond)),
+		}, []string{"mesh.request ambiguous/several_candidates span: itself to itself", "mesh.request complete span: client out server"}},
+
 		{"a retry at the pod that calls, by one proxy", []evidence.Evidence{
 			callerALS("client", trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.1"), reporter("n"), resends(1), lasting(20*time.Millisecond)),
 			proxySpan("out", client, trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.1"), reporter("n"), lasting(20*time.Millisecond)),
