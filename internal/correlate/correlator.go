@@ -65,7 +65,6 @@ type Correlator struct {
 	ahead   outlook
 	drafts  drafts
 	parcels []*parcel
-	took    int   // pieces from the inbox, for which it has no room yet
 	orphans []ref // actions that nothing points to any more
 	workers workers
 

@@ -45,18 +45,18 @@ const maxInbox = 1 << 14
 // inbox holds parcels until somebody makes a pass.
 type inbox struct {
 	mu      sync.Mutex
-	freed   sync.Cond
+	taken   sync.Cond
 	parcels []*parcel
-	pieces  int // in parcels, and those taken until free is told of them
+	pieces  int
 }
 
-func (in *inbox) init() { in.freed.L = &in.mu }
+func (in *inbox) init() { in.taken.L = &in.mu }
 
 func (in *inbox) put(p *parcel) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for in.pieces > 0 && in.pieces+len(p.pieces) > maxInbox {
-		in.freed.Wait()
+		in.taken.Wait()
 	}
 	in.parcels = append(in.parcels, p)
 	in.pieces += len(p.pieces)
@@ -74,14 +74,7 @@ func (in *inbox) take(dst []*parcel) []*parcel {
 	defer in.mu.Unlock()
 	dst = append(dst, in.parcels...)
 	clear(in.parcels)
-	in.parcels = in.parcels[:0]
+	in.parcels, in.pieces = in.parcels[:0], 0
+	in.taken.Broadcast()
 	return dst
-}
-
-// free makes room for so many pieces in place of those taken.
-func (in *inbox) free(pieces int) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.pieces -= pieces
-	in.freed.Broadcast()
 }

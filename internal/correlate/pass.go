@@ -21,9 +21,6 @@ import (
 // comes out is what one worker would make of one piece after the other.
 func (c *Correlator) pass(now int64) {
 	c.parcels = c.inbox.take(c.parcels[:0])
-	for _, p := range c.parcels {
-		c.took += len(p.pieces)
-	}
 	c.take(c.parcels)
 	for i, p := range c.parcels {
 		parcels.Put(p)
@@ -31,16 +28,6 @@ func (c *Correlator) pass(now int64) {
 	}
 	c.now = max(c.now, now)
 	c.advance()
-	c.free(c.took)
-}
-
-// free lets those go on who wait for room in the inbox: as one step after the other is
-// about to do what only one worker can, so that they have the other cores then.
-func (c *Correlator) free(pieces int) {
-	if pieces = min(pieces, c.took); pieces > 0 {
-		c.took -= pieces
-		c.inbox.free(pieces)
-	}
 }
 
 // take adds evidence to what is known, but for what is known already.
@@ -226,7 +213,6 @@ func (c *Correlator) along(cursor *uint64, to uint64, step func()) {
 	for *cursor < to {
 		end := min(to, *cursor+maxAhead)
 		c.look(*cursor, end)
-		c.free(int(end - *cursor))
 		for *cursor < end {
 			step()
 		}
