@@ -41,7 +41,8 @@ func (c *Correlator) doubtful(j *joined) bool {
 // tunnel tell no other connection from it.
 func (c *Correlator) doubtfulConnection(j *joined, lead *piece) bool {
 	if log := j.slots[callerLog]; log != nil && log != lead {
-		return !lead.samePort(log) && (c.crowd(lead) || c.crowd(log) || lead.end > lead.start && log.end > log.start && abs(lead.end-lead.start-log.end+log.start) > closing)
+		took, waited := lead.end-lead.start, log.end-log.start // 0: not told
+		return !lead.samePort(log) && (c.crowd(lead) || c.crowd(log) || took > 0 && waited > 0 && abs(took-waited) > closing)
 	}
 	other := callerLog
 	if lead.place == callerLog {
