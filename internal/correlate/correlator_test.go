@@ -537,6 +537,23 @@ func TestJoins(t *testing.T) {
 			callerALS("client 2", trace(1, 1, 0), request("s"), ab), calleeALS("server 2", trace(1, 0, 1), request("s"), ab),
 		}, []string{"mesh.request complete span: client 1 server 1", "mesh.request complete span: client 2 server 2"}},
 
+		{"equal calls on a span that stands for a whole tree, one after the other on one connection", []evidence.Evidence{
+			callerALS("client 1", trace(1, 1, 0), request("r"), ab, connected(40001), reporter("m")),
+			callerALS("client 2", trace(1, 1, 0), request("r"), ab, connected(40001), reporter("m"), at(20*time.Millisecond)),
+			calleeALS("server 1", trace(1, 0, 1), request("r"), ab, connected(40001), reporter("n"), at(20*time.Millisecond)), // its clock is ahead
+			calleeALS("server 2", trace(1, 0, 1), request("r"), ab, connected(40001), reporter("n"), at(40*time.Millisecond)),
+		}, []string{"mesh.request complete span: client 1 server 1", "mesh.request complete span: client 2 server 2"}},
+
+		{"equal calls on a span that stands for a whole tree, at the same time on one connection", []evidence.Evidence{
+			callerALS("client 1", trace(1, 1, 0), request("r"), ab, connected(40001), reporter("m")),
+			callerALS("client 2", trace(1, 1, 0), request("r"), ab, connected(40001), reporter("m"), at(time.Millisecond)),
+			calleeALS("server 1", trace(1, 0, 1), request("r"), ab, connected(40001), reporter("n"), at(time.Millisecond)),
+			calleeALS("server 2", trace(1, 0, 1), request("r"), ab, connected(40001), reporter("n"), at(2*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates span: client 1 server 1",
+			"mesh.request ambiguous/several_candidates span: client 2 server 2",
+		}},
+
 		{"a retry to another pod, each attempt numbered, in a trace", []evidence.Evidence{
 			callerALS("client", request("r"), trace(1, 1, 0), addresses("10.0.0.1", "10.0.0.3"), resends(1), lasting(20*time.Millisecond)),
 			calleeALS("try 1", request("r"), trace(1, 0, 0), addresses("10.0.0.1", "10.0.0.2"), status(503)),

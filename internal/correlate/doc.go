@@ -53,7 +53,8 @@
 // of one request id comes before all that, and what tells of another one, or of another
 // connection, behind what fits as well (bond). Those
 // that fit best are candidates, and the nearest in time of them is taken. Alike calls,
-// each of whose reports fits each, are shared out so that their times differ evenly.
+// each of whose reports fits each, are shared out so that their times differ evenly, also
+// where one span leads to all.
 // Of a connection each report must be the other's nearest.
 //
 // Joins take the best there is. What speaks against one is asked after (doubt.go): a join

@@ -360,7 +360,7 @@ func (c *Correlator) shared(j *joined, lead *piece) bool {
 				others = others || unlike(lead, q) || lead.to.isNot(q.to)
 			}
 		}
-		if at == callerLog && n > 1+int(p.resends) || others {
+		if at == callerLog && n > 1+int(p.resends) && !j.certain || others {
 			return true
 		}
 	}

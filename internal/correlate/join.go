@@ -436,9 +436,15 @@ func (c *Correlator) bestOf(j *joined, lead *piece, logs []*piece) (best *piece)
 			best, most = log, nth
 		}
 	}
-	j.several = j.several || how(best) == unfit || slices.ContainsFunc(logs, func(log *piece) bool {
+	several := how(best) == unfit || slices.ContainsFunc(logs, func(log *piece) bool {
 		return log != best && how(log) > unfit && bonded(lead, log) >= bonded(lead, best)
 	})
+	if several {
+		if of, certain := c.assign(lead); of != nil && slices.Contains(logs, of) {
+			best, several, j.certain = of, !certain, certain
+		}
+	}
+	j.several = j.several || several
 	return best
 }
 
