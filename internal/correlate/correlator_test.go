@@ -528,6 +528,14 @@ func TestJoins(t *testing.T) {
 			opa("decision", decided("d"), trace(1, 0, 1), request("s"), ab, at(2*time.Millisecond)),
 		}, []string{"mesh.authz partial/deadline none: decision", "mesh.request complete span: client server"}},
 
+		{"a decision made when the call was over", []evidence.Evidence{
+			calleeALS("server", request("r"), ab), opa("decision", decided("d"), request("r"), ab, at(11*time.Millisecond)),
+		}, []string{"mesh.request ambiguous/several_candidates request: decision server"}},
+
+		{"a decision made shortly after a short call by another clock", []evidence.Evidence{
+			calleeALS("server", request("r"), ab, lasting(time.Millisecond)), opa("decision", decided("d"), request("r"), ab, at(4*time.Millisecond)),
+		}, []string{"mesh.request complete request: decision server"}},
+
 		{"a decision about another connection, perhaps", []evidence.Evidence{
 			calleeALS("server", trace(1, 0, 1), request("r"), ab, connected(40001)), opa("decision", decided("d"), trace(1, 0, 1), request("r"), ab, connected(40002)),
 		}, []string{"mesh.request ambiguous/several_candidates span: decision server"}},

@@ -121,7 +121,7 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 		return true
 	}
 	if log != nil && log.resends > 0 ||
-		lead.place.callee() && (d.start < lead.start-asking || d.start > lead.end+asking) {
+		lead.place.callee() && (d.start < lead.start-asking || d.start > max(lead.start+asking, lead.end)) {
 		return true
 	}
 	if j.tiers[decision] == TierSpan {
