@@ -32,7 +32,6 @@ type operator struct {
 	header string // the request header to read, instead of a label
 	kind   kind
 	layout string // of a time, in Go's form; "": RFC 3339
-	number bool   // a gRPC status by its name
 }
 
 // kind says which characters a value can have.
@@ -371,8 +370,6 @@ func (o *operator) set(l *labels, value string) {
 		if t, ok := parseTime(o.layout, value); ok {
 			l.start = t
 		}
-	case o.number:
-		l.set(o.label, grpcNumber(value))
 	default:
 		l.set(o.label, value)
 	}

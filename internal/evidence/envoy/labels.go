@@ -553,7 +553,7 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 	}
 	e.Failed = e.Status == 0 && e.ResponseFlags != ""
 	e.User = evidence.Text(l.user, evidence.MaxName)
-	e.GRPCStatus = first(decimal(l.grpcStatusNumber), decimal(l.grpcStatus))
+	e.GRPCStatus = first(grpcNumber(l.grpcStatusNumber), grpcNumber(l.grpcStatus))
 	if e.GRPCStatus != "" {
 		RPC(e)
 	}

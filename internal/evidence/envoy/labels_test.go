@@ -187,6 +187,12 @@ func TestLabels(t *testing.T) {
 	if e := read(map[string]any{"azp": "-"}); e.Actor != nil {
 		t.Errorf("no client: %+v", e.Actor)
 	}
+	if e := read(map[string]any{"grpc_status": "Unavailable"}); e.GRPCStatus != "14" {
+		t.Errorf("a gRPC status by its name: %q", e.GRPCStatus)
+	}
+	if e := read(map[string]any{"grpc_status": "-"}); e.GRPCStatus != "" {
+		t.Errorf("no gRPC status: %q", e.GRPCStatus)
+	}
 	if e := read(map[string]any{"access_log_type": "DownstreamPeriodic"}); e.Final {
 		t.Error("a periodic entry is final")
 	}

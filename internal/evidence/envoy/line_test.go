@@ -184,6 +184,10 @@ func TestBuiltinFormats(t *testing.T) {
 				return e.Path == "/a" && e.Host == "a.example" && e.RequestID == "r-1" && e.Status == 200
 			},
 		},
+		"a gRPC status by its name": {
+			`{"start_time":"2026-11-23T10:00:00Z","method":"POST","path":"/shop.Orders/Get","response_code":"200","grpc_status":"PermissionDenied","upstream_cluster":"inbound|80||"}`,
+			func(e *evidence.Evidence) bool { return e.GRPCStatus == "7" && e.RPCMethod == "Get" },
+		},
 		"Contour": {
 			`{"@timestamp":"2026-11-23T10:00:00.5Z","authority":"a.example","method":"GET","path":"/a?b","protocol":"HTTP/1.1","response_code":200,"request_id":"r-1"}`,
 			func(e *evidence.Evidence) bool { return e.Path == "/a" && e.Host == "a.example" && e.Start%1e9 == 5e8 },

@@ -119,7 +119,7 @@ func compileOperator(name, parameters string) (operator, error) {
 		}
 		return operator{}, nil
 	case "GRPC_STATUS":
-		return operator{label: "grpc_status", kind: word, number: true}, nil
+		return operator{label: "grpc_status", kind: word}, nil
 	case "DYNAMIC_METADATA", "METADATA":
 		return operator{label: metadataLabel(strings.TrimPrefix(parameters, "DYNAMIC:"))}, nil
 	case "FILTER_STATE":
@@ -245,8 +245,8 @@ var conversions = []struct{ name, layout string }{
 // grpcNumber reads a gRPC status by its name, in Envoy's spellings, or its
 // number.
 func grpcNumber(s string) string {
-	if s == "-" || decimal(s) != "" {
-		return s
+	if s == "" || decimal(s) != "" {
+		return decimal(s)
 	}
 	plain := func(s string) string { return strings.ToUpper(strings.ReplaceAll(s, "_", "")) }
 	for c := codes.OK; c <= codes.Unauthenticated; c++ {
