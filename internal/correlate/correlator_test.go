@@ -1009,6 +1009,38 @@ func TestLateAttempt(t *testing.T) {
 	assert.Equal(t, Partial, rs[0].State)
 }
 
+// An application's span above those of two attempts, or calls, comes late: the record of
+// each is amended with it, also of one that no callee reports.
+func TestLateSpanAboveSeveral(t *testing.T) {
+	const server, client = evidence.SpanServer, evidence.SpanClient
+	in1, in2 := proxySpan("in 1", server, trace(1, 4, 2)), proxySpan("in 2", server, trace(1, 5, 3))
+	out1, out2 := proxySpan("out 1", client, trace(1, 2, 1)), proxySpan("out 2", client, trace(1, 3, 1))
+	for name, first := range map[string][]evidence.Evidence{
+		"both reported": {out1, out2, in1, in2},
+		"the first":     {out1, out2, in1},
+		"the second":    {out1, out2, in2},
+		"none":          {out1, out2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := New(testConfig())
+			c.Add(t0, first)
+			c.Advance(t0.Add(10 * time.Second))
+			records := drain(t, c)
+			require.Len(t, records, 2)
+			app := appSpan("app", client, trace(1, 1, 0))
+			c.Add(t0.Add(11*time.Second), []evidence.Evidence{app})
+			c.Advance(t0.Add(30 * time.Second))
+			var amended []RecordID
+			for _, r := range drain(t, c) {
+				require.Len(t, r.Attestations, 1)
+				require.Equal(t, app.ID, r.Attestations[0].ID)
+				amended = append(amended, r.Amends)
+			}
+			assert.ElementsMatch(t, []RecordID{records[0].ID, records[1].ID}, amended)
+		})
+	}
+}
+
 // A decision that one record took because no log named it, and then one does.
 func TestDecisionThatIsAnothers(t *testing.T) {
 	c := New(testConfig())

@@ -9,84 +9,99 @@ import (
 // From a piece to the actions that it is part of: the way back from what gather
 // collects.
 
-// leads appends to dst the leads of the actions that p is part of: one, or for
-// a caller's piece one for each attempt that it covers.
+// leads appends to dst, which is empty, the leads of the actions that p is part of: one, or
+// for a caller's piece one for each attempt that it covers.
 func (c *Correlator) leads(dst []*piece, p *piece) []*piece {
-	add := func(q *piece) {
-		if q != nil && !slices.Contains(dst, q) {
-			dst = append(dst, q)
+	switch p.place {
+	case decision:
+		return c.leadsOfDecision(dst, p)
+	case observed:
+		return append(dst, c.stages(p)[0])
+	}
+	return c.leadsOfCall(dst, p)
+}
+
+// including appends to list those of more that are none and not in it.
+func including(list []*piece, more ...*piece) []*piece {
+	for _, p := range more {
+		if p != nil && !slices.Contains(list, p) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// leadsOfCall is leads of a callee's or a caller's piece.
+func (c *Correlator) leadsOfCall(dst []*piece, p *piece) []*piece {
+	if p.place.callee() {
+		return including(dst, c.calleeLead(p))
+	}
+	if !p.final {
+		if p = c.finalOf(p); p == nil {
+			return dst
 		}
 	}
 	var buf [16]*piece
-	switch {
-	case p.place.callee():
-		add(c.calleeLead(p))
-
-	case p.place.caller():
-		if !p.final {
-			if p = c.finalOf(p); p == nil {
-				return dst
-			}
-		}
-		if p.hasNode() {
-			for _, q := range c.at(buf[:0], p.trace, p.span) {
-				if q.place.callee() {
-					add(c.calleeLead(q))
-				}
-			}
-			for _, q := range c.under(buf[:0], p.trace, p.span) {
-				switch {
-				case q.place.callee():
-					add(c.calleeLead(q))
-				case q.place == decision:
-					for _, log := range c.named(q) {
-						add(c.calleeLead(log))
-					}
-				case q.place == callerProxy && p.place == callerApp:
-					dst = c.leads(dst, q)
-				}
-			}
-		}
-		bySpans := len(dst)
-		for _, q := range c.fitting(p) {
-			add(c.calleeLead(q))
-		}
-		if log := c.around(p, callerLog); p.place == callerApp && log != nil {
-			dst = c.leads(dst, log)
-		}
-		// What only fits may have another, and on a node that several calls share
-		// not all are p's.
-		unsure := p.place == callerApp || len(dst) > min(bySpans, 1) || len(dst) == 1 && contradict(dst[0], p)
+	if p.hasNode() {
 		for _, q := range c.at(buf[:0], p.trace, p.span) {
-			unsure = unsure || q != p && q.place.caller() && (q.place == p.place || contradict(q, p))
-		}
-		if unsure {
-			dst = slices.DeleteFunc(dst, func(lead *piece) bool { return !c.takes(lead, p) })
-		}
-		if len(dst) == 0 {
-			add(c.callerLead(p))
-		}
-
-	case p.place == decision:
-		for _, q := range c.named(p) {
-			dst = c.leads(dst, q)
-		}
-		if len(dst) > 0 {
-			return dst
-		}
-		for _, q := range c.near(p) {
-			for _, lead := range c.leads(nil, q) {
-				if j := c.gather(lead); j != nil && j.slots[decision] == p {
-					add(lead)
-				}
+			if q.place.callee() {
+				dst = including(dst, c.calleeLead(q))
 			}
 		}
-		if len(dst) == 0 {
-			add(p)
+		for _, q := range c.under(buf[:0], p.trace, p.span) {
+			switch {
+			case q.place.callee():
+				dst = including(dst, c.calleeLead(q))
+			case q.place == decision:
+				for _, log := range c.named(q) {
+					dst = including(dst, c.calleeLead(log))
+				}
+			case q.place == callerProxy && p.place == callerApp:
+				dst = including(dst, c.leadsOfCall(nil, q)...)
+			}
 		}
+	}
+	bySpans := len(dst)
+	for _, q := range c.fitting(p) {
+		dst = including(dst, c.calleeLead(q))
+	}
+	if p.place == callerApp {
+		if log := c.around(p, callerLog); log != nil {
+			dst = including(dst, c.leadsOfCall(nil, log)...)
+		}
+	}
+	// What only fits may have another, and on a node that several calls share
+	// not all are p's.
+	unsure := p.place == callerApp || len(dst) > min(bySpans, 1) || len(dst) == 1 && contradict(dst[0], p)
+	for _, q := range c.at(buf[:0], p.trace, p.span) {
+		unsure = unsure || q != p && q.place.caller() && (q.place == p.place || contradict(q, p))
+	}
+	if unsure {
+		dst = slices.DeleteFunc(dst, func(lead *piece) bool { return !c.takes(lead, p) })
+	}
+	if len(dst) == 0 {
+		dst = including(dst, c.callerLead(p))
+	}
+	return dst
+}
 
-	case p.place == observed:
-		add(c.stages(p)[0])
+// leadsOfDecision gives those of the logs that name d, else of what takes it, else d.
+func (c *Correlator) leadsOfDecision(dst []*piece, d *piece) []*piece {
+	for _, q := range c.named(d) {
+		dst = including(dst, c.leadsOfCall(nil, q)...)
+	}
+	if len(dst) > 0 {
+		return dst
+	}
+	for _, q := range c.near(d) {
+		for _, lead := range c.leadsOfCall(nil, q) {
+			if j := c.gather(lead); j != nil && j.slots[decision] == d {
+				dst = including(dst, lead)
+			}
+		}
+	}
+	if len(dst) == 0 {
+		dst = append(dst, d)
 	}
 	return dst
 }
