@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/open-telemetry/opentelemetry-collector-contrib/pkg/ottl"
@@ -24,7 +23,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
-	"github.com/meshaudit/meshaudit/internal/evidence/jsonscan"
 	"github.com/meshaudit/meshaudit/internal/expression"
 )
 
@@ -47,6 +45,7 @@ type Case struct {
 // record. It is safe for concurrent use.
 type Mapping struct {
 	cases []compiled
+	reads members
 }
 
 type (
@@ -75,7 +74,7 @@ func New(cases []Case) (*Mapping, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Mapping{}
+	m := &Mapping{reads: make(members)}
 	var errs []error
 	for i := range cases {
 		c, err := compile(&parser, &cases[i])
@@ -83,6 +82,11 @@ func New(cases []Case) (*Mapping, error) {
 			errs = append(errs, fmt.Errorf("`mapping::%d`: %w", i, err))
 		}
 		m.cases = append(m.cases, c)
+		for _, of := range [][]string{cases[i].When, cases[i].Prepare, slices.Collect(maps.Values(cases[i].Fields))} {
+			for _, text := range of {
+				m.reads.add(text)
+			}
+		}
 	}
 	return m, errors.Join(errs...)
 }
@@ -137,7 +141,7 @@ func (m *Mapping) Decode(dst []evidence.Evidence, from *evidence.Origin, rl plog
 			return dst, fmt.Errorf("%w: it has %d", evidence.ErrTooLong, len(s))
 		}
 		if s = strings.TrimSpace(s); strings.HasPrefix(s, "{") {
-			if err := parseJSON([]byte(s), body); err != nil {
+			if err := m.reads.parse([]byte(s), body); err != nil {
 				return dst, err
 			}
 		}
@@ -152,11 +156,11 @@ func (m *Mapping) Decode(dst []evidence.Evidence, from *evidence.Origin, rl plog
 			return dst, err
 		}
 		if holds {
-			e, err := c.read(ctx, tc, from)
-			if err != nil {
+			all := append(dst, evidence.Evidence{Source: evidence.SourceMapped, Final: true, Start: from.Time, Cluster: from.Cluster})
+			if err := c.read(ctx, tc, &all[len(dst)]); err != nil {
 				return dst, err
 			}
-			return append(dst, e), nil
+			return all, nil
 		}
 	}
 	return dst, fmt.Errorf("%w: no case of the mapping holds", evidence.ErrNotEvidence)
@@ -173,84 +177,27 @@ func (c *compiled) holds(ctx context.Context, tc transform) (bool, error) {
 	return true, nil
 }
 
-func (c *compiled) read(ctx context.Context, tc transform, from *evidence.Origin) (evidence.Evidence, error) {
-	e := evidence.Evidence{Source: evidence.SourceMapped, Final: true, Start: from.Time, Cluster: from.Cluster}
+// read sets what the record states.
+func (c *compiled) read(ctx context.Context, tc transform, e *evidence.Evidence) error {
 	for _, s := range c.prepare {
 		if _, _, err := s.Execute(ctx, tc); err != nil {
-			return e, fmt.Errorf("%w: prepare: %w", evidence.ErrMalformed, err)
+			return fmt.Errorf("%w: prepare: %w", evidence.ErrMalformed, err)
 		}
 	}
-	t := target{Evidence: &e, proof: c.proof}
+	t := target{Evidence: e, proof: c.proof}
 	for i := range c.fields {
 		f := &c.fields[i]
 		v, err := f.expr.Eval(ctx, tc)
 		if err != nil {
-			return e, fmt.Errorf("%w: %s: %w", evidence.ErrMalformed, f.name, err)
+			return fmt.Errorf("%w: %s: %w", evidence.ErrMalformed, f.name, err)
 		}
 		if v == nil {
 			continue
 		}
 		if err := f.set(&t, v); err != nil {
-			return e, fmt.Errorf("%w: %s: %w", evidence.ErrMalformed, f.name, err)
+			return fmt.Errorf("%w: %s: %w", evidence.ErrMalformed, f.name, err)
 		}
 	}
 	t.finish()
-	return e, nil
-}
-
-// parseJSON makes text, one object, the value v. Integers of 64 bits stay
-// exact; a longer one stays as its digits.
-func parseJSON(text []byte, v pcommon.Value) error {
-	c := jsonscan.New(text)
-	twice := ""
-	value(&c, v, &twice)
-	if err := c.End(); err != nil {
-		return fmt.Errorf("%w: byte %d: %w", evidence.ErrMalformed, c.Offset(), err)
-	}
-	if twice != "" {
-		return fmt.Errorf("%w: a member is there twice", evidence.ErrMalformed)
-	}
 	return nil
-}
-
-func value(c *jsonscan.Cursor, v pcommon.Value, twice *string) {
-	switch ch := c.Peek(); ch {
-	case '{':
-		m := v.SetEmptyMap()
-		seen := make(map[string]bool)
-		if c.Object() {
-			for c.Next() {
-				key := string(c.Key)
-				if seen[key] {
-					*twice = key
-				}
-				seen[key] = true
-				value(c, m.PutEmpty(key), twice)
-			}
-		}
-	case '[':
-		s := v.SetEmptySlice()
-		if c.Array() {
-			for c.Element() {
-				value(c, s.AppendEmpty(), twice)
-			}
-		}
-	case '"':
-		v.SetStr(c.String())
-	case 't', 'f':
-		b, _ := c.Bool()
-		v.SetBool(b)
-	case 'n', 0:
-		c.Skip()
-		pcommon.NewValueEmpty().CopyTo(v)
-	default:
-		digits := c.Scalar()
-		if n, err := strconv.ParseInt(digits, 10, 64); err == nil {
-			v.SetInt(n)
-		} else if f, err := strconv.ParseFloat(digits, 64); err == nil && strings.ContainsAny(digits, ".eE") {
-			v.SetDouble(f)
-		} else {
-			v.SetStr(digits)
-		}
-	}
 }

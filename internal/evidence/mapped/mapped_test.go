@@ -2,6 +2,7 @@ package mapped
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -181,6 +182,39 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	evidencetest.Hostile(t, d)
+}
+
+// What no expression names is passed over, however much it is.
+func TestOnlyWhatIsRead(t *testing.T) {
+	var many strings.Builder
+	for i := range 100_000 {
+		fmt.Fprintf(&many, `"%d":1,`, i)
+	}
+	few := many.String()[:strings.Index(many.String(), `"255":1`)] // 255 members
+	const member = `body["of"]["255"]`
+	for _, tc := range []struct {
+		method, line, want string
+		err                error
+	}{
+		{member, `{` + many.String() + `"of":{"255":"x"}}`, "x", nil},
+		{member, `{"other":1,"other":2,"of":{"255":"x"}}`, "x", nil},
+		{member, `{"of":{"255":"x"},"of":{"255":"y"}}`, "", evidence.ErrMalformed},
+		{member, `{"of":{` + few + `"255":"x"}}`, "x", nil},
+		{member, `{"of":{` + few + `"255":"x","256":1}}`, "", evidence.ErrMalformed},
+		{member, `{"of":{` + many.String() + `"a":1}}`, "", evidence.ErrMalformed},
+		{`ParseKeyValue(body["kv"])["a"]`, `{"kv":"a=x"}`, "x", nil},
+		{`Concat([String(body), ""], "")`, `{"a":1,"b":[2]}`, `{"a":1,"b":[2]}`, nil},
+		{`log.body["a"]`, `{"a":"x","b":1}`, "x", nil},
+		{`body["a\"b"]`, `{"a\"b":"x"}`, "x", nil},
+	} {
+		got, err := decoderOf(t, []Case{{Fields: map[string]string{"method": tc.method}}})(nil, &evidencetest.Origin, []byte(tc.line))
+		switch {
+		case !errors.Is(err, tc.err):
+			t.Errorf("%s of %.60s: %v", tc.method, tc.line, err)
+		case err == nil && got[0].Method != tc.want:
+			t.Errorf("%s of %.60s: %q", tc.method, tc.line, got[0].Method)
+		}
+	}
 }
 
 func TestPresetsCompile(t *testing.T) {
