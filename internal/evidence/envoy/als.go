@@ -299,7 +299,7 @@ func (in *entry) callee(node *Node, e *evidence.Evidence) {
 			e.PeerAddress, e.PeerPort = "", 0
 		}
 	}
-	e.To.Workload = node.Workload
+	e.To.Workload = asked(node, in.cluster)
 
 	e.TLS.Known = in.common && !behindTunnel(node, in.cluster)
 	transportFailure(e, in.downstreamFailure)

@@ -517,6 +517,9 @@ func TestTraps(t *testing.T) {
 		if e.Role != evidence.RoleCallee || e.TLS.Known {
 			t.Errorf("%v, TLS %+v: nothing is known of the tunnel", e.Role, e.TLS)
 		}
+		if want := (evidence.Workload{Name: "orders", Namespace: "shop", Kind: "Service"}); e.To.Workload != want {
+			t.Errorf("it was asked for %+v", e.To.Workload)
+		}
 		c.FilterStateObjects = map[string]*anypb.Any{"io.istio.peer_principal": state(frontend), "io.istio.local_principal": state(orders)}
 		e = HTTP(node, entry)
 		if !e.TLS.Established || !e.TLS.Mutual || len(e.From.Identities) == 0 || e.From.Identities[0].ID.String() != frontend ||

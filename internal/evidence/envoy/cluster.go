@@ -8,7 +8,7 @@ import (
 )
 
 // An upstream is what the name of an Envoy cluster tells by Istio's
-// convention, DIRECTION|PORT|SUBSET|HOST.
+// convention, DIRECTION|PORT|SUBSET|HOST, of a waypoint inbound-vip|PORT|PROTOCOL/SUBSET|HOST.
 type upstream struct {
 	direction       direction
 	port            uint16
@@ -35,6 +35,9 @@ func parseCluster(name string) upstream {
 		u.port = uint16(n)
 	}
 	subset, host, _ := strings.Cut(rest, sep)
+	if strings.HasPrefix(name, waypointCluster) {
+		_, subset, _ = strings.Cut(subset, "/")
+	}
 	u.subset = evidence.Text(subset, evidence.MaxName)
 	u.service, u.namespace = serviceName(evidence.Text(host, evidence.MaxName))
 	return u
@@ -84,7 +87,21 @@ func tunnel(cluster string) bool {
 // behindTunnel: a waypoint's requests come out of an HBONE tunnel, of whose TLS its
 // access log says nothing.
 func behindTunnel(node *Node, cluster string) bool {
-	return node.Type == waypoint || node.Type == "" && strings.HasPrefix(cluster, "inbound-vip|")
+	return node.Type == waypoint || node.Type == "" && strings.HasPrefix(cluster, waypointCluster)
+}
+
+// waypointCluster is how the name of a cluster begins that only waypoints have: that of a
+// service in whose place they are asked.
+const waypointCluster = "inbound-vip|"
+
+// asked is what a proxy was asked for: its own workload, but of a waypoint the service
+// in whose place it was.
+func asked(node *Node, cluster string) (w evidence.Workload) {
+	if u := parseCluster(cluster); u.service != "" && behindTunnel(node, cluster) {
+		u.destination(&w)
+		return w
+	}
+	return node.Workload
 }
 
 // plainName of a cluster: Istio ends the name for statistics, which Envoy prefers to

@@ -631,7 +631,7 @@ func (l *labels) parties(node *Node, e *evidence.Evidence, localAddress string, 
 		e.PeerAddress, e.PeerPort = "", 0
 	}
 	e.To.Address, e.To.Port = localAddress, localPort
-	e.To.Workload = node.Workload
+	e.To.Workload = asked(node, l.cluster)
 	transportFailure(e, l.downstreamFailure)
 	// A format that has TLS labels and leaves them empty says plaintext; one
 	// without them says nothing.

@@ -267,6 +267,23 @@ func TestWaypointLabelsSayNothingOfTLS(t *testing.T) {
 	}
 }
 
+// A waypoint states the service in whose place it was asked, and not itself as the destination.
+func TestWaypointsService(t *testing.T) {
+	const line = `[2026-11-23T10:00:00.000Z] "GET /a HTTP/1.1" 200 - via_upstream - "-" 0 9 2 1 "-" "curl/8" "r-1" "orders:80" "envoy://connect_originate/10.0.0.2:8080" ` +
+		`CLUSTER envoy://internal_client_address/ 10.96.0.9:80 10.0.0.1:4000 - default`
+	for cluster, want := range map[string]evidence.Workload{
+		"inbound-vip|80|http|orders.shop.svc.cluster.local":    {Name: "orders", Namespace: "shop", Kind: "Service"},
+		"inbound-vip|80|http/v2|orders.shop.svc.cluster.local": {Name: "orders", Namespace: "shop", Kind: "Service", Version: "v2"},
+		"inbound-vip|443|tls|api.example":                      {Name: "api.example", Kind: "Service"},
+		"inbound|8080||":                                       evidencetest.Origin.Workload,
+	} {
+		e := oneLine(t, lines(t, "", nil), strings.Replace(line, "CLUSTER", cluster, 1))
+		if e.Role != evidence.RoleCallee || e.To.Workload != want || e.To.Address != "10.96.0.9" {
+			t.Errorf("%s: %v, to %+v", cluster, e.Role, e.To)
+		}
+	}
+}
+
 // Its lines name the caller by the filter state that Istio keeps of the tunnel.
 func TestWaypointPrincipal(t *testing.T) {
 	const request = `[%START_TIME%] "%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL%" %RESPONSE_CODE% %UPSTREAM_CLUSTER_RAW% %DOWNSTREAM_PEER_URI_SAN% `
