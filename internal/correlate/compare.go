@@ -49,7 +49,24 @@ func (p party) matches(q party, port bool) (match, identified bool) {
 // called by whom: not by address either, which a gateway between them may change. A
 // caller that tried more than once names the last it called.
 func agree(a, b *piece) bool {
-	return !a.from.differs(b.from) && (!a.to.differs(b.to) || a.resends > 0 || b.resends > 0)
+	return (!a.from.differs(b.from) || a.ofClient(b)) && (!a.to.differs(b.to) || a.ofService(b) || a.resends > 0 || b.resends > 0)
+}
+
+// ofClient says whether the caller's proxy was called by whom the callee names as the
+// client: a header told of that one, and nobody of the caller's own address.
+func (p *piece) ofClient(q *piece) bool {
+	return p.client != 0 && p.client == q.client && p.from.mayBe(q.from)
+}
+
+// ofService says whether the caller called the service in whose place a waypoint was
+// asked.
+func (p *piece) ofService(q *piece) bool {
+	return p.service != 0 && p.service == q.service && p.to.mayBe(q.to)
+}
+
+// mayBe says whether neither identities nor pods tell two statements about a party apart.
+func (p party) mayBe(q party) bool {
+	return !p.isNot(q) && (p.pod == 0 || q.pod == 0 || p.pod == q.pod)
 }
 
 // elsewhere says whether two statements from one place, a policy engine's and its
@@ -141,6 +158,7 @@ func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
 	}
 	from, byFrom := a.from.matches(b.from, false)
 	to, byTo := a.to.matches(b.to, true)
+	from, to = from || a.ofClient(b), to || a.ofService(b)
 	if foreign(a, b) && !(from && byFrom && to && byTo) {
 		return unfit, false
 	}

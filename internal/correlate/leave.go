@@ -8,7 +8,7 @@ func (c *Correlator) met(j *joined) bool {
 		return p.final
 	}
 	callee := j.calleeLead()
-	if c.cfg.ExpectCallee && callee == nil {
+	if log := j.slots[callerLog]; c.cfg.ExpectCallee && callee == nil && (log == nil || !log.unsent) {
 		return false
 	}
 	if c.cfg.ExpectCaller && j.slots[callerLog] == nil && j.slots[callerProxy] == nil && j.slots[callerApp] == nil {

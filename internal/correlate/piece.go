@@ -113,6 +113,8 @@ type piece struct {
 	workflow      ref             // that counts this piece
 	looked        uint32          // its number, and one, among the leads of an outlook
 	cluster       uint32          // hash of its name, 0: not known
+	client        uint32          // hash of the address of whom the caller was called by, as one side has it, 0: not told
+	service       uint32          // hash of the service that was called, as a caller or a waypoint tells, 0: not told
 	user          uint32          // hash of the user that it names in a trace, 0: none
 
 	place      place
@@ -130,6 +132,7 @@ type piece struct {
 	interimOnly bool
 	// a report of a connection, and so of no request
 	connection bool
+	unsent     bool // a caller's log of a call that its proxy sent to nobody
 	streamID   bool // a connection's: the source names it
 	duplicate  bool // known already when it came
 	kept       bool // its content is not released when it is due
@@ -267,10 +270,14 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 		least = evidence.ProofClaimed // a policy's input is all claims
 	}
 	p.from, p.to = h.party(&e.From, least), h.party(&e.To, least)
+	if p.waypoint { // which states the service that it was asked for
+		keep(&p.to.pod, h.podOf(e.Reporter.Node))
+	}
 	if at.callee() && e.PeerAddress != "" {
 		// From.Address may be what a header says; this is who connected.
 		p.from.address, p.from.port = h.text(lookups, strings.ToLower(e.PeerAddress)), e.PeerPort
 	}
+	h.beyond(p, e)
 	if at == calleeLog && p.span == (evidence.SpanID{}) {
 		// The log names only the span that came in: the caller's, or the
 		// proxy's own if that wrote it into the request's headers. Standing
@@ -318,6 +325,44 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 	}
 }
 
+// beyond reads what else a log tells of the parties than where they are: by whom the
+// caller was called itself, and for which service the callee was.
+func (h hasher) beyond(p *piece, e *evidence.Evidence) {
+	to := &e.To.Workload
+	if to.Kind == "Service" && to.Name != "" {
+		p.service = uint32(h.text(lookups, "service", to.Namespace, to.Name)) // never 0
+	}
+	address := e.From.Address
+	switch p.place {
+	case callerLog:
+		p.unsent = e.ResendCount == 0 && e.To.Address == "" && unsent(e.ResponseFlags)
+		if address = e.PeerAddress; e.PeerPort == 0 {
+			return // a header says so, which others behind it have too
+		}
+	case calleeLog:
+		if e.PeerAddress != "" {
+			return // it saw who called
+		}
+	default:
+		return
+	}
+	if address != "" {
+		p.client = uint32(h.text(lookups, "client", strings.ToLower(address))) // never 0
+	}
+}
+
+// unsent says whether Envoy's flags tell that it answered a request by itself: no route,
+// cluster or host, one limit or another, a fault, an authorizer's word.
+func unsent(flags string) bool {
+	for flag := range strings.SplitSeq(flags, ",") {
+		switch flag {
+		case "NR", "NC", "NFCF", "UH", "UO", "RL", "RLSE", "FI", "IH", "UAEX":
+			return true
+		}
+	}
+	return false
+}
+
 // requestID parts a request id that is a UUID around the digit of its version, and so
 // leaves that out: Envoy writes into it why it traces the request, and so may every proxy.
 func requestID(id string) (string, string) {
@@ -328,8 +373,19 @@ func requestID(id string) (string, string) {
 	return id, ""
 }
 
-// waypointNode is how the name of an Istio waypoint for itself begins.
+// waypointNode is how the name of an Istio waypoint for itself begins: waypoint~IP~POD.NAMESPACE~DOMAIN.
 const waypointNode = "waypoint~"
+
+// podOf hashes the pod that a waypoint's name for itself names, 0: none.
+func (h hasher) podOf(node string) uint64 {
+	_, node, _ = strings.Cut(strings.TrimPrefix(node, waypointNode), "~")
+	pod, _, _ := strings.Cut(node, "~")
+	dot := strings.LastIndexByte(pod, '.')
+	if dot < 0 {
+		return 0
+	}
+	return h.text(lookups, pod[dot+1:], pod[:dot])
+}
 
 // mirrored: Envoy sends a copy to HOST-shadow.
 func mirrored(host string) bool {
