@@ -135,11 +135,12 @@ func newWitnessKey(name string, seed []byte) *WitnessKey {
 	return &WitnessKey{cosignatureKey{name, cosignatureKeyHash(name, pub), pub}, priv}
 }
 
-const witnessKeyPrefix = "PRIVATE+KEY+"
+// secretKeyPrefix begins the secret keys of logs, witnesses and reviewers.
+const secretKeyPrefix = "PRIVATE+KEY+"
 
 // MarshalText is the form of a witness's key file.
 func (k *WitnessKey) MarshalText() ([]byte, error) {
-	return []byte(witnessKeyPrefix + keyText(k.name, k.hash, k.priv.Seed()) + "\n"), nil
+	return []byte(secretKeyPrefix + keyText(k.name, k.hash, k.priv.Seed()) + "\n"), nil
 }
 
 // VerifierKey is the public key, in signed-note form.
@@ -147,9 +148,9 @@ func (k *WitnessKey) VerifierKey() string { return keyText(k.name, k.hash, k.pub
 
 // ParseWitnessKey parses a witness's key file.
 func ParseWitnessKey(text string) (*WitnessKey, error) {
-	rest, ok := strings.CutPrefix(strings.TrimSpace(text), witnessKeyPrefix)
+	rest, ok := strings.CutPrefix(strings.TrimSpace(text), secretKeyPrefix)
 	if !ok {
-		return nil, fmt.Errorf("not a witness key: expected one line that starts with %q; make one with: meshaudit keygen witness", witnessKeyPrefix)
+		return nil, fmt.Errorf("not a witness key: expected one line that starts with %q; make one with: meshaudit keygen witness", secretKeyPrefix)
 	}
 	name, hash, seed, err := parseKeyText(rest)
 	if err != nil {

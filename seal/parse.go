@@ -75,6 +75,9 @@ func (p *parser) line(key string) (string, error) {
 func (p *parser) has(key string) bool { return bytes.HasPrefix(p.rest, []byte(key+" ")) }
 
 func clip(s string) string {
+	if before, _, secret := strings.Cut(s, secretKeyPrefix); secret {
+		s = before + secretKeyPrefix + "…" // a secret key in the place of something public
+	}
 	if len(s) > 60 {
 		return s[:60] + "…"
 	}

@@ -130,7 +130,7 @@ func (v *verification) signer(f *frame) {
 	if k := v.key(f.Entry + 1); k != nil {
 		v.report.Trusted = true
 		if o.Signer != k.VerifierKey {
-			v.found(Tampering, Integrity, nextIsolate, "%s names another log key than the trusted one", f.name())
+			v.found(Tampering, Integrity, nextOtherKey, "%s names another log key than the trusted one", f.name())
 		}
 	}
 }

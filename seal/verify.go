@@ -80,11 +80,17 @@ func verifyStore(ctx context.Context, fsys FS, root string, opts VerifyOptions) 
 	if err := r.strays(fsys, root); err != nil {
 		return nil, err
 	}
-	for _, s := range strange {
-		r.Findings = append(r.Findings, Finding{Class: Tampering, Axis: Integrity, What: fmt.Sprintf("%s is no log; a store holds nothing else", s)})
-	}
 	if len(origins) == 0 {
-		r.Findings = append(r.Findings, Finding{Class: Incomplete, Axis: Completeness, What: "no log was found in " + Store{fsys, root}.String(), Next: "check the path; if a log was here, it is gone: restore it, then verify again"})
+		// Without any log it is more likely no store than one that was tampered with.
+		what, next := "no log was found in "+Store{fsys, root}.String(), "check the path; if a log was here, it is gone: restore it, then verify again"
+		if slices.Contains(strange, segmentDir) {
+			what, next = Store{fsys, root}.String()+" is the directory of one log, not a store", "verify the directory that it is in"
+		}
+		r.Findings = append(r.Findings, Finding{Class: Incomplete, Axis: Completeness, What: what, Next: next})
+	} else {
+		for _, s := range strange {
+			r.Findings = append(r.Findings, Finding{Class: Tampering, Axis: Integrity, What: fmt.Sprintf("%s is no log; a store holds nothing else", s)})
+		}
 	}
 	if opts.Trust != nil {
 		for _, o := range opts.Trust.Origins() {
@@ -270,6 +276,8 @@ func (v *verification) add(f Finding, entry uint64) {
 }
 
 const (
+	nextOtherKey = "compare the trust file with what `meshaudit keygen writer` printed for this writer; if it is the right one, " + nextIsolate
+
 	nextIsolate = "keep this store as it is, as evidence; restore the segment from a copy and verify that"
 	nextCrash   = "find out why the writer stopped at that time; what it acknowledged is in the log unless its host was taken over"
 )
@@ -495,7 +503,7 @@ func (v *verification) openEntry(f *frame) {
 		if pin, ok := v.opts.Trust.Chains[v.report.Origin]; ok {
 			v.report.Pinned = true
 			if pin != o.Chain {
-				v.found(Tampering, Integrity, nextIsolate, "the chain begins with another key than the pinned one")
+				v.found(Tampering, Integrity, nextOtherKey, "the chain begins with another key than the pinned one")
 			}
 		}
 	}
@@ -698,7 +706,7 @@ func (v *verification) conclude() error {
 		r.Trusted = r.Trusted && !v.signers.unvouched
 	} else if !v.opts.Trust.knows(r.Origin) {
 		v.found(Incomplete, Integrity, "give the trust file of this writer with --trust", "nobody vouches for this log: no trusted key for %s was given", r.Origin)
-	} else if !r.Pinned && !v.unpinnable && v.pruned == 0 {
+	} else if !r.Pinned && !v.unpinnable && v.pruned == 0 && v.last != nil {
 		v.found(Incomplete, Completeness, "add the line that `meshaudit keygen writer` printed: chain "+r.Origin+" …", "the first chain key is not pinned in the trust file")
 	}
 	if v.last == nil {

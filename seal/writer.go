@@ -202,8 +202,10 @@ func Open(cfg Config) (*Writer, error) {
 	if err := w.prepareDir(); err != nil {
 		return nil, err
 	}
-	if w.lock, err = cfg.FS.Lock(filepath.Join(w.dir, lockName)); err != nil {
+	if w.lock, err = cfg.FS.Lock(filepath.Join(w.dir, lockName)); errors.Is(err, ErrLocked) {
 		return nil, fmt.Errorf("%s: %w; give every exporter an `origin` of its own", w.dir, err)
+	} else if err != nil {
+		return nil, err
 	}
 	w.witnesses = newWitnesses(w)
 	if w.log, err = w.begin(nil); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,8 +42,14 @@ Exit code:
 	out := f.StringP("output", "o", "", "`FILE` to make or to extend")
 	asOf := f.String("as-of", "", "`TIME` up to which the logs should reach, as for verify")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if *trustFile == "" || *keyFile == "" || *reason == "" || *out == "" {
-			return usage(c, errors.New("--trust, --key, --reason and -o are required"))
+		var missing []string
+		for _, flag := range []string{"trust", "key", "reason", "output"} {
+			if f.Lookup(flag).Value.String() == "" {
+				missing = append(missing, "--"+flag)
+			}
+		}
+		if len(missing) > 0 {
+			return usage(c, fmt.Errorf("required, and not given: %s", strings.Join(missing, ", ")))
 		}
 		now := time.Now()
 		opts := seal.VerifyOptions{AsOf: now}
@@ -120,7 +127,11 @@ Exit code:
 				return err
 			}
 		}
-		fmt.Fprintf(s.err, "%s accepted by %s\n", counted(len(listed), "finding"), key.Name())
+		if len(found) > 0 {
+			fmt.Fprintf(s.err, "%s accepted by %s\n", counted(len(listed), "finding"), key.Name())
+		} else {
+			fmt.Fprintf(s.err, "nothing new was found that can be accepted: %s was not written\n", *out)
+		}
 		// A report has room for so many; there may be more behind them.
 		opts.Accepted, err = os.ReadFile(*out)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -135,7 +146,7 @@ Exit code:
 			_, others = report.Reviewable()
 		}
 		if code := report.ExitCode(); code != seal.ExitProven {
-			fmt.Fprintf(s.err, "verify --accepted %s does not give 0 yet: %s cannot be accepted; run it, and accept again if more can\n", *out, counted(others, "finding"))
+			fmt.Fprintf(s.err, "verify does not give 0 yet: %s cannot be accepted; run it, and accept again if more can\n", counted(others, "finding"))
 			return answered{code}
 		}
 		return nil

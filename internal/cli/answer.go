@@ -84,9 +84,13 @@ func headline(a *storeAnswer) (word, rest string) {
 	case isTampering:
 		rest = fmt.Sprintf("%s is not as it was sealed", a.Store)
 		if first != nil && first.FirstBad != nil && first.FirstBad.File != "" {
-			rest = first.FirstBad.File + " is not as it was sealed"
-			if first.FirstBad.Offset > 0 {
-				rest = fmt.Sprintf("%s: the frame at byte %d is not as it was sealed", first.FirstBad.File, first.FirstBad.Offset)
+			switch bad := first.FirstBad; {
+			case bad.Offset > 0:
+				rest = fmt.Sprintf("%s: the frame at byte %d is not as it was sealed", bad.File, bad.Offset)
+			case strings.HasSuffix(bad.File, ".seal"):
+				rest = bad.File + " is not as it was sealed"
+			default: // it may be right, and what it is set against wrong
+				rest = bad.File + ": " + printable(bad.What)
 			}
 		}
 		if len(a.Logs) > 1 && bad > 0 {

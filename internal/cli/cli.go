@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -85,9 +86,19 @@ sealed, and finds audit records in it.`,
 		SilenceUsage:  true,
 	}
 	root.SetVersionTemplate("meshaudit {{.Version}}\n")
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usage(c, err) })
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(newKeygen(s), newVerify(s), newShow(s), newQuery(s), newProve(s), newCheck(s), newErase(s), newAccept(s), newWitness(s), newVersion(s))
 	return root
+}
+
+// flagError says what is wrong with a flag in words of our own where the
+// library has those of a programmer.
+func flagError(c *cobra.Command, err error) error {
+	if number := new(strconv.NumError); errors.As(err, &number) {
+		which, _, _ := strings.Cut(err.Error(), ": strconv.")
+		err = fmt.Errorf("%s: must be a whole number from 0 on, and not too large", which)
+	}
+	return usage(c, err)
 }
 
 // usage adds to an error where to read what is right.
@@ -99,6 +110,9 @@ func usage(c *cobra.Command, err error) error {
 func oneStore(c *cobra.Command, args []string) error {
 	if len(args) != 1 {
 		return usage(c, fmt.Errorf("expected one STORE, the `directory` of the sealed_log exporter, got %d arguments", len(args)))
+	}
+	if args[0] == "" {
+		return usage(c, errors.New("STORE is empty: is a variable not set?"))
 	}
 	return nil
 }
@@ -128,7 +142,8 @@ func (o *oneOf) Set(s string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("must be %s", strings.Join(o.values, " or "))
+	last := len(o.values) - 1
+	return fmt.Errorf("must be %s or %s", strings.Join(o.values[:last], ", "), o.values[last])
 }
 
 // output is the flag -o.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -22,7 +23,7 @@ func newProve(s *streams) *cobra.Command {
 check without the log and without any secret: meshaudit check. It is a C2SP
 tlog-proof; the record itself is in it.
 
-RECORD-ID is an audit.record.id or mesh.evidence.id, or its first 8 or more
+RECORD-ID is an audit.record.id or mesh.evidence.id, or its first 4 or more
 hexadecimal digits.`,
 		Example: `  meshaudit prove run/store 55816f96 -o refund.tlog-proof
   meshaudit check refund.tlog-proof --trust run/keys/trust`,
@@ -58,7 +59,9 @@ hexadecimal digits.`,
 		if *file == "" {
 			return s.print(string(proof))
 		}
-		if err := seal.WritePublic(*file, proof); err != nil {
+		if err := seal.WritePublic(*file, proof); errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%s exists and is not overwritten: give another -o", *file)
+		} else if err != nil {
 			return err
 		}
 		fmt.Fprintf(s.err, "%s proves record %s; check it with: meshaudit check %s --trust FILE\n", *file, at.id, *file)

@@ -55,7 +55,7 @@ Exit code:
 				return usage(c, fmt.Errorf("--as-of: %w", err))
 			}
 		}
-		if *trustFile != "" {
+		if c.Flags().Changed("trust") {
 			if opts.Trust, err = seal.ReadTrust(*trustFile); err != nil {
 				return fmt.Errorf("--trust: %w", err)
 			}
