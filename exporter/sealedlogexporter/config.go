@@ -184,8 +184,9 @@ func (c *Config) Validate() error {
 	if c.EpochMaxAge != 0 && c.EpochMaxAge < time.Minute {
 		fault("`epoch_max_age` must be at least 1m, or 0 for never, got %v", c.EpochMaxAge)
 	}
-	if c.Retention.MaxAge < 0 {
-		fault("`retention::max_age` must not be negative, got %v", c.Retention.MaxAge)
+	// Not less, or a number without a unit would prune all but the newest epoch.
+	if c.Retention.MaxAge != 0 && c.Retention.MaxAge < time.Minute {
+		fault("`retention::max_age` must be at least 1m, or 0 for no bound, got %v", c.Retention.MaxAge)
 	}
 	if c.Retention.MaxBytes < 0 {
 		fault("`retention::max_bytes` must not be negative, got %d", c.Retention.MaxBytes)
@@ -212,9 +213,7 @@ func (c *Config) Validate() error {
 			}
 		}
 	}
-	if err := c.Timestamps.validate(); err != nil {
-		fault("`timestamps`: %w", err)
-	}
+	c.Timestamps.validate(fault)
 	if err := c.SPIFFE.validate(); err != nil {
 		fault("`spiffe::workload_api`: %w", err)
 	}

@@ -68,7 +68,7 @@ func TestConfig(t *testing.T) {
 	}, cfg)
 
 	err = load("sealed_log/wrong").Validate()
-	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be", "`spiffe::workload_api`", "`timestamps`: `every`", "`witnesses::ack`", "`witnesses::timeout`", "`witnesses::list[0]`", "`witnesses::list[0]::endpoint`"} {
+	for _, setting := range []string{"`directory`", "`origin`", "`heartbeat`", "`segment_max_bytes`", "`epoch_max_age`", "`retention::max_age`", "`retention::max_bytes`", "`on_damaged_tail`", "`keys::create`", "`keys::chain` must be", "`spiffe::workload_api`", "`timestamps::every`", "`timestamps::endpoint`", "`witnesses::ack`", "`witnesses::timeout`", "`witnesses::list[0]`", "`witnesses::list[0]::endpoint`"} {
 		assert.ErrorContains(t, err, setting, "every fault is reported at once")
 	}
 }

@@ -107,8 +107,8 @@ func (s *S3Config) validate(fault func(string, ...any)) {
 	if s.JournalMaxBytes < 0 {
 		fault("`s3::journal_max_bytes` must not be negative, got %d", s.JournalMaxBytes)
 	}
-	if s.KeepLocal < 0 {
-		fault("`s3::keep_local` must not be negative, got %v", s.KeepLocal)
+	if s.KeepLocal != 0 && s.KeepLocal < time.Second {
+		fault("`s3::keep_local` must be at least 1s, or 0 for the default, got %v", s.KeepLocal)
 	}
 	switch l := s.ObjectLock; {
 	case l.Mode == "" && l.Retain != 0:

@@ -34,7 +34,7 @@ func TestS3Config(t *testing.T) {
 		"`s3::linger` is for `mode: direct`":                            func(c *Config) { c.S3.Linger = time.Second },
 		"`s3::journal_max_bytes` and":                                   func(c *Config) { direct(c); c.S3.KeepLocal = time.Hour },
 		"`s3::journal_max_bytes` must not":                              func(c *Config) { c.S3.JournalMaxBytes = -1 },
-		"`s3::keep_local` must not":                                     func(c *Config) { c.S3.KeepLocal = -1 },
+		"`s3::keep_local` must be at least 1s":                          func(c *Config) { c.S3.KeepLocal = -1 },
 		"`segment_max_age` must":                                        func(c *Config) { c.SegmentMaxAge = time.Millisecond },
 		"`s3::object_lock::mode` must be compliance or governance if":   func(c *Config) { c.S3.ObjectLock.Retain = time.Hour },
 		"`s3::object_lock::mode` must be compliance or governance, got": func(c *Config) { c.S3.ObjectLock = ObjectLockConfig{"legal", time.Hour} },

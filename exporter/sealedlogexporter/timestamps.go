@@ -3,6 +3,7 @@ package sealedlogexporter
 import (
 	"context"
 	"fmt"
+	"net/url"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -24,11 +25,16 @@ type TimestampsConfig struct {
 	Every time.Duration `mapstructure:"every"`
 }
 
-func (c *TimestampsConfig) validate() error {
+func (c *TimestampsConfig) validate(fault func(format string, args ...any)) {
 	if c.Every < time.Second {
-		return fmt.Errorf("`every` must be at least 1s, got %v", c.Every)
+		fault("`timestamps::every` must be at least 1s, got %v", c.Every)
 	}
-	return nil
+	if c.Endpoint == "" {
+		return
+	}
+	if u, err := url.Parse(c.Endpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		fault("`timestamps::endpoint` must be a URL such as https://tsa.example.org/tsr, got %q", c.Endpoint)
+	}
 }
 
 // stampBy lets the authority timestamp what cfg's writer publishes.

@@ -56,8 +56,8 @@ func (c *WitnessesConfig) validate(fault func(format string, args ...any)) {
 	if c.Ack != ackStored && c.Ack != ackWitnessed {
 		fault("`witnesses::ack` must be %q or %q, got %q", ackStored, ackWitnessed, c.Ack)
 	}
-	if c.Timeout <= 0 {
-		fault("`witnesses::timeout` must be positive, got %v", c.Timeout)
+	if c.Timeout < time.Millisecond {
+		fault("`witnesses::timeout` must be at least 1ms, got %v", c.Timeout)
 	}
 	if c.Ack == ackWitnessed && len(c.List) == 0 {
 		fault("`witnesses::ack: witnessed` needs witnesses in `witnesses::list`")
