@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 	"github.com/meshaudit/meshaudit/internal/svid"
+	"github.com/meshaudit/meshaudit/receiver/internal/endpoint"
 )
 
 // Config of the receiver. README.md describes every field.
@@ -37,10 +38,11 @@ var _ confmap.Validator = (*Config)(nil)
 
 // Validate reports every fault that the parts do not report themselves.
 func (c *Config) Validate() error {
+	err := endpoint.Address(&c.NetAddr)
 	if c.SPIFFE != nil && c.TLS.HasValue() {
-		return errors.New("`tls` and `spiffe` exclude each other: `spiffe` takes the certificate from the Workload API")
+		err = errors.Join(err, errors.New("`tls` and `spiffe` exclude each other: `spiffe` takes the certificate from the Workload API"))
 	}
-	return nil
+	return err
 }
 
 // defaultEndpoint is the port that Istio's examples give an access log service.

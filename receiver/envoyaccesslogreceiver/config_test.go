@@ -47,6 +47,8 @@ func TestConfig(t *testing.T) {
 	bad.Identity.TrustBundles.WorkloadAPI = "agent.sock"
 	require.ErrorContains(t, confmap.Validate(bad), "identity::trust_bundles: `workload_api`")
 	require.True(t, strings.Contains(err.Error(), "initial_interval"), err)
+	bad.NetAddr.Endpoint = ""
+	require.ErrorContains(t, confmap.Validate(bad), "`endpoint` must be HOST:PORT, got \"\"")
 }
 
 // The examples are valid configurations.

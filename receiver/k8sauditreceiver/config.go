@@ -33,6 +33,12 @@ func createDefaultConfig() component.Config {
 	return c
 }
 
+// Unmarshal also notes what a token that is empty was.
+func (c *Config) Unmarshal(conf *confmap.Conf) error {
+	c.Read(conf)
+	return conf.Unmarshal(c)
+}
+
 // Validate reports every fault.
 func (c *Config) Validate() error {
 	return errors.Join(c.Config.Check(), c.Options.Check())

@@ -44,6 +44,12 @@ func createDefaultConfig() component.Config {
 	}
 }
 
+// Unmarshal also notes what a token that is empty was.
+func (c *Config) Unmarshal(conf *confmap.Conf) error {
+	c.Read(conf)
+	return conf.Unmarshal(c)
+}
+
 // Validate reports every fault.
 func (c *Config) Validate() error {
 	errs := []error{c.Check()}

@@ -46,7 +46,7 @@ func TestConfig(t *testing.T) {
 
 	// Every fault at once.
 	err := confmap.Validate(load(t, "bad"))
-	for _, field := range []string{"`path`", "`status_path`", "`batch_size`", "`max_event_bytes`", "`max_upload_bytes`", "`compression_algorithms`"} {
+	for _, field := range []string{"`endpoint` must be HOST:PORT, got \"localhost\"", "`token` is empty", "`path`", "`status_path`", "`batch_size`", "`max_event_bytes`", "`max_upload_bytes`", "`compression_algorithms`"} {
 		require.ErrorContains(t, err, field)
 	}
 }

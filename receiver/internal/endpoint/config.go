@@ -3,11 +3,13 @@ package endpoint
 import (
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"go.opentelemetry.io/collector/config/confighttp"
 	"go.opentelemetry.io/collector/config/confignet"
 	"go.opentelemetry.io/collector/config/configopaque"
+	"go.opentelemetry.io/collector/confmap"
 
 	"github.com/meshaudit/meshaudit/internal/spiffemtls"
 )
@@ -40,7 +42,14 @@ type Config struct {
 	// SPIFFE takes mTLS with an identity from a Workload API, in place of
 	// `tls`. Default: none.
 	SPIFFE *spiffemtls.Config `mapstructure:"spiffe"`
+
+	// tokenGiven: there is a `token`, which may be an unset variable.
+	tokenGiven bool
 }
+
+// Read notes what only the configuration's text tells. The Unmarshal of a
+// configuration that this one is embedded in calls it.
+func (c *Config) Read(conf *confmap.Conf) { c.tokenGiven = conf.IsSet("token") }
 
 const (
 	defaultBatchSize      = 1000
@@ -67,6 +76,12 @@ func (c *Config) Check() error {
 	if !strings.HasPrefix(c.Path, "/") {
 		fault("`path` must begin with a slash, got %q", c.Path)
 	}
+	if err := Address(&c.NetAddr); err != nil {
+		errs = append(errs, err)
+	}
+	if c.tokenGiven && c.Token == "" {
+		fault("`token` is empty, and would let everybody in: is a variable not set? To ask for none leave it out")
+	}
 	if c.BatchSize < 1 || c.BatchSize > maxBatchSize {
 		fault("`batch_size` must be from 1 to %d, got %d", maxBatchSize, c.BatchSize)
 	}
@@ -83,4 +98,15 @@ func (c *Config) Check() error {
 		fault("`compression_algorithms` is not used: uploads are gzip or not compressed; remove it")
 	}
 	return errors.Join(errs...)
+}
+
+// Address says what is wrong with where a receiver is to listen.
+func Address(a *confignet.AddrConfig) error {
+	if !strings.HasPrefix(string(a.Transport), "tcp") {
+		return nil
+	}
+	if _, port, err := net.SplitHostPort(a.Endpoint); err != nil || port == "" {
+		return fmt.Errorf("`endpoint` must be HOST:PORT, got %q", a.Endpoint)
+	}
+	return nil
 }

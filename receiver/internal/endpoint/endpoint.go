@@ -153,6 +153,9 @@ func (s *Server) Start(ctx context.Context, host component.Host) error {
 		listener = tls.NewListener(listener, s.identity.ServerConfig())
 	}
 	s.server = srv
+	if !s.token.Set() && s.identity == nil && !s.cfg.TLS.HasValue() && !s.cfg.Auth.HasValue() && !Loopback(listener.Addr()) {
+		s.set.Logger.Warn(s.kind.Events+" are taken from everybody: set `spiffe`, `tls` with `client_ca_file`, or `token` with `tls`", zap.Stringer("endpoint", listener.Addr()))
+	}
 	if s.token.Set() && s.identity == nil && !s.cfg.TLS.HasValue() && !Loopback(listener.Addr()) {
 		s.set.Logger.Warn("the bearer token crosses the network in the clear; set `tls`", zap.Stringer("endpoint", listener.Addr()))
 	}
