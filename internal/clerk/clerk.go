@@ -52,6 +52,7 @@ type Clerk struct {
 	inventory  *inventory.Inventory // nil: the configuration says nothing of workloads
 
 	refusedProofs refusedProofs
+	told          sync.Map // refusals of lines that the log has told of
 
 	// recording is true between Record and Stop: only then records have
 	// somewhere to go.

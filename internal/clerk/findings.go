@@ -49,6 +49,8 @@ func (f *FindingsConfig) validate(fault func(string, ...any)) {
 	for _, p := range f.MustDecide {
 		if _, err := query.ParseGlob(p); err != nil {
 			fault("`findings::must_decide`: %w", err)
+		} else if p[0] != '/' && p[0] != '*' {
+			fault("`findings::must_decide`: a path begins with / or *, got %q", p)
 		}
 	}
 	for _, td := range f.TrustDomains {

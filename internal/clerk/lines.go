@@ -8,6 +8,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.uber.org/zap"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
@@ -71,7 +72,7 @@ func (in *intake) lines(rl plog.ResourceLogs) [][]*line {
 			var err error
 			if pieces, err = r.decode(pieces[:0], origin, rec); err != nil {
 				position := positionOf(rec)
-				in.refuse(rec.lr, r.source, err)
+				in.refuse(rec, r.source, err)
 				var loss *evidence.Loss
 				if errors.As(err, &loss) {
 					g := loss.Gap
@@ -110,11 +111,21 @@ func (in *intake) lines(rl plog.ResourceLogs) [][]*line {
 
 // refuse marks a record that gave no evidence; its body is hashed later, like
 // any that is not understood.
-func (in *intake) refuse(lr plog.LogRecord, source evidence.Source, err error) {
+func (in *intake) refuse(rec record, source evidence.Source, err error) {
 	if in.refused == nil {
 		in.refused = make(map[refusal]int64, 1)
 	}
-	in.refused[refusal{source, evidence.RefusalReason(err)}]++
+	r := refusal{source, evidence.RefusalReason(err)}
+	in.refused[r]++
+	if _, before := in.told.LoadOrStore(r, true); !before {
+		level := zap.WarnLevel
+		if errors.Is(err, evidence.ErrNotEvidence) {
+			level = zap.InfoLevel // most programs also write other lines
+		}
+		in.logger.Log(level, "A line is refused, and only its digest is sealed; further ones of this source and reason are counted, not logged",
+			zap.String("source", string(source)), zap.String("reason", r.reason), zap.String("position", positionOf(rec)))
+	}
+	lr := rec.lr
 	onlyPlace(lr)
 	lr.Attributes().PutBool(semconv.EvidenceRaw, true)
 	lr.Attributes().PutStr(semconv.EvidenceError, evidence.RefusalReason(err))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -35,6 +36,13 @@ func ReplayStore(ctx context.Context, dir, origin string, window time.Duration, 
 		if store, err = objectstore.Open(ctx, dir); err != nil {
 			return err
 		}
+	}
+	origins, err := store.Origins()
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(origins, origin) {
+		return fmt.Errorf("no log of %s is in %s, which holds %q: are these the `directory` and `origin` of the sealed_log exporter?", origin, dir, origins)
 	}
 	return store.Replay(ctx, origin, window, fn)
 }

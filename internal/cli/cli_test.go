@@ -229,6 +229,7 @@ func TestEvents(t *testing.T) {
 		{semconv.EventEvidenceGap, map[string]any{semconv.GapCount: 1, semconv.GapReason: "refused", semconv.EvidenceSource: "envoy_als"}, "1 piece of evidence lost by envoy_als: refused"},
 		{semconv.EventEvidence, map[string]any{semconv.EvidenceSource: "opa_decision", semconv.EvidenceID: "0123456789"}, "01234567"},
 		{"", nil, "log record"},
+		{"", map[string]any{semconv.EvidenceSource: "mapped", semconv.EvidenceError: "malformed"}, "log record mapped, refused: malformed"},
 	} {
 		if out := render(t, 200, testRecord(tc.event, tc.attributes)); !strings.Contains(out, tc.want) {
 			t.Errorf("%s: %q is not in\n%s", tc.event, tc.want, out)

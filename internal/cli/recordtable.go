@@ -251,6 +251,9 @@ func request(r *query.Record) string {
 		if event == "" {
 			event = "log record"
 		}
+		if reason := r.Str(semconv.EvidenceError); reason != "" {
+			event += " " + r.Str(semconv.EvidenceSource) + ", refused: " + reason
+		}
 		text = strings.TrimSpace(event + " " + r.Str(semconv.AuditAction))
 		if reason := r.Str(semconv.MTLSFailureReason); reason != "" {
 			text += ": " + reason

@@ -61,7 +61,7 @@ func TestConfigFaultsAreReportedAtOnce(t *testing.T) {
 		"`findings::kinds::plaintext::condition`", "`findings::kinds::evidence_gap::condition`: a gap has no record",
 		"`findings::trust_domains`: \"Example.org\" is none", "`findings::trust_domains`: write example.org, got \"spiffe://example.org\"",
 		"`findings::decision_wait` needs a unit, as in 10s; got 30ns",
-		"`findings::must_decide`: a pattern must not be empty", "`findings::repeat` must be positive, got 0s",
+		"`findings::must_decide`: a pattern must not be empty", "`findings::must_decide`: a path begins with / or *, got \"admin/*\"", "`findings::repeat` must be positive, got 0s",
 		"`findings::max_credentials` must be positive, got -1",
 		"`ledger::lag` must not be negative, got -1s",
 		"`expect` knows callee, caller and verdict, got \"callees\"",

@@ -16,6 +16,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/internal/evidence/evidencetest"
@@ -384,7 +386,10 @@ func TestRefusedLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tel := componenttest.NewTelemetry()
 		s := new(sink)
-		logs, err := NewFactory().CreateLogs(t.Context(), metadatatest.NewSettings(tel), withSources(), s)
+		set := metadatatest.NewSettings(tel)
+		core, logged := observer.New(zap.InfoLevel)
+		set.Logger = zap.New(core)
+		logs, err := NewFactory().CreateLogs(t.Context(), set, withSources(), s)
 		require.NoError(t, err)
 		require.NoError(t, logs.Start(t.Context(), componenttest.NewNopHost()))
 		lines := []string{strings.Repeat("x", 1<<20+1)}
@@ -402,6 +407,11 @@ func TestRefusedLines(t *testing.T) {
 		}
 		assert.Equal(t, int64(len(lines)), counts["not_evidence"]+counts["malformed"]+counts["too_long"])
 		assert.Equal(t, int64(1), counts["too_long"])
+		told := make(map[any]int)
+		for _, e := range logged.FilterMessageSnippet("A line is refused").All() {
+			told[e.ContextMap()["reason"]]++
+		}
+		assert.Equal(t, map[any]int{"not_evidence": 1, "malformed": 1, "too_long": 1}, told, "of each reason the first is logged")
 		assert.Len(t, s.evidence(), len(lines))
 		for _, lr := range s.evidence() {
 			assert.Empty(t, lr.Body().AsString())

@@ -237,6 +237,10 @@ func TestFormatFaults(t *testing.T) {
 		"%REQ(A):x%":                         "a length must follow",
 		"%START_TIME(%Q)%":                   `"%Q"`,
 		"%START_TIME%%RESPONSE_CODE%":        "nothing stands between",
+		"%REQQ(:METHOD)%":                    "%REQ is meant?",
+		"%RESPONSE_COD%":                     "%RESPONSE_CODE is meant?",
+		"%RESPONSE_CDOE%":                    "%RESPONSE_CODE is meant?",
+		"%UPSTREAM_HOSTT% %DURETION%":        "%UPSTREAM_HOST is meant?",
 		strings.Repeat("%DURATION% ", 200):   "more than 128",
 		strings.Repeat("x", maxFormat) + "%": "at most",
 	} {
@@ -247,6 +251,24 @@ func TestFormatFaults(t *testing.T) {
 	_, err := NewLines("", map[string]any{"a": "%X", "b": map[string]any{"c": "%Y"}})
 	if err == nil || !strings.Contains(err.Error(), "json_format: a:") || !strings.Contains(err.Error(), "json_format: b.c:") {
 		t.Errorf("not every fault: %v", err)
+	}
+}
+
+// Operators of Envoy that are not read are not taken for misspelt ones.
+func TestOtherOperators(t *testing.T) {
+	for name := range strings.FieldsSeq(`
+		BYTES_RETRANSMITTED CEL CLUSTER_METADATA COMMAND CUSTOM_FLAGS DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT DOWNSTREAM_HEADER_BYTES_SENT
+		DOWNSTREAM_LOCAL_DNS_SAN DOWNSTREAM_LOCAL_EMAIL_SAN DOWNSTREAM_LOCAL_IP_SAN DOWNSTREAM_LOCAL_SUBJECT DOWNSTREAM_PEER_CERT_V_START
+		DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1 DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256 DOWNSTREAM_PEER_CHAIN_SERIALS DOWNSTREAM_PEER_IP_SAN
+		DOWNSTREAM_PEER_EMAIL_SAN DOWNSTREAM_PEER_ISSUER DOWNSTREAM_WIRE_BYTES_RECEIVED DOWNSTREAM_WIRE_BYTES_SENT EMIT_TIME EMIT_TIME_LOCAL
+		ENVIRONMENT FILTER_CHAIN_NAME LOCAL_REPLY_BODY PACKETS_RETRANSMITTED QUERY_PARAM QUERY_PARAMS REQ_WITHOUT_QUERY RESP_WITHOUT_QUERY
+		TLS_JA5_FINGERPRINT UPSTREAM_CONNECTION_POOL_READY_DURATION UPSTREAM_DETECTED_CLOSE_TYPE UPSTREAM_FILTER_STATE UPSTREAM_HEADER_BYTES_SENT
+		UPSTREAM_HOSTS_ATTEMPTED UPSTREAM_HOST_NAME UPSTREAM_HOST_NAME_WITHOUT_PORT UPSTREAM_LOCAL_DNS_SAN UPSTREAM_LOCAL_CLOSE_REASON
+		UPSTREAM_LOCAL_SUBJECT UPSTREAM_METADATA UPSTREAM_PEER_CERT UPSTREAM_PEER_CERT_V_END UPSTREAM_PEER_ISSUER UPSTREAM_PROTOCOL
+		UPSTREAM_TLS_SESSION_ID UPSTREAM_WIRE_BYTES_SENT VIRTUAL_CLUSTER_NAME`) {
+		if _, err := CompileFormat("%" + name + "%"); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -2,6 +2,8 @@ package envoy
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -98,7 +100,7 @@ var requestHeaders = map[string]string{
 }
 
 // compileOperator finds what an operator's value means. One that is not known,
-// as of a newer Envoy, is dropped.
+// as of a newer Envoy, is dropped, unless it is one letter off one that is.
 func compileOperator(name, parameters string) (operator, error) {
 	switch name {
 	case "START_TIME":
@@ -134,8 +136,41 @@ func compileOperator(name, parameters string) (operator, error) {
 	if op, ok := operators[name]; ok {
 		return operator{label: op.label, kind: op.kind}, nil
 	}
+	if known := misspelt(name); known != "" {
+		return operator{}, fmt.Errorf("%%%s is no operator that is known: %%%s is meant?", name, known)
+	}
 	return operator{}, nil
 }
+
+// misspelt is the operator from which a name differs in one letter, or in two
+// that changed places; "": none. A digit makes another name of it.
+func misspelt(name string) (found string) {
+	names := slices.AppendSeq([]string{"START_TIME", "START_TIME_LOCAL", "REQ", "REQUEST_HEADER", "PATH", "RESP", "TRAILER", "GRPC_STATUS", "DYNAMIC_METADATA", "METADATA", "FILTER_STATE"}, maps.Keys(operators))
+	for _, known := range names {
+		short, long := name, known
+		if len(short) > len(long) {
+			short, long = long, short
+		}
+		i := 0
+		for i < len(short) && short[i] == long[i] {
+			i++
+		}
+		j := len(long) - i // the rest of the longer name
+		switch s, l := short[i:], long[i:]; {
+		case len(short) == len(long) && j > 0 && s[1:] == l[1:] && !digit(s[0]) && !digit(l[0]):
+		case len(short) == len(long) && j > 1 && s[0] == l[1] && s[1] == l[0] && s[2:] == l[2:]:
+		case len(short)+1 == len(long) && s == l[1:] && !digit(l[0]):
+		default:
+			continue
+		}
+		if found == "" || known < found {
+			found = known
+		}
+	}
+	return found
+}
+
+func digit(c byte) bool { return c >= '0' && c <= '9' }
 
 func requestHeader(parameters string) (operator, error) {
 	main, other, alternative := strings.Cut(strings.ToLower(parameters), "?")
