@@ -59,7 +59,7 @@ func TestClientBeforeGateway(t *testing.T) {
 // TestServiceOfWaypoint: who calls through a waypoint connects to that, which tells the address of
 // the service that it was asked for. Both name the service.
 func TestServiceOfWaypoint(t *testing.T) {
-	caller := callerALS("caller", request("r"), addresses("10.0.0.1", "10.0.0.7"), service("orders"))
+	caller := callerALS("caller", request("r"), addresses("10.0.0.1", "10.0.0.7"), service("orders"), func(e *evidence.Evidence) { e.To.Port = portHBONE })
 	waypoint := calleeALS("waypoint", request("r"), addresses("10.0.0.1", "10.96.0.9"), service("orders"), reporter("waypoint~10.0.0.7~wp.shop~d"))
 	c := New(testConfig())
 	c.Add(t0, []evidence.Evidence{caller, waypoint})
@@ -68,6 +68,7 @@ func TestServiceOfWaypoint(t *testing.T) {
 	require.Len(t, rs, 1)
 	assert.Equal(t, Complete, rs[0].State)
 	assert.Equal(t, evidence.Workload{Name: "orders", Namespace: "shop", Kind: "Service"}, rs[0].Destination.Workload)
+	assert.Equal(t, []any{"10.96.0.9", uint16(9080)}, []any{rs[0].Destination.Address, rs[0].Destination.Port}, "a tunnel's end is not what was called")
 
 	service("payments")(&waypoint)
 	c = New(testConfig())

@@ -374,10 +374,12 @@ func mergeAddress(dst *Party, all []statement, of func(*evidence.Evidence) *evid
 	if dst.Port != portHBONE {
 		return
 	}
-	for _, s := range all { // a tunnel's port is not what was called
-		if p := of(s.Evidence); p.Address == dst.Address && p.Port != 0 && p.Port != portHBONE {
-			dst.Port = p.Port
-			return
+	for _, there := range [...]bool{true, false} { // a tunnel's end is not what was called, nor a waypoint's port
+		for _, s := range all {
+			if p := of(s.Evidence); p.Address != "" && (p.Address == dst.Address || !there) && p.Port != 0 && p.Port != portHBONE {
+				dst.Address, dst.Port = p.Address, p.Port
+				return
+			}
 		}
 	}
 }

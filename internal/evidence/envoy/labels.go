@@ -52,6 +52,7 @@ type labels struct {
 	start                               int64 // unix nanoseconds, instead of startTime
 	tlsStated                           bool  // a TLS label was there, be it empty
 	flagsStated                         bool  // that of the flags was, be it for none
+	unfinished                          bool  // the duration was there and has no value yet
 }
 
 // maxRBAC is how many sets of rules may have labels: of two filters what was
@@ -68,8 +69,11 @@ func (l *labels) set(name, value string) bool {
 	if dst == nil {
 		return l.header(name, value) || l.decided(name, value)
 	}
-	if dst == &l.flags && value != "" {
+	switch {
+	case dst == &l.flags && value != "":
 		l.flagsStated = true
+	case dst == &l.duration:
+		l.unfinished = value == "" || value == "-"
 	}
 	switch dst {
 	case &l.tlsVersion, &l.peerURI, &l.peerDNS, &l.peerSubject, &l.peerSHA256, &l.peerCert:
@@ -588,6 +592,8 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 		if e.Protocol == "" {
 			e.Protocol = "tcp"
 		}
+		// A connection has no duration while it is open, and may be reported all the while.
+		e.Final = e.Final && !l.unfinished
 	}
 	setEvent(e)
 }

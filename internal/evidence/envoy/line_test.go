@@ -184,6 +184,22 @@ func TestBuiltinFormats(t *testing.T) {
 				return e.Path == "/a" && e.Host == "a.example" && e.RequestID == "r-1" && e.Status == 200
 			},
 		},
+		"a connection that is open": {
+			`[2026-11-23T10:00:00.000Z] "- - -" 0 - - - "-" 3 0 - - "-" "-" "-" "-" "10.0.0.2:80" outbound|80||orders.shop.svc.cluster.local 10.0.0.1:4000 10.96.0.9:80 10.0.0.1:4001 - -`,
+			func(e *evidence.Evidence) bool { return e.Event == evidence.EventConnection && !e.Final },
+		},
+		"a connection that is open, as JSON": {
+			`{"start_time":"2026-11-23T10:00:00Z","duration":null,"upstream_cluster":"inbound|80||","response_flags":"-"}`,
+			func(e *evidence.Evidence) bool { return e.Event == evidence.EventConnection && !e.Final },
+		},
+		"a connection that is over": {
+			`[2026-11-23T10:00:00.000Z] "- - -" 0 - - - "-" 3 0 0 - "-" "-" "-" "-" "10.0.0.2:80" outbound|80||orders.shop.svc.cluster.local 10.0.0.1:4000 10.96.0.9:80 10.0.0.1:4001 - -`,
+			func(e *evidence.Evidence) bool { return e.Event == evidence.EventConnection && e.Final },
+		},
+		"a connection of whose length nothing is said": {
+			`{"start_time":"2026-11-23T10:00:00Z","upstream_cluster":"inbound|80||","response_flags":"-"}`,
+			func(e *evidence.Evidence) bool { return e.Event == evidence.EventConnection && e.Final },
+		},
 		"a gRPC status by its name": {
 			`{"start_time":"2026-11-23T10:00:00Z","method":"POST","path":"/shop.Orders/Get","response_code":"200","grpc_status":"PermissionDenied","upstream_cluster":"inbound|80||"}`,
 			func(e *evidence.Evidence) bool { return e.GRPCStatus == "7" && e.RPCMethod == "Get" },
