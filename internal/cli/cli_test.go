@@ -229,6 +229,7 @@ func TestEvents(t *testing.T) {
 		{semconv.EventEvidenceGap, map[string]any{semconv.GapCount: 1, semconv.GapReason: "refused", semconv.EvidenceSource: "envoy_als"}, "1 piece of evidence lost by envoy_als: refused"},
 		{semconv.EventEvidence, map[string]any{semconv.EvidenceSource: "opa_decision", semconv.EvidenceID: "0123456789"}, "01234567"},
 		{"", nil, "log record"},
+		{semconv.EventEvidence, map[string]any{semconv.EvidenceSource: "k8s_audit", semconv.EvidenceError: "no JSON"}, "evidence k8s_audit, refused: no JSON"},
 		{"", map[string]any{semconv.EvidenceSource: "mapped", semconv.EvidenceError: "malformed"}, "log record mapped, refused: malformed"},
 	} {
 		if out := render(t, 200, testRecord(tc.event, tc.attributes)); !strings.Contains(out, tc.want) {

@@ -164,6 +164,9 @@ func confirm(s *streams) error {
 }
 
 func ask(ctx context.Context, dir string, l erasure.Log, by, reason string, wait time.Duration) error {
+	if _, err := os.Stat(dir); err != nil {
+		return fmt.Errorf("--requests: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	return erasure.Ask(ctx, dir, erasure.NewRequest(l, by, reason))

@@ -71,7 +71,7 @@ Exit code:
 		q.Traces, errs[0] = parseAll("trace", *traces, parseTrace)
 		q.From, errs[1] = parseAll("from", *from, query.ParseIDGlob)
 		q.To, errs[2] = parseAll("to", *to, query.ParseIDGlob)
-		q.Paths, errs[3] = parseAll("path", *paths, query.ParseGlob)
+		q.Paths, errs[3] = parseAll("path", *paths, parsePath)
 		q.Events, errs[4] = parseAll("event", *names, query.ParseGlob)
 		q.IDs, errs[5] = parseAll("id", *ids, parseID)
 		q.Origins, errs[6] = parseAll("origin", *origins, query.ParseGlob)
@@ -127,6 +127,14 @@ func parseID(s string) (string, error) {
 		return "", fmt.Errorf("%q is no record id: write 4 to 64 hexadecimal digits", s)
 	}
 	return s, nil
+}
+
+// parsePath refuses what no path can match.
+func parsePath(s string) (query.Glob, error) {
+	if s != "" && s[0] != '/' && s[0] != '*' {
+		return query.Glob{}, fmt.Errorf("%q matches no path: one begins with / or *", s)
+	}
+	return query.ParseGlob(s)
 }
 
 // summary tells a person at a terminal how to read what was printed.

@@ -225,7 +225,10 @@ func request(r *query.Record) string {
 	if n := number(r, semconv.HTTPRequestResendCount); n > 0 {
 		call += fmt.Sprintf(" (retry %d)", n)
 	}
-	var text string
+	var text, refused string
+	if reason := r.Str(semconv.EvidenceError); reason != "" {
+		refused = ", refused: " + reason
+	}
 	switch r.Event {
 	case semconv.EventRequest:
 		text = call
@@ -243,7 +246,7 @@ func request(r *query.Record) string {
 		}
 		text += " by " + r.Str(semconv.EvidenceSource) + ": " + r.Str(semconv.GapReason)
 	case semconv.EventEvidence, query.EventSpan:
-		text = strings.TrimPrefix(r.Event, "mesh.") + " " + r.Str(semconv.EvidenceSource) + " " + call
+		text = strings.TrimPrefix(r.Event, "mesh.") + " " + r.Str(semconv.EvidenceSource) + refused + " " + call
 	case query.EventMetric:
 		text = "metric " + r.Metric.Name()
 	default:
@@ -251,8 +254,8 @@ func request(r *query.Record) string {
 		if event == "" {
 			event = "log record"
 		}
-		if reason := r.Str(semconv.EvidenceError); reason != "" {
-			event += " " + r.Str(semconv.EvidenceSource) + ", refused: " + reason
+		if refused != "" {
+			event += " " + r.Str(semconv.EvidenceSource) + refused
 		}
 		text = strings.TrimSpace(event + " " + r.Str(semconv.AuditAction))
 		if reason := r.Str(semconv.MTLSFailureReason); reason != "" {

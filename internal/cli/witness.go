@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -121,6 +122,9 @@ Exit codes: 0 all are current, 2 a log is silent or was never seen, 3 no answer.
 	}
 	form := output(c, "text", "json")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if u, err := url.Parse(args[0]); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return usage(c, fmt.Errorf("%q is no URL of a witness, such as https://witness.example.org", args[0]))
+		}
 		r, err := askStatus(c.Context(), args[0])
 		if err != nil {
 			return fmt.Errorf("ask %s: %w", args[0], err)
@@ -152,10 +156,10 @@ Exit codes: 0 all are current, 2 a log is silent or was never seen, 3 no answer.
 	return c
 }
 
-func askStatus(ctx context.Context, url string) (*witness.Report, error) {
+func askStatus(ctx context.Context, witnessURL string) (*witness.Report, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(url, "/")+"/status", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimRight(witnessURL, "/")+"/status", nil)
 	if err != nil {
 		return nil, err
 	}
