@@ -899,8 +899,13 @@ func TestConflicts(t *testing.T) {
 		r := one(callerALS("client", request("r"), mtls("a", "b"), resends(1), status(200)),
 			calleeALS("try", request("r"), mtls("a", "b"), status(503)))
 		assert.Empty(t, r.Conflicts)
-		assert.Equal(t, 1, r.ResendCount)
+		assert.Zero(t, r.ResendCount, "the first attempt is no retry")
 		assert.Equal(t, 503, r.Status)
+		r = one(callerALS("client", request("r"), mtls("a", "b"), resends(2)),
+			calleeALS("try", request("r"), mtls("a", "b"), resends(1)))
+		assert.Equal(t, 1, r.ResendCount)
+		r = one(callerALS("client", request("r"), mtls("a", "b"), resends(2)))
+		assert.Equal(t, 2, r.ResendCount, "nobody else tells")
 	})
 	t.Run("the caller saw another status", func(t *testing.T) {
 		r := one(callerALS("client", request("r"), mtls("a", "b"), status(504)),

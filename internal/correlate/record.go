@@ -194,6 +194,7 @@ func merge(r *Record, all []statement, kept *stated) {
 	var buf [8]statement
 	calleeFirst, callerFirst := all, byCaller(buf[:0], all)
 	// What is said of the destination.
+	called := slices.ContainsFunc(all, func(s statement) bool { return s.place.callee() })
 	via, toWorkload, to := waypoint(all), calleeFirst, callerFirst
 	if via.by != nil {
 		toWorkload, to = beyond(all), beyond(all)
@@ -215,7 +216,9 @@ func merge(r *Record, all []statement, kept *stated) {
 		keep(&r.Protocol, e.Protocol)
 		keep(&r.Status, e.Status)
 		keep(&r.GRPCStatus, e.GRPCStatus)
-		keep(&r.ResendCount, e.ResendCount)
+		if !called || !s.place.caller() { // who tells of the last attempt, and not of this one
+			keep(&r.ResendCount, e.ResendCount)
+		}
 		keep(&r.User, e.User)
 		// A caller's proxy may tell of the token that came to it, and have got another.
 		if r.isUser(e) && (r.Actor == nil || !s.place.caller()) {
