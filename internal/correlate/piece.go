@@ -328,27 +328,23 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 // beyond reads what else a log tells of the parties than where they are: by whom the
 // caller was called itself, and for which service the callee was.
 func (h hasher) beyond(p *piece, e *evidence.Evidence) {
-	to := &e.To.Workload
-	if to.Kind == "Service" && to.Name != "" {
-		p.service = uint32(h.text(lookups, "service", to.Namespace, to.Name)) // never 0
-	}
-	address := e.From.Address
-	switch p.place {
-	case callerLog:
-		p.unsent = e.ResendCount == 0 && e.To.Address == "" && unsent(e.ResponseFlags)
-		if address = e.PeerAddress; e.PeerPort == 0 {
-			return // a header says so, which others behind it have too
-		}
-	case calleeLog:
-		if e.PeerAddress != "" {
-			return // it saw who called
-		}
-	default:
+	if p.place != callerLog && p.place != calleeLog {
 		return
 	}
-	if address != "" {
-		p.client = uint32(h.text(lookups, "client", strings.ToLower(address))) // never 0
+	if to := &e.To.Workload; to.Kind == "Service" && to.Name != "" {
+		p.service = uint32(h.text(lookups, "service", to.Namespace, to.Name)) // never 0
 	}
+	client := ""
+	switch {
+	case p.place == callerLog && e.PeerPort != 0: // else a header says so, which others behind it have too
+		client = e.PeerAddress
+	case p.place == calleeLog && e.PeerAddress == "": // else it saw who called
+		client = e.From.Address
+	}
+	if client != "" {
+		p.client = uint32(h.text(lookups, "client", strings.ToLower(client))) // never 0
+	}
+	p.unsent = p.place == callerLog && e.ResendCount == 0 && e.To.Address == "" && unsent(e.ResponseFlags)
 }
 
 // unsent says whether Envoy's flags tell that it answered a request by itself: no route,
