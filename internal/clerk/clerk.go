@@ -53,6 +53,7 @@ type Clerk struct {
 
 	refusedProofs refusedProofs
 	told          sync.Map // refusals of lines that the log has told of
+	strays        [strayPath + 1]atomic.Bool
 
 	// recording is true between Record and Stop: only then records have
 	// somewhere to go.

@@ -50,8 +50,9 @@ func (in *intake) lines(rl plog.ResourceLogs) [][]*line {
 		records := sl.LogRecords()
 		for i := range records.Len() { // pieces that are added are no lines
 			rec := record{rl, sl, records.At(i)}
-			r := in.recognised.of(rec)
+			r, why := in.recognised.of(rec)
 			if r == nil {
+				in.stray(rec, why)
 				continue
 			}
 			if out == nil {
@@ -107,6 +108,25 @@ func (in *intake) lines(rl plog.ResourceLogs) [][]*line {
 		}
 	}
 	return out
+}
+
+// stray tells once of what may be a mistake in the configuration: of such a record
+// only the digest of its body is sealed.
+func (in *intake) stray(rec record, why stray) {
+	if why == noStray || in.strays[why].Load() || in.strays[why].Swap(true) {
+		return
+	}
+	const passes = "; it passes as it is, and of its body only the digest is sealed, as of any such record"
+	position := zap.String("position", positionOf(rec))
+	if why == strayPath {
+		in.logger.Info("A line was read from a file that no source matches"+passes, position)
+		return
+	}
+	name, ok := rec.lr.Attributes().Get(semconvSource)
+	if !ok {
+		name, _ = rec.rl.Resource().Attributes().Get(semconvSource)
+	}
+	in.logger.Warn("A log record's mesh.evidence.source names no decoder"+passes, zap.String("name", evidence.Text(name.AsString(), evidence.MaxName)), position)
 }
 
 // refuse marks a record that gave no evidence; its body is hashed later, like

@@ -340,35 +340,51 @@ func (c *SourceConfig) rule() (rule, error) {
 	return r, errors.Join(errs...)
 }
 
+// A stray is why a record that may be meant as a line is none.
+type stray int
+
+const (
+	noStray   stray = iota
+	strayName       // its mesh.evidence.source names no decoder
+	strayPath       // it was read from a file that no source matches
+)
+
 // of finds the rule for a record, nil if there is none. What is evidence
 // already is no line.
-func (s *sources) of(rec record) *rule {
+func (s *sources) of(rec record) (*rule, stray) {
 	if isOwn(rec.lr.EventName()) {
-		return nil
+		return nil, noStray
 	}
 	if refusedBefore(rec.lr) {
-		return &rule{source: ownSource(rec.lr.Attributes())}
+		return &rule{source: ownSource(rec.lr.Attributes())}, noStray
 	}
 	for i := range s.rules {
 		if s.rules[i].matches(rec) {
-			return &s.rules[i]
+			return &s.rules[i], noStray
 		}
 	}
+	why := noStray
 	for _, m := range [...]pcommon.Map{rec.lr.Attributes(), rec.rl.Resource().Attributes()} {
 		if v, ok := m.Get(semconvSource); ok {
 			if r := s.byName[v.Str()]; r != nil {
-				return r
+				return r, noStray
+			}
+			if !evidence.Source(v.Str()).Known() { // else an agent named it
+				why = strayName
 			}
 		}
 	}
 	path := pathOf(rec)
 	if path == "" {
-		return nil
+		return nil, why
 	}
 	for i := range s.builtin {
 		if s.builtin[i].path.Match(path) {
-			return &s.builtin[i]
+			return &s.builtin[i], noStray
 		}
 	}
-	return nil
+	if why == noStray {
+		why = strayPath
+	}
+	return nil, why
 }

@@ -423,6 +423,31 @@ func TestRefusedLines(t *testing.T) {
 	})
 }
 
+// What may be meant as a line and is none is told of, once.
+func TestStrayLines(t *testing.T) {
+	core, logged := observer.New(zap.InfoLevel)
+	set := metadatatest.NewSettings(componenttest.NewTelemetry())
+	set.Logger = zap.New(core)
+	logs, err := NewFactory().CreateLogs(t.Context(), set, withSources(), new(sink))
+	require.NoError(t, err)
+	require.NoError(t, logs.Start(t.Context(), componenttest.NewNopHost()))
+	for _, ld := range []plog.Logs{
+		linesOf("/x", map[string]string{semconv.EvidenceSource: "ztunel"}, "a", "b"),
+		linesOf("/y", map[string]string{semconv.EvidenceSource: "ztunle"}, "a"),
+		linesOf("/z", nil, "a", "b"),
+		linesOf("", map[string]string{semconv.EvidenceSource: "envoy_als"}, "an agent named it"),
+		linesOf("", nil, "an application's"),
+	} {
+		require.NoError(t, logs.ConsumeLogs(t.Context(), ld))
+	}
+	require.NoError(t, logs.Shutdown(t.Context()))
+	told := logged.FilterMessageSnippet("it passes as it is").All()
+	require.Len(t, told, 2)
+	assert.Equal(t, zap.WarnLevel, told[0].Level)
+	assert.Equal(t, map[string]any{"name": "ztunel", "position": "/x:0"}, told[0].ContextMap())
+	assert.Equal(t, map[string]any{"position": "/z:0"}, told[1].ContextMap())
+}
+
 // No secret in any field of any source leaves the processor.
 func TestSecretsInLines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
