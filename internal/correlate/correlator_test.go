@@ -536,6 +536,44 @@ func TestJoins(t *testing.T) {
 			calleeALS("server", request("r"), ab, lasting(time.Millisecond)), opa("decision", decided("d"), request("r"), ab, at(4*time.Millisecond)),
 		}, []string{"mesh.request complete request: decision server"}},
 
+		{"a decision nearer to an attempt of which only the application's span is there", []evidence.Evidence{
+			calleeALS("try 1", trace(1, 0, 1), request("r"), ab, lasting(3*time.Millisecond)), appSpan("app 1", server, trace(1, 2, 1), lasting(3*time.Millisecond)),
+			opa("decision", decided("d"), request("r"), ab, at(4*time.Millisecond)), appSpan("app 2", server, trace(1, 3, 1), at(4*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates none: app 2",
+			"mesh.request ambiguous/several_candidates request: app 1 decision try 1",
+		}},
+
+		{"an application's span that began when the proxy was done", []evidence.Evidence{
+			calleeALS("server", trace(1, 0, 1), request("r"), ab), appSpan("app", server, trace(1, 2, 1), at(20*time.Millisecond)),
+		}, []string{"mesh.request ambiguous/several_candidates span: app server"}},
+
+		{"a caller on another span than the one that came in", []evidence.Evidence{
+			callerALS("client", trace(1, 1, 0), request("r"), ab), calleeALS("server", trace(1, 0, 2), request("r"), ab),
+		}, []string{"mesh.request ambiguous/several_candidates request: client server"}},
+
+		{"both attempts of a caller, and another call on its span", []evidence.Evidence{
+			callerALS("client", trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.3"), resends(1), lasting(20*time.Millisecond)),
+			calleeALS("try 1", request("r"), trace(1, 2, 0), addresses("10.0.0.1", "10.0.0.3"), status(503)),
+			calleeALS("try 2", request("r"), trace(1, 3, 0), addresses("10.0.0.1", "10.0.0.3"), at(10*time.Millisecond)),
+			calleeALS("another", request("r"), trace(1, 0, 1), addresses("10.0.0.1", "10.0.0.4"), at(10*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates request: client try 1",
+			"mesh.request ambiguous/several_candidates request: client try 2",
+			"mesh.request ambiguous/several_candidates span: another client",
+		}},
+
+		{"more attempts than a caller tells of, as decisions asked from its span say", []evidence.Evidence{
+			callerALS("client", trace(1, 1, 0), request("r"), addresses("10.0.0.1", "10.0.0.3"), resends(1), lasting(20*time.Millisecond)),
+			opa("decision 1", decided("d1"), trace(1, 0, 1), request("r")), calleeALS("try 1", trace(1, 2, 0), request("r"), addresses("10.0.0.1", "10.0.0.2"), decided("d1")),
+			opa("decision 2", decided("d2"), trace(1, 0, 1), request("r")), calleeALS("try 2", trace(1, 3, 0), request("r"), addresses("10.0.0.1", "10.0.0.3"), decided("d2")),
+			opa("decision 3", decided("d3"), trace(1, 0, 1), request("r")), calleeALS("try 3", trace(1, 4, 0), request("r"), addresses("10.0.0.1", "10.0.0.3"), decided("d3"), at(10*time.Millisecond)),
+		}, []string{
+			"mesh.request ambiguous/several_candidates span: client decision 1 try 1",
+			"mesh.request ambiguous/several_candidates span: client decision 2 try 2",
+			"mesh.request ambiguous/several_candidates span: client decision 3 try 3",
+		}},
+
 		{"a decision about another connection, perhaps", []evidence.Evidence{
 			calleeALS("server", trace(1, 0, 1), request("r"), ab, connected(40001)), opa("decision", decided("d"), trace(1, 0, 1), request("r"), ab, connected(40002)),
 		}, []string{"mesh.request ambiguous/several_candidates span: decision server"}},

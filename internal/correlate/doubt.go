@@ -27,7 +27,7 @@ func (c *Correlator) doubtful(j *joined) bool {
 	case log != nil && j.tiers[callerLog] == TierRequest:
 		how, _ := c.fit(lead, log)
 		if how < well && !c.numbered(log, lead.place) || !j.certain && c.overclaimed(log, lead.place) || c.fitsRetry(lead, log) ||
-			log.hasNode() && j.parent() != (evidence.SpanID{}) && log.span != j.parent() {
+			log.hasNode() && (j.parent() != evidence.SpanID{} && log.span != j.parent() || lead.onIncoming && lead.hasNode() && log.span != lead.span) {
 			return true
 		}
 	}
@@ -80,18 +80,28 @@ func (c *Correlator) doubtfulSpans(j *joined, lead *piece) bool {
 	return lead.onIncoming && c.shared(j, lead)
 }
 
-// moreThanAttempts says whether more callees' reports stand beneath a caller's log than it
-// tells of attempts: its span was passed on, and one of them is of another call, whose
-// log is not there.
+// moreThanAttempts says whether more callees' reports stand on or beneath a caller's log,
+// or fit it best, than it tells of attempts: its span was passed on, and one of them is of
+// another call, whose log is not there.
 func (c *Correlator) moreThanAttempts(log *piece) bool {
 	var buf [16]*piece
 	var found [8]*piece
-	under := c.under(buf[:0], log.trace, log.span)
+	reports := c.under(buf[:0], log.trace, log.span)
+	if log.resends > 0 { // it names the last it called: what stands on its node may be an attempt
+		fitting, _ := c.candidates(found[:0], log, calleeLog, maxAlike)
+		reports = append(reports, slices.DeleteFunc(fitting, func(q *piece) bool { return !c.callerless(q, log) })...)
+		reports = append(reports, slices.DeleteFunc(c.at(found[:0], log.trace, log.span), func(q *piece) bool { return !agree(log, q) })...)
+		for _, d := range reports {
+			if d.place == decision {
+				reports = append(reports, c.named(d)...)
+			}
+		}
+	}
 	beneath := found[:0] // one piece for each report: a log, or the span of a proxy without
 	for _, at := range [...]place{calleeLog, calleeProxy} {
-		for _, q := range under {
+		for _, q := range reports {
 			if q.place == at && q.final && !contradict(log, q) && !slices.ContainsFunc(beneath, func(k *piece) bool {
-				return sameReport(k, q) || k.span == q.span && k.place != q.place
+				return k == q || sameReport(k, q) || k.span == q.span && k.place != q.place
 			}) {
 				beneath = append(beneath, q)
 			}
@@ -124,6 +134,9 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 		lead.place.callee() && (d.start < lead.start-asking || d.start > max(lead.start+asking, lead.end)) {
 		return true
 	}
+	if lead.onIncoming && c.nearerBeneath(j, d) {
+		return true
+	}
 	if j.tiers[decision] == TierSpan {
 		return d.parent != (evidence.SpanID{}) && (c.attemptedFrom(d) || c.nearerCall(lead, d))
 	}
@@ -139,6 +152,16 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 		}
 	}
 	return false
+}
+
+// nearerBeneath says whether a decision is nearer in time to another callee's span beneath
+// the one that came in: to an attempt whose log is not there.
+func (c *Correlator) nearerBeneath(j *joined, d *piece) bool {
+	var buf [8]*piece
+	lead := j.lead()
+	return slices.ContainsFunc(c.under(buf[:0], lead.trace, lead.span), func(q *piece) bool {
+		return q.place.callee() && j.slots[q.place] != q && !unlike(q, d) && nearer(d, q, lead)
+	})
 }
 
 // nearerCall says whether a decision is nearer in time to another callee's report, which

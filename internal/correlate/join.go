@@ -263,7 +263,7 @@ func (c *Correlator) calleeLead(p *piece) *piece {
 
 // matching gives of a list the piece that belongs to p, one of its own: each is the
 // other's nearest. It is one of several unless it alone lies within p, or p within it; so
-// is what lies within p and is nearer to another.
+// is what lies within p and is nearer to another, or was not at the time of p.
 func matching(p *piece, own, list []*piece) (q *piece, several bool) {
 	switch {
 	case len(list) == 0 || len(own) == 0: // the chain that p was to join is full
@@ -289,7 +289,7 @@ func matching(p *piece, own, list []*piece) (q *piece, several bool) {
 	if slices.MinFunc(own, near(q)) != p {
 		return nil, several || together(p, q)
 	}
-	return q, several || len(own)+len(list) > 2 && !together(p, q)
+	return q, several || len(own)+len(list) > 2 && !together(p, q) || !overlap(p, q)
 }
 
 // together says whether one of two reports lies within the other in time.
@@ -297,6 +297,9 @@ func together(a, b *piece) bool {
 	in := func(a, b *piece) bool { return a.start >= b.start-rounding && a.end <= b.end+rounding }
 	return in(a, b) || in(b, a)
 }
+
+// overlap says whether two reports by one clock may be of one time.
+func overlap(a, b *piece) bool { return a.start <= b.end+rounding && b.start <= a.end+rounding }
 
 // caller adds what the caller's side says about the callee's pieces in j: what spans
 // lead to, else what the decision that the callee's log names was asked from; without a
@@ -514,8 +517,7 @@ func (c *Correlator) callersAt(dst []*piece, t evidence.TraceID, s evidence.Span
 // of a proxy beneath that, are one proxy's about one request.
 func (c *Correlator) answered(log, proxy *piece) bool {
 	var buf [8]*piece
-	return log.onIncoming && log.reporter != 0 && log.reporter == proxy.reporter && !unlike(log, proxy) &&
-		log.start <= proxy.end+rounding && proxy.start <= log.end+rounding &&
+	return log.onIncoming && log.reporter != 0 && log.reporter == proxy.reporter && !unlike(log, proxy) && overlap(log, proxy) &&
 		!slices.ContainsFunc(c.at(buf[:0], proxy.trace, proxy.span), func(q *piece) bool { return q.place == calleeLog })
 }
 
