@@ -60,8 +60,7 @@ func (a *action) awaits(who uint64) bool {
 
 // otherwise says whether two records are of other parties.
 func (a *action) otherwise(b *action) bool {
-	return a.source != 0 && b.source != 0 && a.source != b.source ||
-		a.destination != 0 && b.destination != 0 && a.destination != b.destination
+	return differ(a.source, b.source) || differ(a.destination, b.destination)
 }
 
 // any says whether f is true for a member.

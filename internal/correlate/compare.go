@@ -3,8 +3,6 @@ package correlate
 import (
 	"slices"
 	"time"
-
-	"github.com/meshaudit/meshaudit/internal/evidence"
 )
 
 // What two pieces say of each other: whether they may be reports of one call, and
@@ -13,7 +11,7 @@ import (
 // sameReport says whether two logs are one proxy's statements about one
 // request: an interim and the final entry, or one entry over two channels.
 func sameReport(a, b *piece) bool {
-	if a.place != b.place || a.connection != b.connection || a.keys[byStream-1] == 0 || !a.meets(byStream, b) {
+	if a.place != b.place || a.connection != b.connection || a.key(byStream) == 0 || !a.meets(byStream, b) {
 		return false
 	}
 	if a.connection {
@@ -27,22 +25,27 @@ func sameReport(a, b *piece) bool {
 	if a.place == callerLog {
 		own, other = a.from, b.from
 	}
-	same, _ := own.matches(other, true)
-	return same
+	return own.matches(other, true)
+}
+
+// differ says whether two statements are made, and say two things.
+func differ[T comparable](a, b T) bool {
+	var none T
+	return a != none && b != none && a != b
 }
 
 // matches compares two statements about one party by the strongest thing that
 // both say. Nothing in common is no match.
-func (p party) matches(q party, port bool) (match, identified bool) {
+func (p party) matches(q party, port bool) bool {
 	switch {
 	case p.spiffe != 0 && q.spiffe != 0:
-		return p.spiffe == q.spiffe, true
+		return p.spiffe == q.spiffe
 	case p.pod != 0 && q.pod != 0:
-		return p.pod == q.pod, false
-	case p.address != 0 && q.address != 0:
-		return p.address == q.address && (!port || p.port == 0 || q.port == 0 || p.port == q.port), false
+		return p.pod == q.pod
+	case p.address != 0:
+		return p.address == q.address && !(port && differ(p.port, q.port))
 	}
-	return false, false
+	return false
 }
 
 // agree says whether two statements about one call do not disagree on who was
@@ -66,14 +69,13 @@ func (p *piece) ofService(q *piece) bool {
 
 // mayBe says whether neither identities nor pods tell two statements about a party apart.
 func (p party) mayBe(q party) bool {
-	return !p.isNot(q) && (p.pod == 0 || q.pod == 0 || p.pod == q.pod)
+	return !p.isNot(q) && !differ(p.pod, q.pod)
 }
 
 // elsewhere says whether two statements from one place, a policy engine's and its
 // proxy's, tell of other addresses. Identities in a policy's input are claims.
 func elsewhere(a, b *piece) bool {
-	return a.from.address != 0 && b.from.address != 0 && a.from.address != b.from.address ||
-		a.to.address != 0 && b.to.address != 0 && a.to.address != b.to.address
+	return differ(a.from.address, b.from.address) || differ(a.to.address, b.to.address)
 }
 
 // otherRequest says whether a decision is about another request than its callee's proxy
@@ -82,12 +84,10 @@ func otherRequest(p, d *piece) bool {
 	return (p.place == calleeLog || p.place == calleeProxy) && bonded(p, d)&notOther == 0
 }
 
-func (p party) differs(q party) bool {
-	return p.isNot(q) || p.address != 0 && q.address != 0 && p.address != q.address
-}
+func (p party) differs(q party) bool { return p.isNot(q) || differ(p.address, q.address) }
 
 // isNot says whether two statements name different identities.
-func (p party) isNot(q party) bool { return p.spiffe != 0 && q.spiffe != 0 && p.spiffe != q.spiffe }
+func (p party) isNot(q party) bool { return differ(p.spiffe, q.spiffe) }
 
 // firstReports keeps one final log for each request of a proxy, in order.
 func firstReports(logs []*piece) []*piece {
@@ -129,22 +129,22 @@ const (
 
 // fit compares two pieces of the same request or trace, method and path (the caller
 // has seen to that) by parties and time.
-func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
+func (c *Correlator) fit(a, b *piece) fit {
 	switch {
-	case a.trace != b.trace && a.trace != (evidence.TraceID{}) && b.trace != (evidence.TraceID{}):
-		return unfit, false
+	case differ(a.trace, b.trace):
+		return unfit
 	case a.connection || b.connection:
 		switch {
 		case !a.connection || !b.connection || foreign(a, b) || apart(a, b) > c.hash.bucket || !a.sameEnds(b):
-			return unfit, false
+			return unfit
 		case a.samePort(b):
-			return well, true
+			return well
 		}
-		return roughly, false
+		return roughly
 	case !c.overlap(a, b) || a.mirrored != b.mirrored:
-		return unfit, false
+		return unfit
 	}
-	how = roughly
+	how := roughly
 	if agree(a, b) {
 		how = well
 	}
@@ -152,25 +152,25 @@ func (c *Correlator) fit(a, b *piece) (how fit, identified bool) {
 		// One proxy's log and span: its name for itself must be the same, or its pod,
 		// for a line of text has no such name.
 		if (a.reporter == 0 || a.reporter != b.reporter) && (a.to.pod == 0 || a.to.pod != b.to.pod) {
-			return unfit, false
+			return unfit
 		}
-		return how, false
+		return how
 	}
-	from, byFrom := a.from.matches(b.from, false)
-	to, byTo := a.to.matches(b.to, true)
-	from, to = from || a.ofClient(b), to || a.ofService(b)
-	if foreign(a, b) && !(from && byFrom && to && byTo) {
-		return unfit, false
-	}
+	from := a.from.matches(b.from, false) || a.ofClient(b)
+	to := a.to.matches(b.to, true) || a.ofService(b)
 	switch {
+	case foreign(a, b) && !(from && to && a.identified() && b.identified()):
+		return unfit
 	case from && to:
-		return how, byFrom && byTo
-	case !from && !to, !from && byFrom, !to && byTo, !(a.place == callerLog && b.place.callee() || a.place.callee() && b.place == callerLog):
-		return unfit, false
-	case !to && a.resends == 0 && b.resends == 0:
-		return unfit, false
+		return how
+	case a.from.isNot(b.from), a.to.isNot(b.to):
+		return unfit
+	case !(a.place == callerLog && b.place.callee() || a.place.callee() && b.place == callerLog):
+		return unfit // no two sides
+	case to, from && (a.resends > 0 || b.resends > 0):
+		return perhaps
 	}
-	return perhaps, false
+	return unfit
 }
 
 // bond is what tells, besides parties and time, whether two pieces of one request or
@@ -187,16 +187,16 @@ const (
 // bonded compares two pieces of like method and path. A connection carries one call
 // after the other, or several at once; a caller that tries again tells of its last.
 func bonded(a, b *piece) (of bond) {
-	x, y := a.keys[byRequest-1], b.keys[byRequest-1]
+	x, y := a.key(byRequest), b.key(byRequest)
 	switch {
 	case a.connection: // has no request id, and fit has seen to its ports
 		return tight
 	case x == y && x != 0:
 		of = oneID | notOther
-	case x == 0 || y == 0:
+	case !differ(x, y):
 		of = notOther
 	}
-	if a.resends > 0 || b.resends > 0 || a.from.port == 0 || b.from.port == 0 || a.from.port == b.from.port || a.from.address != b.from.address {
+	if a.resends > 0 || b.resends > 0 || a.from.address != b.from.address || !differ(a.from.port, b.from.port) {
 		of |= onePort
 	}
 	return of
@@ -209,7 +209,7 @@ func rank(how fit, of bond) int {
 
 // foreign says whether two pieces are of two clusters: there one address or pod's name
 // may be of two pods.
-func foreign(a, b *piece) bool { return a.cluster != 0 && b.cluster != 0 && a.cluster != b.cluster }
+func foreign(a, b *piece) bool { return differ(a.cluster, b.cluster) }
 
 // sameEnds says whether two reports of connections tell of the same two ends:
 // by address, and by identity and pod where both name one. A tunnel (HBONE)
@@ -217,28 +217,23 @@ func foreign(a, b *piece) bool { return a.cluster != 0 && b.cluster != 0 && a.cl
 // state both identities, the source ports may differ.
 func (p *piece) sameEnds(q *piece) bool {
 	return p.from.isAt(q.from) && p.to.isAt(q.to) && p.to.samePort(q.to) &&
-		(p.samePort(q) || p.tunnelled() && q.tunnelled())
+		(p.samePort(q) || p.identified() && q.identified())
 }
 
 func (p *piece) samePort(q *piece) bool {
 	return p.from.port != 0 && p.from.port == q.from.port && p.from.address == q.from.address
 }
 
-func (p *piece) tunnelled() bool { return p.from.spiffe != 0 && p.to.spiffe != 0 }
+// identified says whether a piece states both identities.
+func (p *piece) identified() bool { return p.from.spiffe != 0 && p.to.spiffe != 0 }
 
 func (p party) isAt(q party) bool {
-	if p.isNot(q) {
-		return false
-	}
-	if p.pod != 0 && q.pod != 0 && p.pod != q.pod {
-		return false
-	}
-	return p.address != 0 && p.address == q.address
+	return p.address != 0 && p.address == q.address && p.mayBe(q)
 }
 
 // samePort: the caller's side of a tunnel may tell only the tunnel's port.
 func (p party) samePort(q party) bool {
-	return p.port == q.port || p.port == 0 || q.port == 0 || p.port == portHBONE || q.port == portHBONE
+	return !differ(p.port, q.port) || p.port == portHBONE || q.port == portHBONE
 }
 
 const portHBONE = 15008
@@ -247,16 +242,27 @@ const portHBONE = 15008
 // be of one call though they stand on one node: a span id that a proxy only
 // passes on, or an application forwards, names more than one call.
 func contradict(a, b *piece) bool {
+	switch {
+	case unlike(a, b), a.place.caller() && b.place.caller() && differ(a.from.pod, b.from.pod):
+		return true
+	case !a.byProxy() || !b.byProxy():
+		return false
+	case a.place.caller() == b.place.caller():
+		return a.reporter != b.reporter // of one side
+	case a.reporter != b.reporter:
+		return false
+	}
+	// One proxy tells of what came in and of what went out.
 	callee := a
 	if b.place.callee() {
 		callee = b
 	}
-	sides, proxies := a.place.caller() != b.place.caller(), a.reporter != b.reporter
-	return unlike(a, b) ||
-		// What came in and what went out, unless a pod calls itself, or what two proxies
-		// say of one side.
-		a.byProxy() && b.byProxy() && sides != proxies && !(sides && callee.toItself()) ||
-		a.place.caller() && b.place.caller() && a.from.pod != 0 && b.from.pod != 0 && a.from.pod != b.from.pod
+	return !callee.toItself()
+}
+
+// consistent leaves out of a list what contradicts p.
+func consistent(p *piece, list []*piece) []*piece {
+	return slices.DeleteFunc(list, func(q *piece) bool { return contradict(p, q) })
 }
 
 // toItself says whether a pod calls itself.
@@ -271,8 +277,7 @@ func (p *piece) byProxy() bool {
 
 // unlike says whether two pieces of one trace tell of different methods or paths.
 func unlike(a, b *piece) bool {
-	x, y := a.keys[byTrace-1], b.keys[byTrace-1]
-	return a.mirrored != b.mirrored || x != 0 && y != 0 && x != y
+	return a.mirrored != b.mirrored || differ(a.key(byTrace), b.key(byTrace))
 }
 
 // clocks is how far those of two nodes may be apart: either may be off, and the other
@@ -305,6 +310,17 @@ func abs(d int64) int64 { return max(d, -d) }
 func nearer(p, a, b *piece) bool {
 	d, e := apart(p, a), apart(p, b)
 	return d < e || d == e && a.before(b)
+}
+
+// nearestOf gives the nearest to p of a list, which is not empty.
+func nearestOf(p *piece, list []*piece) *piece {
+	best := list[0]
+	for _, q := range list[1:] {
+		if nearer(p, q, best) {
+			best = q
+		}
+	}
+	return best
 }
 
 // rounding is how far times of one clock may be off: some proxies tell begin and

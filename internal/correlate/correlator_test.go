@@ -234,6 +234,16 @@ func TestJoins(t *testing.T) {
 			calleeALS("try 2", request("r"), addresses("10.0.0.1", "10.0.0.3"), at(5*time.Millisecond)),
 		}, []string{"mesh.request ambiguous/several_candidates request: client try 1", "mesh.request complete request: client try 2"}},
 
+		{"three retries of others under one trace and request id", []evidence.Evidence{
+			callerALS("client", request("r"), ab, trace(1, 0, 0)), calleeALS("server", request("r"), ab, trace(1, 0, 0)),
+			callerALS("to c", request("r"), mtls("a", "c"), trace(1, 0, 0), resends(1)),
+			callerALS("to d", request("r"), mtls("a", "d"), trace(1, 0, 0), resends(1)),
+			callerALS("to e", request("r"), mtls("a", "e"), trace(1, 0, 0), resends(1)),
+		}, []string{
+			"mesh.request complete request: client server",
+			"mesh.request partial/deadline none: to c", "mesh.request partial/deadline none: to d", "mesh.request partial/deadline none: to e",
+		}},
+
 		{"two equal calls in a trace told apart by request ids", []evidence.Evidence{
 			callerALS("client 1", request("r"), ab, trace(1, 0, 0)), calleeALS("server 1", request("r"), ab, trace(1, 0, 0), at(3*time.Millisecond)),
 			callerALS("client 2", request("s"), ab, trace(1, 0, 0), at(2*time.Millisecond)), calleeALS("server 2", request("s"), ab, trace(1, 0, 0), at(1*time.Millisecond)),

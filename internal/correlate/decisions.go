@@ -25,7 +25,7 @@ func (c *Correlator) decisions(j *joined) {
 	}
 	for _, at := range [...]place{calleeLog, callerLog} {
 		log := j.slots[at]
-		if log == nil || log.keys[byDecision-1] == 0 {
+		if log == nil || log.key(byDecision) == 0 {
 			continue
 		}
 		if add(TierDecisionID, c.sharing(buf[:0], byDecision, log)) || at == calleeLog {
@@ -39,13 +39,17 @@ func (c *Correlator) decisions(j *joined) {
 		return
 	}
 	if lead.place.callee() || lead.place == callerLog {
-		if d, several := c.mate(lead, decision); d != nil && !elsewhere(lead, d) && !otherRequest(lead, d) && !j.askedElsewhere(d) {
-			_, identified := c.fit(lead, d)
+		if d, several := c.mate(lead, decision); d != nil && c.mayDecide(d, lead) && !j.askedElsewhere(d) {
 			j.set(d, TierRequest)
-			j.trust(identified)
+			j.trust(lead.identified() && d.identified())
 			j.several = j.several || several
 		}
 	}
+}
+
+// mayDecide says whether a decision, by what it tells, may be about p's call.
+func (c *Correlator) mayDecide(d, p *piece) bool {
+	return c.overlap(p, d) && !unlike(p, d) && !elsewhere(p, d) && !otherRequest(p, d)
 }
 
 // nearerAttempt says whether a decision asked from the caller's span is about
@@ -53,9 +57,9 @@ func (c *Correlator) decisions(j *joined) {
 func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 	lead, log := j.lead(), j.slots[callerLog]
 	var buf [16]*piece
-	rivals := c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent)
+	rivals := c.onOrUnder(buf[:0], d.trace, d.parent)
 	if log != nil {
-		fitting, _ := c.candidates(nil, log, lead.place, maxChain)
+		fitting := c.candidates(nil, log, lead.place, maxChain)
 		rivals = append(rivals, fitting...)
 	}
 	for _, q := range rivals {
@@ -63,7 +67,7 @@ func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 			continue
 		}
 		rival := c.calleeLead(q)
-		if rival != lead && rival.keys[byDecision-1] == 0 && !unlike(rival, d) && !elsewhere(rival, d) &&
+		if rival != lead && rival.key(byDecision) == 0 && !unlike(rival, d) && !elsewhere(rival, d) &&
 			nearer(d, rival, lead) {
 			return true
 		}
@@ -75,9 +79,9 @@ func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 func (c *Correlator) decisionOf(log *piece) *piece {
 	var buf [8]*piece
 	found := slices.DeleteFunc(c.sharing(buf[:0], byDecision, log), func(q *piece) bool {
-		return q.place != decision || q.keys[byParent-1] == 0
+		return q.place != decision || q.key(byParent) == 0
 	})
-	if log.keys[byDecision-1] == 0 || len(found) == 0 {
+	if log.key(byDecision) == 0 || len(found) == 0 {
 		return nil
 	}
 	return slices.MinFunc(found, compare)
@@ -86,12 +90,12 @@ func (c *Correlator) decisionOf(log *piece) *piece {
 // askedElsewhere says whether a decision was asked from another span than the
 // action's callers'.
 func (j *joined) askedElsewhere(d *piece) bool {
-	if d.keys[byParent-1] == 0 {
+	if d.key(byParent) == 0 {
 		return false
 	}
 	known := false
-	for _, at := range [...]place{callerLog, callerProxy, callerApp} {
-		if p := j.slots[at]; p != nil && p.hasNode() && p.trace == d.trace {
+	for _, p := range j.callers() {
+		if p != nil && p.hasNode() && p.trace == d.trace {
 			if p.span == d.parent {
 				return false
 			}
@@ -106,18 +110,17 @@ func (j *joined) askedElsewhere(d *piece) bool {
 // caller's. Of several, as with retries, the nearest in time.
 func (c *Correlator) decisionBySpan(j *joined) (best *piece, several bool) {
 	var buf [16]*piece
-	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp} {
-		p := j.slots[at]
+	for _, p := range j.slots[:decision] {
 		if p == nil || !p.hasNode() {
 			continue
 		}
-		found := c.under(c.at(buf[:0], p.trace, p.span), p.trace, p.span)
-		if at.callee() && p.parent != (evidence.SpanID{}) {
+		found := c.onOrUnder(buf[:0], p.trace, p.span)
+		if p.place.callee() && p.parent != (evidence.SpanID{}) {
 			found = c.under(found, p.trace, p.parent)
 		}
 		lead := j.lead()
 		for _, d := range found {
-			if d.place != decision || d == best || unlike(lead, d) || elsewhere(lead, d) || otherRequest(lead, d) || len(c.named(d)) > 0 || !c.overlap(lead, d) {
+			if d.place != decision || d == best || len(c.named(d)) > 0 || !c.mayDecide(d, lead) {
 				continue
 			}
 			several = several || best != nil

@@ -24,16 +24,21 @@ func (c *Correlator) doubtful(j *joined) bool {
 	case !j.called():
 		parented := lead.place == calleeApp || j.slots[calleeProxy] != nil || j.parent() != evidence.SpanID{}
 		return c.fitsBound(lead, parented) || c.doubtfulDecision(j)
-	case log != nil && j.tiers[callerLog] == TierRequest:
-		how, _ := c.fit(lead, log)
-		if how < well && !c.numbered(log, lead.place) || !j.certain && c.overclaimed(log, lead.place) || c.fitsRetry(lead, log) ||
-			log.hasNode() && (j.parent() != evidence.SpanID{} && log.span != j.parent() || lead.onIncoming && lead.hasNode() && log.span != lead.span) {
-			return true
-		}
+	case log != nil && j.tiers[callerLog] == TierRequest && c.doubtfulRequest(j, lead, log):
+		return true
 	}
 	// Of a call that lasted so long its first attempts may be forgotten.
 	forgotten := log != nil && log.end-log.start > int64(c.cfg.LateWindow) && c.lacksAttempt(log, lead)
 	return forgotten || c.doubtfulSpans(j, lead) || c.doubtfulDecision(j)
+}
+
+// doubtfulRequest: the caller's log that fits best fits not well, or another call too, or
+// spans lead to another.
+func (c *Correlator) doubtfulRequest(j *joined, lead, log *piece) bool {
+	return c.fit(lead, log) < well && !c.numbered(log, lead.place) ||
+		!j.certain && c.overclaimed(log, lead.place) ||
+		c.fitsRetry(lead, log) ||
+		log.hasNode() && (differ(log.span, j.parent()) || lead.onIncoming && lead.hasNode() && log.span != lead.span)
 }
 
 // doubtfulConnection: nothing was joined though something fits, what shares a full
@@ -48,7 +53,7 @@ func (c *Correlator) doubtfulConnection(j *joined, lead *piece) bool {
 	if lead.place == callerLog {
 		other = calleeLog
 	}
-	best, _, _ := c.nearest(lead, other)
+	best, _ := c.nearest(lead, other)
 	return best != nil || c.crowd(lead)
 }
 
@@ -61,23 +66,30 @@ func (c *Correlator) doubtfulSpans(j *joined, lead *piece) bool {
 			return true
 		}
 	case j.tiers[callerLog] == TierSpan:
-		how, _ := c.fit(lead, log)
-		if how <= perhaps && (lead.onIncoming && lead.span == log.span && !agree(lead, log) ||
-			lead.to.differs(log.to) && (log.resends == 0 || lead.from.differs(log.from))) {
-			return true
-		}
-		if c.moreThanAttempts(log) {
+		if c.otherParties(lead, log) || c.moreThanAttempts(log) {
 			return true
 		}
 		if j.asked && log.resends == 0 {
 			// It may be a span that others were called from as well.
-			alike, _ := c.candidates(nil, log, lead.place, maxAlike)
+			alike := c.candidates(nil, log, lead.place, maxAlike)
 			if slices.ContainsFunc(alike, func(q *piece) bool { return q != lead && c.callerless(q, log) }) {
 				return true
 			}
 		}
 	}
 	return lead.onIncoming && c.shared(j, lead)
+}
+
+// otherParties says whether a caller's log to which spans lead does not fit, and calls
+// somebody else, other than a retry does.
+func (c *Correlator) otherParties(lead, log *piece) bool {
+	if c.fit(lead, log) > perhaps {
+		return false
+	}
+	if lead.onIncoming && lead.span == log.span && !agree(lead, log) {
+		return true
+	}
+	return lead.to.differs(log.to) && (log.resends == 0 || lead.from.differs(log.from))
 }
 
 // moreThanAttempts says whether more callees' reports stand on or beneath a caller's log,
@@ -88,7 +100,7 @@ func (c *Correlator) moreThanAttempts(log *piece) bool {
 	var found [8]*piece
 	reports := c.under(buf[:0], log.trace, log.span)
 	if log.resends > 0 { // it names the last it called: what stands on its node may be an attempt
-		fitting, _ := c.candidates(found[:0], log, calleeLog, maxAlike)
+		fitting := c.candidates(found[:0], log, calleeLog, maxAlike)
 		reports = append(reports, slices.DeleteFunc(fitting, func(q *piece) bool { return !c.callerless(q, log) })...)
 		reports = append(reports, slices.DeleteFunc(c.at(found[:0], log.trace, log.span), func(q *piece) bool { return !agree(log, q) })...)
 		for _, d := range reports {
@@ -140,15 +152,15 @@ func (c *Correlator) doubtfulDecision(j *joined) bool {
 	if j.tiers[decision] == TierSpan {
 		return d.parent != (evidence.SpanID{}) && (c.attemptedFrom(d) || c.nearerCall(lead, d))
 	}
-	var buf [16]*piece
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, d) {
-			if log == nil || q.place != callerLog || !q.final || q == log || sameReport(q, log) {
-				continue
-			}
-			if how, _ := c.fit(d, q); how > unfit && bonded(d, q) >= bonded(d, log) {
-				return true // also if spans bind it: the callee's log that had it may be lost
-			}
+	if log == nil {
+		return false
+	}
+	for q := range c.alike(d) {
+		if q.place != callerLog || !q.final || q == log || sameReport(q, log) {
+			continue
+		}
+		if c.fit(d, q) > unfit && bonded(d, q) >= bonded(d, log) {
+			return true // also if spans bind it: the callee's log that had it may be lost
 		}
 	}
 	return false
@@ -167,15 +179,15 @@ func (c *Correlator) nearerBeneath(j *joined, d *piece) bool {
 // nearerCall says whether a decision is nearer in time to another callee's report, which
 // fits it and names none: several are called from the span that asked for it.
 func (c *Correlator) nearerCall(lead, d *piece) bool {
-	var buf [16]*piece
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, d) {
-			if q == lead || lead.place != calleeLog || q.place != calleeLog || !q.final || q.keys[byDecision-1] != 0 || elsewhere(q, d) || sameReport(q, lead) {
-				continue
-			}
-			if how, _ := c.fit(d, q); how > unfit && nearer(d, q, lead) {
-				return true
-			}
+	if lead.place != calleeLog {
+		return false
+	}
+	for q := range c.alike(d) {
+		if q.place != calleeLog || !q.final || q == lead || sameReport(q, lead) {
+			continue
+		}
+		if q.key(byDecision) == 0 && c.fit(d, q) > unfit && !elsewhere(q, d) && nearer(d, q, lead) {
+			return true
 		}
 	}
 	return false
@@ -192,45 +204,47 @@ const (
 )
 
 // overclaimed says whether what fits a caller's log can't all be its: there are
-// more reports than attempts that it tells of, or by one callee's clock they took
-// longer than the whole call.
+// more reports than attempts that it tells of, or they took too long.
 func (c *Correlator) overclaimed(log *piece, at place) bool {
 	var room [8]*piece
-	all, _ := c.candidates(room[:0], log, at, maxAlike)
-	n := len(all)
-	if n > maxAlike {
+	all := c.candidates(room[:0], log, at, maxAlike)
+	if len(all) > maxAlike || log.crowded {
 		return true
 	}
+	n := len(all)
 	if log.resends > 0 {
-		var buf [16]*piece
 		looked := 0
-		for _, kind := range [...]lookup{byRequest, byTrace} {
-			for _, q := range c.sharing(buf[:0], kind, log) {
-				if how, _ := c.fit(log, q); q.place != at || !q.final || how != perhaps || slices.Contains(all, q) ||
-					kind == byTrace && q.keys[byRequest-1] == log.keys[byRequest-1] && log.keys[byRequest-1] != 0 {
-					continue // or counted
-				}
-				if looked++; looked > maxAlike {
-					return true
-				}
-				if took, _, _ := c.nearest(q, callerLog); took == log {
-					n++
-				}
+		for q := range c.alike(log) {
+			if q.place != at || !q.final || c.fit(log, q) != perhaps || slices.Contains(all, q) {
+				continue
+			}
+			if looked++; looked > maxAlike {
+				return true
+			}
+			if took, _ := c.nearest(q, callerLog); took == log {
+				n++
 			}
 		}
 	}
-	if log.crowded || n > 1+int(log.resends) {
-		return true
-	}
-	for _, p := range all {
+	return n > 1+int(log.resends) || overlong(log, all)
+}
+
+// overlong says whether a caller's attempts, by one callee's clock, overlap or together
+// took longer than the whole call.
+func overlong(log *piece, attempts []*piece) bool {
+	for _, p := range attempts {
 		first, last := p.start, p.end
-		for _, q := range all {
-			if q.crowded || q != p && q.reporter == p.reporter && p.reporter != 0 && q.start+rounding < p.end && p.start+rounding < q.end {
-				return true // or the next attempt did not wait for the one before
+		for _, q := range attempts {
+			if q.crowded {
+				return true
 			}
-			if q.reporter == p.reporter && p.reporter != 0 {
-				first, last = min(first, q.start), max(last, q.end)
+			if q == p || q.reporter != p.reporter || p.reporter == 0 {
+				continue
 			}
+			if q.start+rounding < p.end && p.start+rounding < q.end {
+				return true // the next attempt did not wait for the one before
+			}
+			first, last = min(first, q.start), max(last, q.end)
 		}
 		if log.end > log.start && last-first > log.end-log.start+lag {
 			return true
@@ -245,7 +259,7 @@ func (c *Correlator) numbered(log *piece, at place) bool {
 	var buf, found [16]*piece
 	attempts := found[:0]
 	for _, q := range c.sharing(buf[:0], byRequest, log) {
-		if how, _ := c.fit(log, q); q.place != at || !q.final || how == unfit || slices.ContainsFunc(attempts, func(k *piece) bool { return sameReport(k, q) }) {
+		if how := c.fit(log, q); q.place != at || !q.final || how == unfit || slices.ContainsFunc(attempts, func(k *piece) bool { return sameReport(k, q) }) {
 			continue
 		}
 		if q.crowded || slices.ContainsFunc(attempts, func(k *piece) bool { return k.resends == q.resends }) {
@@ -260,17 +274,14 @@ func (c *Correlator) numbered(log *piece, at place) bool {
 // fitsRetry says whether p, which has a caller's log, may as well be an attempt that
 // another tells of.
 func (c *Correlator) fitsRetry(p, log *piece) bool {
-	var buf [16]*piece
 	looked := 0
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, p) {
-			if q.place != callerLog || q.resends == 0 || !q.final || q == log || sameReport(q, log) {
-				continue
-			}
-			looked++
-			if how, _ := c.fit(p, q); looked > maxAlike || how == perhaps && bonded(p, q) >= bonded(p, log) {
-				return true
-			}
+	for q := range c.alike(p) {
+		if q.place != callerLog || q.resends == 0 || !q.final || q == log || sameReport(q, log) {
+			continue
+		}
+		looked++
+		if looked > maxAlike || c.fit(p, q) == perhaps && bonded(p, q) >= bonded(p, log) {
+			return true
 		}
 	}
 	return false
@@ -279,38 +290,36 @@ func (c *Correlator) fitsRetry(p, log *piece) bool {
 // fitsBound says whether a caller's log or span may be p's although it is bound to
 // another action, or too far away in time. parented: spans tell beneath which p is.
 func (c *Correlator) fitsBound(p *piece, parented bool) bool {
-	var buf, beneath [16]*piece
 	retried := 0
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, p) {
-			switch q.place {
-			case callerLog:
-				if q.resends > 0 {
-					retried++
-				}
-				if retried > maxAlike || c.lacksAttempt(q, p) {
-					return true // the clocks may be further apart than they should, and a gateway between
-				}
-				if !q.final || c.unbound(p, q) {
-					continue
-				}
-			case callerProxy, callerApp:
-				// A retry's span, of which p did not say that it is its parent, and which
-				// names the last attempt's pod.
-				if !parented && !p.onIncoming && q.parent != p.span && !p.from.differs(q.from) && c.overlap(p, q) &&
-					slices.ContainsFunc(c.under(beneath[:0], q.trace, q.span), func(k *piece) bool { return k.place == p.place || k.place == calleeProxy }) {
-					return true
-				}
-				continue
-			default:
-				continue
+	for q := range c.alike(p) {
+		switch q.place {
+		case callerLog:
+			if q.resends > 0 {
+				retried++
 			}
-			if how, _ := c.fit(p, q); how > perhaps {
+			if retried > maxAlike || c.lacksAttempt(q, p) {
+				return true // the clocks may be further apart than they should, and a gateway between
+			}
+			if q.final && !c.unbound(p, q) && c.fit(p, q) > perhaps {
+				return true
+			}
+		case callerProxy, callerApp:
+			if !parented && c.triedAgain(q, p) {
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// triedAgain says whether a caller's span, beneath which another attempt stands, may be
+// p's too: a log need not tell its parent, and the span names the last attempt's pod.
+func (c *Correlator) triedAgain(span, p *piece) bool {
+	if p.onIncoming || span.parent == p.span || p.from.differs(span.from) || !c.overlap(p, span) {
+		return false
+	}
+	var buf [16]*piece
+	return slices.ContainsFunc(c.under(buf[:0], span.trace, span.span), func(q *piece) bool { return q.place == p.place || q.place == calleeProxy })
 }
 
 // lacksAttempt says whether a caller's log tells of more attempts than there are
@@ -324,10 +333,10 @@ func (c *Correlator) lacksAttempt(log, p *piece) bool {
 		at = calleeLog
 	}
 	var room [8]*piece
-	found, _ := c.candidates(room[:0], log, at, maxAlike)
+	found := c.candidates(room[:0], log, at, maxAlike)
 	if log.hasNode() {
 		var buf [16]*piece
-		for _, q := range c.at(c.under(buf[:0], log.trace, log.span), log.trace, log.span) {
+		for _, q := range c.onOrUnder(buf[:0], log.trace, log.span) {
 			of := []*piece{q}
 			if q.place == decision {
 				of = c.named(q)
@@ -349,7 +358,7 @@ func (c *Correlator) contended(p *piece) bool {
 		return false
 	}
 	for _, at := range [...]place{calleeLog, calleeProxy} {
-		q, _, _ := c.nearest(p, at)
+		q, _ := c.nearest(p, at)
 		if q == nil || !c.unbound(q, p) {
 			continue
 		}
@@ -371,8 +380,7 @@ func (c *Correlator) contended(p *piece) bool {
 func (c *Correlator) shared(j *joined, lead *piece) bool {
 	var buf [8]*piece
 	all, _, _ := c.calleesAt(buf[:0], lead.trace, lead.span)
-	for _, at := range [...]place{callerLog, callerProxy, callerApp} {
-		p := j.slots[at]
+	for _, p := range j.callers() {
 		if p == nil || p.span != lead.span {
 			continue
 		}
@@ -383,7 +391,7 @@ func (c *Correlator) shared(j *joined, lead *piece) bool {
 				others = others || unlike(lead, q) || lead.to.isNot(q.to)
 			}
 		}
-		if at == callerLog && n > 1+int(p.resends) && !j.certain || others {
+		if p.place == callerLog && n > 1+int(p.resends) && !j.certain || others {
 			return true
 		}
 	}
@@ -402,7 +410,7 @@ func (c *Correlator) callerless(p, log *piece) bool {
 			return false
 		}
 	}
-	found, _ := c.candidates(nil, p, callerLog, 1)
+	found := c.candidates(nil, p, callerLog, 1)
 	return !slices.ContainsFunc(found, func(q *piece) bool { return q != log && !sameReport(q, log) })
 }
 
@@ -411,7 +419,7 @@ func (c *Correlator) callerless(p, log *piece) bool {
 func (c *Correlator) attemptedFrom(d *piece) bool {
 	var buf [16]*piece
 	var n [places]int
-	for _, q := range c.at(c.under(buf[:0], d.trace, d.parent), d.trace, d.parent) {
+	for _, q := range c.onOrUnder(buf[:0], d.trace, d.parent) {
 		if q.place.callee() && q.final && !unlike(q, d) && !elsewhere(q, d) {
 			if n[q.place]++; n[q.place] > 1 {
 				return true
@@ -427,9 +435,13 @@ func (c *Correlator) crowd(p *piece) bool {
 	if p.crowded {
 		return true
 	}
-	for _, key := range [...]uint64{p.keys[byTrace-1], p.keys[byTrace-1] - bucketStep, p.keys[byTrace-1] + bucketStep} {
+	key := p.key(byTrace)
+	if key == 0 {
+		return false
+	}
+	for _, key := range [...]uint64{key, key - bucketStep, key + bucketStep} {
 		n := 0
-		for q := c.index.first(key); q != nil && p.keys[byTrace-1] != 0; q = c.index.next(q, byTrace) {
+		for q := c.index.first(key); q != nil; q = c.index.next(q, byTrace) {
 			n++
 		}
 		if n == maxChain {

@@ -55,24 +55,21 @@ func (j *joined) set(p *piece, t Tier) {
 }
 
 // lead is the strongest piece: callee's report, caller's report, decision.
-func (j *joined) lead() *piece {
-	for _, at := range anchorOrder {
-		if p := j.slots[at]; p != nil {
-			return p
-		}
-	}
-	return nil
-}
+func (j *joined) lead() *piece { return strongest(j.slots[:]) }
+
+// callees and callers give the slots of one side.
+func (j *joined) callees() []*piece { return j.slots[calleeLog : calleeApp+1] }
+func (j *joined) callers() []*piece { return j.slots[callerLog : callerApp+1] }
 
 // called says whether there is a piece of the caller's.
-func (j *joined) called() bool {
-	return j.slots[callerLog] != nil || j.slots[callerProxy] != nil || j.slots[callerApp] != nil
-}
+func (j *joined) called() bool { return strongest(j.callers()) != nil }
 
 // calleeLead is the strongest of the callee's pieces, nil without any.
-func (j *joined) calleeLead() *piece {
-	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp} {
-		if p := j.slots[at]; p != nil {
+func (j *joined) calleeLead() *piece { return strongest(j.callees()) }
+
+func strongest(slots []*piece) *piece {
+	for _, p := range slots {
+		if p != nil {
 			return p
 		}
 	}
@@ -81,8 +78,8 @@ func (j *joined) calleeLead() *piece {
 
 // all calls f for every piece, strongest place first.
 func (j *joined) all(f func(member)) {
-	for _, at := range anchorOrder {
-		if p := j.slots[at]; p != nil {
+	for at, p := range j.slots {
+		if p != nil {
 			f(member{p, j.tiers[at]})
 		}
 	}
@@ -98,10 +95,6 @@ func (j *joined) trust(identified bool) {
 		j.confidence = min(j.confidence, confidenceAddressed)
 	}
 }
-
-// anchorOrder ranks the places: an access log is a report, a span is
-// weaker, and a decision tells of an action that may not have happened.
-var anchorOrder = [...]place{calleeLog, calleeProxy, calleeApp, callerLog, callerProxy, callerApp, decision, observed}
 
 // gather collects all pieces of the action that lead leads, as known now, and says
 // whether something speaks against that. It is a function of the set of pieces, not of
@@ -217,7 +210,7 @@ func (c *Correlator) calleesOn(room []*piece, p *piece) callees {
 	half := len(room) / 2
 	logs, proxies, apps := c.calleesAt(room[:0:half], p.trace, p.span)
 	alone := p.place == calleeApp && len(proxies) == 0 || p.place == calleeProxy && len(apps) == 0
-	if alone && len(logs) == 0 && p.keys[byParent-1] != 0 {
+	if alone && len(logs) == 0 && p.key(byParent) != 0 {
 		l, x, a := c.calleesAt(room[half:half], p.trace, p.parent)
 		if len(l)+len(x) > 0 && (slices.Contains(a, p) || slices.Contains(x, p)) {
 			logs, proxies, apps = l, x, a
@@ -271,22 +264,14 @@ func matching(p *piece, own, list []*piece) (q *piece, several bool) {
 	case list[0].place == p.place:
 		return p, false
 	}
-	near := func(to *piece) func(a, b *piece) int {
-		return func(a, b *piece) int {
-			if nearer(to, a, b) {
-				return -1
-			}
-			return 1
-		}
-	}
-	q = slices.MinFunc(list, near(p))
+	q = nearestOf(p, list)
 	for _, x := range own {
 		several = several || x != p && together(x, q)
 	}
 	for _, x := range list {
 		several = several || x != q && together(p, x)
 	}
-	if slices.MinFunc(own, near(q)) != p {
+	if nearestOf(q, own) != p {
 		return nil, several || together(p, q)
 	}
 	return q, several || len(own)+len(list) > 2 && !together(p, q) || !overlap(p, q)
@@ -307,7 +292,7 @@ func overlap(a, b *piece) bool { return a.start <= b.end+rounding && b.start <= 
 func (c *Correlator) caller(j *joined) {
 	lead := j.calleeLead()
 	if lead.connection {
-		c.connection(j, lead)
+		c.callerByConnection(j, lead)
 		return
 	}
 	if node := j.node(); node != nil {
@@ -321,7 +306,7 @@ func (c *Correlator) caller(j *joined) {
 		}
 	}
 	if j.slots[callerLog] == nil && lead.place != calleeApp {
-		c.byRequest(j, lead)
+		c.callerByRequest(j, lead)
 	}
 	c.application(j)
 }
@@ -353,10 +338,10 @@ func (j *joined) parent() evidence.SpanID {
 	return evidence.SpanID{}
 }
 
-// byRequest adds the caller's log that fits lead best, and what stands on its node. A
+// callerByRequest adds the caller's log that fits lead best, and what stands on its node. A
 // log on another node than the caller's spans is of another call.
-func (c *Correlator) byRequest(j *joined, lead *piece) {
-	log, _, several := c.nearest(lead, callerLog)
+func (c *Correlator) callerByRequest(j *joined, lead *piece) {
+	log, several := c.nearest(lead, callerLog)
 	if several {
 		if of, certain := c.assign(lead); of != nil {
 			log, several, j.certain = of, !certain, certain
@@ -365,18 +350,17 @@ func (c *Correlator) byRequest(j *joined, lead *piece) {
 	if log == nil || log.hasNode() && j.called() || c.tighter(log, lead) {
 		return
 	}
-	_, identified := c.fit(lead, log)
 	j.set(log, TierRequest)
-	j.trust(identified)
+	j.trust(lead.identified() && log.identified())
 	j.several = j.several || several
 	if log.hasNode() {
 		c.callerAt(j, log.trace, log.span, TierRequest)
 	}
 }
 
-// connection adds the caller's report of a connection. A connection is not tried
+// callerByConnection adds the caller's report of a connection. A connection is not tried
 // again, so both must choose each other.
-func (c *Correlator) connection(j *joined, lead *piece) {
+func (c *Correlator) callerByConnection(j *joined, lead *piece) {
 	log, several := c.mate(lead, callerLog)
 	if log == nil {
 		return
@@ -399,16 +383,14 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 	var buf, over [8]*piece
 	logs, proxies, apps := c.callersAt(buf[:0], t, s)
 	lead := j.lead()
-	other := func(p *piece) bool { return contradict(lead, p) }
-	logs, proxies, apps = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
+	logs, proxies, apps = consistent(lead, logs), consistent(lead, proxies), consistent(lead, apps)
 	log := j.slots[callerLog]
 	if log == nil && len(logs) > 0 {
 		log = c.bestOf(j, lead, logs)
 		j.set(log, by)
 	}
 	if log != nil {
-		other := func(p *piece) bool { return contradict(log, p) }
-		proxies, apps = slices.DeleteFunc(proxies, other), slices.DeleteFunc(apps, other)
+		proxies, apps = consistent(log, proxies), consistent(log, apps)
 	}
 	if len(proxies) > 0 {
 		j.set(proxies[0], by)
@@ -416,7 +398,7 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 	if len(apps) > 0 {
 		j.set(apps[0], by)
 	}
-	if len(proxies) > 0 && proxies[0].keys[byParent-1] != 0 {
+	if len(proxies) > 0 && proxies[0].key(byParent) != 0 {
 		if _, _, above := c.callersAt(over[:0], t, proxies[0].parent); len(above) > 0 {
 			j.set(above[0], by)
 		}
@@ -428,10 +410,7 @@ func (c *Correlator) bestOf(j *joined, lead *piece, logs []*piece) (best *piece)
 	if len(logs) == 1 {
 		return logs[0]
 	}
-	how := func(log *piece) fit {
-		how, _ := c.fit(lead, log)
-		return how
-	}
+	how := func(log *piece) fit { return c.fit(lead, log) }
 	most := 0
 	for _, log := range logs {
 		nth := rank(how(log), bonded(lead, log))
@@ -479,7 +458,7 @@ func (c *Correlator) interim(j *joined) {
 			}
 		}
 		for _, q := range c.sharing(buf[:0], byNode, log) {
-			if q.place == at && !q.final && q.keys[byStream-1] == 0 && sameProxy(q, log) {
+			if q.place == at && !q.final && q.key(byStream) == 0 && sameProxy(q, log) {
 				j.more = append(j.more, member{q, TierSpan})
 			}
 		}
@@ -531,13 +510,12 @@ func byPlace(found []*piece, log place) (logs, proxies, apps []*piece) {
 		}
 		return compare(a, b)
 	})
-	n := [2]int{}
-	for i, last := range [...]place{log, log + 1} {
-		for n[i] < len(found) && found[n[i]].place <= last {
-			n[i]++
-		}
+	from := func(at place) int {
+		n, _ := slices.BinarySearchFunc(found, at, func(q *piece, at place) int { return int(q.place) - int(at) })
+		return n
 	}
-	return firstReports(found[:n[0]:n[0]]), found[n[0]:n[1]:n[1]], found[n[1]:]
+	proxy, app := from(log+1), from(log+2)
+	return firstReports(found[:proxy:proxy]), found[proxy:app:app], found[app:]
 }
 
 // sameProxy says whether two logs on one node may be of one proxy's request: a span
@@ -553,7 +531,7 @@ func (c *Correlator) finalOf(p *piece) *piece {
 			found = append(found, q)
 		}
 	}
-	if len(found) == 0 && p.keys[byStream-1] == 0 {
+	if len(found) == 0 && p.key(byStream) == 0 {
 		for _, q := range c.sharing(buf[:0], byNode, p) {
 			if q.final && q.place == p.place && sameProxy(p, q) {
 				found = append(found, q)
@@ -596,7 +574,7 @@ func (c *Correlator) around(p *piece, at place) *piece {
 		if app.start > log.start+rounding || app.end < log.end-rounding {
 			continue
 		}
-		for _, k := range c.at(c.under(c.at(beneath[:0], log.trace, log.span), app.trace, app.span), app.trace, app.span) {
+		for _, k := range c.onOrUnder(c.at(beneath[:0], log.trace, log.span), app.trace, app.span) {
 			if k.place == callerProxy || k.place.callee() || k.place == callerLog && k.span == app.span {
 				return nil // spans say whose it is
 			}

@@ -147,7 +147,6 @@ func (c *Correlator) near(d *piece) []*piece {
 // fitting gives the callees' reports that may have taken the caller's log on p's node
 // by tier request.
 func (c *Correlator) fitting(p *piece) (out []*piece) {
-	var buf [16]*piece
 	var callers [8]*piece
 	logs := append(callers[:0], p)
 	if p.hasNode() {
@@ -157,14 +156,9 @@ func (c *Correlator) fitting(p *piece) (out []*piece) {
 		if log.place != callerLog || !c.unbound(log, log) {
 			continue
 		}
-		for _, kind := range [...]lookup{byRequest, byTrace} {
-			for _, q := range c.sharing(buf[:0], kind, log) {
-				if q.place != calleeLog && q.place != calleeProxy || !q.final || slices.Contains(out, q) {
-					continue
-				}
-				if how, _ := c.fit(log, q); how > unfit {
-					out = append(out, q)
-				}
+		for q := range c.alike(log) {
+			if (q.place == calleeLog || q.place == calleeProxy) && q.final && c.fit(log, q) > unfit {
+				out = including(out, q)
 			}
 		}
 	}
@@ -178,8 +172,7 @@ func (c *Correlator) callerLead(p *piece) *piece {
 	}
 	var buf [8]*piece
 	logs, proxies, _ := c.callersAt(buf[:0], p.trace, p.span)
-	other := func(q *piece) bool { return contradict(p, q) }
-	logs, proxies = slices.DeleteFunc(logs, other), slices.DeleteFunc(proxies, other)
+	logs, proxies = consistent(p, logs), consistent(p, proxies)
 	switch {
 	case len(logs) > 0:
 		return logs[0]

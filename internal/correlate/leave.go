@@ -7,17 +7,13 @@ func (c *Correlator) met(j *joined) bool {
 	if p := j.slots[observed]; p != nil {
 		return p.final
 	}
-	callee := j.calleeLead()
-	if log := j.slots[callerLog]; c.cfg.ExpectCallee && callee == nil && (log == nil || !log.unsent) {
+	if log := j.slots[callerLog]; c.cfg.ExpectCallee && j.calleeLead() == nil && (log == nil || !log.unsent) {
 		return false
 	}
-	if c.cfg.ExpectCaller && j.slots[callerLog] == nil && j.slots[callerProxy] == nil && j.slots[callerApp] == nil {
+	if c.cfg.ExpectCaller && !j.called() {
 		return false
 	}
-	if log := j.slots[calleeLog]; log != nil && log.interimOnly {
-		return false
-	}
-	if log := j.slots[calleeLog]; log != nil && log.keys[byDecision-1] != 0 && j.slots[decision] == nil {
+	if log := j.slots[calleeLog]; log != nil && (log.interimOnly || log.key(byDecision) != 0 && j.slots[decision] == nil) {
 		return false
 	}
 	if c.cfg.ExpectVerdict {
@@ -31,14 +27,14 @@ func (c *Correlator) met(j *joined) bool {
 // actionOf finds the record that j's pieces have left with. A record that
 // left without the callee's report takes the first that comes.
 func (c *Correlator) actionOf(j *joined) ref {
-	for _, at := range [...]place{calleeLog, calleeProxy, calleeApp} {
-		if p := j.slots[at]; p != nil && p.action != 0 {
+	for _, p := range j.callees() {
+		if p != nil && p.action != 0 {
 			return p.action
 		}
 	}
 	callee := j.calleeLead() != nil
-	for _, at := range [...]place{callerLog, callerProxy, callerApp, decision, observed} {
-		if p := j.slots[at]; p != nil && p.action != 0 && !(callee && c.actions.at(p.action).callee) {
+	for _, p := range j.slots[callerLog:] {
+		if p != nil && p.action != 0 && !(callee && c.actions.at(p.action).callee) {
 			return p.action
 		}
 	}
@@ -154,42 +150,50 @@ const maxContested = 16
 // of the same request or trace, method and path, whose evidence j's contests.
 func (c *Correlator) contest(own ref, j *joined) {
 	var buf [maxChain]*piece
-	var leads [8]*piece
-	var seen [maxContested]ref
-	var keys [8]uint64 // of which all but j's own were seen
-	looked := 0
-	for i, at := range [...]place{calleeLog, calleeProxy, callerLog, decision} {
+	seen := make([]ref, 0, maxContested)
+	walked := make([]uint64, 0, 8) // keys whose pieces were all looked at, but for j's own
+	for _, at := range [...]place{calleeLog, calleeProxy, callerLog, decision} {
 		p := j.slots[at]
 		if p == nil {
 			continue
 		}
-		for k, kind := range [...]lookup{byRequest, byTrace} {
-			key := p.keys[kind-1]
-			if slices.Contains(keys[:], key) {
+		for _, kind := range [...]lookup{byRequest, byTrace} {
+			key := p.key(kind)
+			if slices.Contains(walked, key) {
 				continue
 			}
 			if p.action == own {
-				keys[2*i+k] = key
+				walked = append(walked, key)
 			}
 			for _, q := range c.sharing(buf[:0], kind, p) {
 				r := q.action
-				if r == 0 || r == own || slices.Contains(seen[:looked], r) {
+				if r == 0 || r == own || slices.Contains(seen, r) {
 					continue
 				}
-				if c.actions.at(r).state == Ambiguous || c.actions.at(r).otherwise(c.actions.at(own)) {
+				if a := c.actions.at(r); a.state == Ambiguous || a.otherwise(c.actions.at(own)) {
 					continue
 				}
-				if looked == maxContested {
+				if len(seen) == maxContested {
 					return
 				}
-				seen[looked] = r
-				looked++
-				for _, lead := range c.leads(leads[:0], q) {
-					if now := c.actionLedBy(lead); now != nil && lead.action == r && (now.doubt || c.replaced(c.actions.at(r), now)) {
-						c.doubt(r, p)
-					}
+				seen = append(seen, r)
+				if c.contested(r, q) {
+					c.doubt(r, p)
 				}
 			}
 		}
 	}
+}
+
+// contested says whether what r, a record that q is part of, cites would be joined in
+// doubt or otherwise now.
+func (c *Correlator) contested(r ref, q *piece) bool {
+	var buf [8]*piece
+	return slices.ContainsFunc(c.leads(buf[:0], q), func(lead *piece) bool {
+		if lead.action != r {
+			return false
+		}
+		j := c.actionLedBy(lead)
+		return j != nil && (j.doubt || c.replaced(c.actions.at(r), j))
+	})
 }

@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"iter"
 	"math"
 	"slices"
 
@@ -13,7 +14,7 @@ import (
 // at appends to dst the pieces that stand on a node of a trace.
 func (c *Correlator) at(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
 	for q := c.index.first(c.hash.span(byNode, t, s)); q != nil; q = c.index.next(q, byNode) {
-		if q.trace == t && q.span == s && q.keys[byNode-1] != 0 {
+		if q.trace == t && q.span == s && q.key(byNode) != 0 {
 			dst = append(dst, q)
 		}
 	}
@@ -23,23 +24,28 @@ func (c *Correlator) at(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*
 // under appends to dst the pieces whose parent is a node of a trace.
 func (c *Correlator) under(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
 	for q := c.index.first(c.hash.span(byParent, t, s)); q != nil; q = c.index.next(q, byParent) {
-		if q.trace == t && q.parent == s && q.keys[byParent-1] != 0 {
+		if q.trace == t && q.parent == s && q.key(byParent) != 0 {
 			dst = append(dst, q)
 		}
 	}
 	return dst
 }
 
+// onOrUnder appends to dst the pieces that stand on a node of a trace or whose parent it is.
+func (c *Correlator) onOrUnder(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
+	return c.under(c.at(dst, t, s), t, s)
+}
+
 // sharing appends to dst the other pieces with p's key of this kind.
 func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
-	key := p.keys[kind-1]
+	key := p.key(kind)
 	if key == 0 {
 		return dst
 	}
 	keys := [...]uint64{key, key - bucketStep, key + bucketStep}
 	for _, key := range keys[:p.buckets()] {
 		for q := c.index.first(key); q != nil; q = c.index.next(q, kind) {
-			if q != p && q.keys[kind-1] == key {
+			if q != p && q.key(kind) == key {
 				dst = append(dst, q)
 			}
 		}
@@ -47,57 +53,71 @@ func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
 	return dst
 }
 
-// candidates appends to dst, which is empty, the reports of a place that fit p best
-// by tier request or connection, one for each call: of a caller's log the attempts.
-// Of more than most it gives any, one too many.
-func (c *Correlator) candidates(dst []*piece, p *piece, at place, most int) (best []*piece, how fit) {
-	var buf [16]*piece
-	first := 0 // rank of those in dst
-	for _, kind := range [...]lookup{byRequest, byTrace} {
-		for _, q := range c.sharing(buf[:0], kind, p) {
-			if q.place != at || !q.final && at != decision {
-				continue
+// alike gives the other pieces of p's request or trace with its method and path, or of
+// connections between the same two ends, each once.
+func (c *Correlator) alike(p *piece) iter.Seq[*piece] {
+	return func(yield func(*piece) bool) {
+		var buf [16]*piece
+		for _, q := range c.sharing(buf[:0], byRequest, p) {
+			if !yield(q) {
+				return
 			}
-			fits, _ := c.fit(p, q)
-			nth := rank(fits, bonded(p, q))
-			if fits == unfit || nth < first || !c.unbound(p, q) {
-				continue
-			}
-			if nth > first {
-				dst, how, first = dst[:0], fits, nth
-			}
-			switch i := slices.IndexFunc(dst, func(k *piece) bool { return k == q || sameReport(k, q) }); {
-			case i < 0:
-				dst = append(dst, q)
-			case q.before(dst[i]):
-				dst[i] = q
-			}
-			if first == rank(well, tight) && len(dst) > most {
-				return dst, how
+		}
+		for _, q := range c.sharing(buf[:0], byTrace, p) {
+			if given := p.key(byRequest) != 0 && p.meets(byRequest, q); !given && !yield(q) {
+				return
 			}
 		}
 	}
-	return dst, how
+}
+
+// candidates appends to dst, which is empty, the reports of a place that fit p best
+// by tier request or connection, one for each call: of a caller's log the attempts.
+// Of more than most it gives any, one too many.
+func (c *Correlator) candidates(dst []*piece, p *piece, at place, most int) []*piece {
+	first := 0 // rank of those in dst
+	for q := range c.alike(p) {
+		if q.place != at || !q.final && at != decision {
+			continue
+		}
+		how := c.fit(p, q)
+		nth := rank(how, bonded(p, q))
+		if how == unfit || nth < first || !c.unbound(p, q) {
+			continue
+		}
+		if nth > first {
+			dst, first = dst[:0], nth
+		}
+		switch i := slices.IndexFunc(dst, func(k *piece) bool { return sameReport(k, q) }); {
+		case i < 0:
+			dst = append(dst, q)
+		case q.before(dst[i]):
+			dst[i] = q
+		}
+		if first == rank(well, tight) && len(dst) > most {
+			break
+		}
+	}
+	return dst
 }
 
 // nearest finds of the pieces of a place that fit p best the nearest in time, and
 // whether there was more than one.
-func (c *Correlator) nearest(p *piece, at place) (best *piece, how fit, doubt bool) {
+func (c *Correlator) nearest(p *piece, at place) (best *piece, doubt bool) {
 	var buf [8]*piece
-	all, how := c.candidates(buf[:0], p, at, 2*maxChain)
-	for _, q := range all {
-		if best == nil || nearer(p, q, best) {
-			best = q
-		}
+	all := c.candidates(buf[:0], p, at, 2*maxChain)
+	if len(all) == 0 {
+		return nil, false
 	}
-	return best, how, len(all) > 1 || best != nil && (p.crowded || best.crowded)
+	best = nearestOf(p, all)
+	return best, len(all) > 1 || p.crowded || best.crowded
 }
 
 // tighter says whether a caller's log is bonded tighter to another report than to p, which
 // it fits.
 func (c *Correlator) tighter(log, p *piece) bool {
 	var buf [8]*piece
-	best, _ := c.candidates(buf[:0], log, p.place, maxAlike)
+	best := c.candidates(buf[:0], log, p.place, maxAlike)
 	return len(best) > 0 && bonded(log, best[0]) > bonded(log, p)
 }
 
@@ -114,11 +134,11 @@ func (c *Correlator) unbound(p, q *piece) bool {
 	case q.place == callerLog && q.hasNode() && q.resends == 0:
 		return !c.leadsToOther(p, q)
 	case p.place == decision:
-		return q.keys[byDecision-1] == 0 && !c.spanned(p)
+		return q.key(byDecision) == 0 && !c.spanned(p)
 	case q.place == decision:
 		// A log that names a decision has it or waits for it; a decision
 		// that a log names is that log's.
-		return p.keys[byDecision-1] == 0 && len(c.named(q)) == 0 && !c.spanned(q)
+		return p.key(byDecision) == 0 && len(c.named(q)) == 0 && !c.spanned(q)
 	}
 	return true
 }
@@ -149,8 +169,8 @@ func (c *Correlator) leadsToOther(p, log *piece) bool {
 func (c *Correlator) spanned(d *piece) bool {
 	var buf [8]*piece
 	found := c.at(buf[:0], d.trace, d.span)
-	if d.keys[byParent-1] != 0 {
-		found = c.under(c.at(found, d.trace, d.parent), d.trace, d.parent)
+	if d.key(byParent) != 0 {
+		found = c.onOrUnder(found, d.trace, d.parent)
 	}
 	return slices.ContainsFunc(found, func(q *piece) bool { return q.place.callee() })
 }
@@ -168,11 +188,11 @@ const maxAlike = 5
 // with the two clocks set right.
 func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 	var room, space, scratch [maxAlike + 1]*piece
-	callers, _ := c.candidates(room[:0], p, callerLog, maxAlike)
+	callers := c.candidates(room[:0], p, callerLog, maxAlike)
 	if len(callers) < 2 || len(callers) > maxAlike {
 		return nil, false
 	}
-	callees, _ := c.candidates(space[:0], callers[0], p.place, maxAlike)
+	callees := c.candidates(space[:0], callers[0], p.place, maxAlike)
 	if len(callees) < len(callers) || len(callees) > maxAlike {
 		return nil, false
 	}
@@ -182,7 +202,7 @@ func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 	sure = p.connection || p.reporter != 0 && callers[0].reporter != 0
 	attempts := 0
 	for _, k := range callers {
-		of, _ := c.candidates(scratch[:0], k, p.place, maxAlike)
+		of := c.candidates(scratch[:0], k, p.place, maxAlike)
 		if k.crowded || !sameSet(of, callees) {
 			return nil, false
 		}
@@ -191,7 +211,7 @@ func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 	}
 	own := -1
 	for i, q := range callees {
-		of, _ := c.candidates(scratch[:0], q, callerLog, maxAlike)
+		of := c.candidates(scratch[:0], q, callerLog, maxAlike)
 		if q.crowded || !sameSet(of, callers) {
 			return nil, false
 		}
@@ -274,11 +294,11 @@ func (c *Correlator) named(d *piece) []*piece {
 
 // mate is nearest where both must choose each other.
 func (c *Correlator) mate(p *piece, at place) (*piece, bool) {
-	q, _, doubt := c.nearest(p, at)
+	q, doubt := c.nearest(p, at)
 	if q == nil || !c.unbound(q, p) {
 		return nil, false
 	}
-	back, _, backDoubt := c.nearest(q, p.place)
+	back, backDoubt := c.nearest(q, p.place)
 	if back != p && (back == nil || !sameReport(back, p)) {
 		return nil, false
 	}

@@ -9,7 +9,8 @@ import (
 	"github.com/meshaudit/meshaudit/internal/evidence"
 )
 
-// place is where in an action a piece stands.
+// place is where in an action a piece stands, the strongest first: an access log is a
+// report, a span is weaker, and a decision tells of an action that may not have happened.
 type place uint8
 
 const (
@@ -138,7 +139,10 @@ type piece struct {
 	kept       bool // its content is not released when it is due
 }
 
-// node says whether the piece names a node of a trace.
+// key gives that of a kind other than byID, 0 for none.
+func (p *piece) key(kind lookup) uint64 { return p.keys[kind-1] }
+
+// hasNode says whether the piece names a node of a trace.
 func (p *piece) hasNode() bool { return p.keys[byNode-1] != 0 }
 
 func (p *piece) before(q *piece) bool {
@@ -402,7 +406,7 @@ func (h hasher) connection(p *piece, e *evidence.Evidence) {
 		p.streamID = true
 		p.keys[byStream-1] = h.ends(byStream, p.start, h.text(byStream, e.StreamID), 0, 0)
 	}
-	if p.tunnelled() {
+	if p.identified() {
 		p.keys[byTrace-1] = h.ends(byTrace, p.start, p.from.address, p.to.address, 0)
 	}
 }

@@ -345,7 +345,6 @@ func mergeWorkload(dst, w *evidence.Workload) {
 	// Fields of two workloads must not mix: after the first that gives a name
 	// only statements about the same one add to it. Nor those of two versions. One pod
 	// is of one workload and version, whatever they are called.
-	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
 	if differ(dst.Namespace, w.Namespace) || differ(dst.PodName, w.PodName) || differ(dst.PodUID, w.PodUID) {
 		return
 	}
