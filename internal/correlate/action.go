@@ -24,7 +24,7 @@ type action struct {
 	reason    string
 
 	users  uint32 // pieces that point here, and the workflow
-	left   ref    // the next record of its trace that left
+	next   ref    // the next record of its trace that left
 	draft  uint32 // the last of its drafts in this pass: its number and one
 	callee bool   // has the callee's report
 	traced bool   // is kept with its trace

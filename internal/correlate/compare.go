@@ -72,9 +72,9 @@ func (p party) mayBe(q party) bool {
 	return !p.isNot(q) && !differ(p.pod, q.pod)
 }
 
-// elsewhere says whether two statements from one place, a policy engine's and its
+// otherAddresses says whether two statements from one place, a policy engine's and its
 // proxy's, tell of other addresses. Identities in a policy's input are claims.
-func elsewhere(a, b *piece) bool {
+func otherAddresses(a, b *piece) bool {
 	return differ(a.from.address, b.from.address) || differ(a.to.address, b.to.address)
 }
 
@@ -100,16 +100,6 @@ func firstReports(logs []*piece) []*piece {
 		}
 	}
 	return kept
-}
-
-func compare(a, b *piece) int {
-	switch {
-	case a.before(b):
-		return -1
-	case b.before(a):
-		return 1
-	}
-	return 0
 }
 
 // fit says how well two pieces tell of one action by tier request or connection;

@@ -49,7 +49,7 @@ func (c *Correlator) decisions(j *joined) {
 
 // mayDecide says whether a decision, by what it tells, may be about p's call.
 func (c *Correlator) mayDecide(d, p *piece) bool {
-	return c.overlap(p, d) && !unlike(p, d) && !elsewhere(p, d) && !otherRequest(p, d)
+	return c.overlap(p, d) && !unlike(p, d) && !otherAddresses(p, d) && !otherRequest(p, d)
 }
 
 // nearerAttempt says whether a decision asked from the caller's span is about
@@ -67,7 +67,7 @@ func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 			continue
 		}
 		rival := c.calleeLead(q)
-		if rival != lead && rival.key(byDecision) == 0 && !unlike(rival, d) && !elsewhere(rival, d) &&
+		if rival != lead && rival.key(byDecision) == 0 && !unlike(rival, d) && !otherAddresses(rival, d) &&
 			nearer(d, rival, lead) {
 			return true
 		}

@@ -186,7 +186,7 @@ func (c *Correlator) nearerCall(lead, d *piece) bool {
 		if q.place != calleeLog || !q.final || q == lead || sameReport(q, lead) {
 			continue
 		}
-		if q.key(byDecision) == 0 && c.fit(d, q) > unfit && !elsewhere(q, d) && nearer(d, q, lead) {
+		if q.key(byDecision) == 0 && c.fit(d, q) > unfit && !otherAddresses(q, d) && nearer(d, q, lead) {
 			return true
 		}
 	}
@@ -420,7 +420,7 @@ func (c *Correlator) attemptedFrom(d *piece) bool {
 	var buf [16]*piece
 	var n [places]int
 	for _, q := range c.onOrUnder(buf[:0], d.trace, d.parent) {
-		if q.place.callee() && q.final && !unlike(q, d) && !elsewhere(q, d) {
+		if q.place.callee() && q.final && !unlike(q, d) && !otherAddresses(q, d) {
 			if n[q.place]++; n[q.place] > 1 {
 				return true
 			}

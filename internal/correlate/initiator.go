@@ -36,18 +36,18 @@ const maxLeft = 64
 // that have left. It lives as long as a piece that names a user, or leads one of those
 // records, is kept.
 type workflow struct {
-	claims      []claim  // the earliest, in order
-	named       []*named // of each user the earliest claim
+	mentions    []mention // the earliest, in order
+	named       []*named  // of each user the earliest mention
 	pieces      uint32
-	left        uint32 // how many records have
+	records     uint32 // how many have left
 	first, last ref    // of their actions
 }
 
-// maxClaims bounds the statements of a user that are kept of one trace.
-const maxClaims = 16
+// maxMentions bounds the statements of a user that are kept of one trace.
+const maxMentions = 16
 
-// claim is a piece that names a user.
-type claim struct {
+// mention is what is kept of a piece that names a user.
+type mention struct {
 	start, end   int64
 	id           evidence.ID
 	span, parent evidence.SpanID
@@ -56,7 +56,7 @@ type claim struct {
 	place        place
 }
 
-// named is a user as his earliest claim names him. Its content outlives the piece.
+// named is a user as his earliest mention names him. Its content outlives the piece.
 type named struct {
 	user   uint32
 	id     evidence.ID
@@ -76,7 +76,7 @@ type workflows struct {
 const workflowBytes = int(unsafe.Sizeof(workflow{})) + 40
 
 func (w *workflow) bytes() int {
-	bytes := cap(w.claims) * int(unsafe.Sizeof(claim{}))
+	bytes := cap(w.mentions) * int(unsafe.Sizeof(mention{}))
 	for _, n := range w.named {
 		bytes += int(unsafe.Sizeof(*n)) + len(n.packed)
 	}
@@ -106,20 +106,20 @@ func (c *Correlator) names(p *piece) {
 	w := c.workflow(p)
 	c.bytes -= w.bytes()
 	contested := w.contested()
-	x := claim{p.start, p.end, p.id, p.span, p.parent, p.reporter, p.user, p.place}
-	i, _ := slices.BinarySearchFunc(w.claims, p, func(y claim, p *piece) int {
+	x := mention{p.start, p.end, p.id, p.span, p.parent, p.reporter, p.user, p.place}
+	i, _ := slices.BinarySearchFunc(w.mentions, p, func(y mention, p *piece) int {
 		return compare(&piece{start: y.start, id: y.id}, p)
 	})
-	if w.claims = slices.Insert(w.claims, i, x); len(w.claims) > maxClaims {
-		w.claims = w.claims[:maxClaims]
+	if w.mentions = slices.Insert(w.mentions, i, x); len(w.mentions) > maxMentions {
+		w.mentions = w.mentions[:maxMentions]
 	}
-	by := func(y claim) bool { return y.user == x.user }
-	if slices.IndexFunc(w.claims, by) == i {
+	by := func(y mention) bool { return y.user == x.user }
+	if slices.IndexFunc(w.mentions, by) == i {
 		w.named = slices.DeleteFunc(w.named, func(n *named) bool { return n.user == x.user })
 		w.named = append(w.named, &named{user: x.user, id: x.id, packed: string(c.queue.contentOf(p))})
 	}
 	w.named = slices.DeleteFunc(w.named, func(n *named) bool {
-		return !slices.ContainsFunc(w.claims, func(y claim) bool { return y.user == n.user })
+		return !slices.ContainsFunc(w.mentions, func(y mention) bool { return y.user == n.user })
 	})
 	c.bytes += w.bytes()
 	if !contested && w.contested() {
@@ -139,10 +139,10 @@ func (c *Correlator) begins(t evidence.TraceID) *Initiator {
 	if !w.contested() {
 		return w.named[0].initiator()
 	}
-	first, doubt := w.claims[0], false
+	first, doubt := w.mentions[0], false
 	found := false
-	for i := range w.claims {
-		switch x := &w.claims[i]; {
+	for i := range w.mentions {
+		switch x := &w.mentions[i]; {
 		case c.beneath(w, t, x):
 		case !found:
 			first, found = *x, true
@@ -159,13 +159,13 @@ func (c *Correlator) begins(t evidence.TraceID) *Initiator {
 // maxAbove bounds the way up a trace.
 const maxAbove = 64
 
-// beneath says whether a claim is known to be beneath another user's: spans lead up
+// beneath says whether a mention is known to be beneath another user's: spans lead up
 // to that, or a proxy made the call from within the one that it took.
-func (c *Correlator) beneath(w *workflow, t evidence.TraceID, x *claim) bool {
-	other := func(is func(y *claim) bool) bool {
-		return slices.ContainsFunc(w.claims, func(y claim) bool { return y.user != x.user && is(&y) })
+func (c *Correlator) beneath(w *workflow, t evidence.TraceID, x *mention) bool {
+	other := func(is func(y *mention) bool) bool {
+		return slices.ContainsFunc(w.mentions, func(y mention) bool { return y.user != x.user && is(&y) })
 	}
-	if x.place.callee() && other(func(y *claim) bool { return y.span == x.span && y.span != evidence.SpanID{} && y.place.caller() }) {
+	if x.place.callee() && other(func(y *mention) bool { return y.span == x.span && y.span != evidence.SpanID{} && y.place.caller() }) {
 		return true
 	}
 	node, above := x.span, x.parent
@@ -175,7 +175,7 @@ func (c *Correlator) beneath(w *workflow, t evidence.TraceID, x *claim) bool {
 			if p.parent != (evidence.SpanID{}) && (above == evidence.SpanID{} || string(p.parent[:]) < string(above[:])) {
 				above = p.parent
 			}
-			if p.place.caller() && p.reporter != 0 && other(func(y *claim) bool {
+			if p.place.caller() && p.reporter != 0 && other(func(y *mention) bool {
 				return y.place.callee() && y.reporter == p.reporter && y.start <= p.start+rounding && p.end <= y.end+rounding
 			}) {
 				return true
@@ -184,7 +184,7 @@ func (c *Correlator) beneath(w *workflow, t evidence.TraceID, x *claim) bool {
 		if above == (evidence.SpanID{}) {
 			return false
 		}
-		if other(func(y *claim) bool { return y.span == above }) {
+		if other(func(y *mention) bool { return y.span == above }) {
 			return true
 		}
 		node, above = above, evidence.SpanID{}
@@ -198,7 +198,7 @@ func (c *Correlator) forgetWorkflow(p *piece) {
 	if w.pieces--; w.pieces > 0 {
 		return
 	}
-	for r := w.first; r != 0; r = c.actions.at(r).left {
+	for r := w.first; r != 0; r = c.actions.at(r).next {
 		c.abandon(r)
 	}
 	c.bytes -= workflowBytes + w.bytes()
@@ -264,13 +264,13 @@ func (c *Correlator) remember(r ref, j *joined) {
 func (c *Correlator) left(r ref, p *piece) {
 	w := c.workflow(p)
 	c.actions.at(r).traced = true
-	if w.left == maxLeft {
+	if w.records == maxLeft {
 		return
 	}
-	if w.left++; w.first == 0 {
+	if w.records++; w.first == 0 {
 		w.first = r
 	} else {
-		c.actions.at(w.last).left = r
+		c.actions.at(w.last).next = r
 	}
 	w.last = r
 	c.actions.at(r).users++
@@ -297,6 +297,6 @@ func (c *Correlator) inherit(p *piece) {
 				state: a.state, reason: a.reason,
 			})
 		}
-		r = a.left
+		r = a.next
 	}
 }

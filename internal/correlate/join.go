@@ -157,7 +157,7 @@ func (c *Correlator) callee(j *joined, p *piece) {
 			return
 		}
 	}
-	if !p.hasNode() {
+	if !p.hasNode() { // then its proxy's span, which it joins by request, knows the node
 		var proxy *piece
 		if p.place == calleeLog {
 			p = c.firstOf(p)
@@ -172,10 +172,9 @@ func (c *Correlator) callee(j *joined, p *piece) {
 	var room [16]*piece
 	n := c.calleesOn(room[:], p)
 	n, j.several = n.ofOnePod(p)
-	for _, list := range n {
-		if i := slices.IndexFunc(list, func(q *piece) bool { return q == p || sameReport(p, q) }); i >= 0 {
-			p = list[i]
-		}
+	own := n.with(p)
+	if i := slices.IndexFunc(own, func(q *piece) bool { return q == p || sameReport(p, q) }); i >= 0 {
+		p = own[i] // the first report of it
 	}
 	lead := n.leadOf(p)
 	for _, list := range n {
@@ -204,8 +203,7 @@ func (c *Correlator) callee(j *joined, p *piece) {
 type callees [3][]*piece
 
 // calleesOn gives what stands on the node of p, a callee's piece, in the memory of
-// room. A span that is alone
-// on its own may be of a proxy or an application that keeps to the node above.
+// room. A span that is alone on its own may be of a proxy or an application that keeps to the node above.
 func (c *Correlator) calleesOn(room []*piece, p *piece) callees {
 	half := len(room) / 2
 	logs, proxies, apps := c.calleesAt(room[:0:half], p.trace, p.span)
@@ -493,11 +491,13 @@ func (c *Correlator) callersAt(dst []*piece, t evidence.TraceID, s evidence.Span
 }
 
 // answered says whether a log that stands on the span that came in, and the span
-// of a proxy beneath that, are one proxy's about one request.
+// of a proxy beneath that, are one proxy's about one request, which it answered by itself.
 func (c *Correlator) answered(log, proxy *piece) bool {
+	if !log.onIncoming || log.reporter == 0 || !sameProxy(log, proxy) || !overlap(log, proxy) {
+		return false
+	}
 	var buf [8]*piece
-	return log.onIncoming && log.reporter != 0 && log.reporter == proxy.reporter && !unlike(log, proxy) && overlap(log, proxy) &&
-		!slices.ContainsFunc(c.at(buf[:0], proxy.trace, proxy.span), func(q *piece) bool { return q.place == calleeLog })
+	return !slices.ContainsFunc(c.at(buf[:0], proxy.trace, proxy.span), func(q *piece) bool { return q.place == calleeLog })
 }
 
 // byPlace parts what stands on one node, in order: one side's logs, its first place,

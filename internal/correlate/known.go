@@ -53,7 +53,7 @@ func (c *Correlator) known(n *Node) Known {
 	if n.Trace == (evidence.TraceID{}) || n.Span == (evidence.SpanID{}) {
 		return Known{}
 	}
-	var s settled
+	var s told
 	caller, callee := place.caller, place.callee
 	proxy := func(p place) bool { return p == calleeLog || p == calleeProxy }
 	if n.Callee {
@@ -81,7 +81,7 @@ func (c *Correlator) known(n *Node) Known {
 
 // hear takes what the pieces in some places say, and what was decided about
 // them, and returns those pieces.
-func (c *Correlator) hear(s *settled, pieces []*piece, at func(place) bool) []*piece {
+func (c *Correlator) hear(s *told, pieces []*piece, at func(place) bool) []*piece {
 	pieces = slices.DeleteFunc(slices.Clone(pieces), func(p *piece) bool { return !at(p.place) })
 	for _, p := range pieces {
 		c.tell(s, p)
@@ -93,7 +93,7 @@ func (c *Correlator) hear(s *settled, pieces []*piece, at func(place) bool) []*p
 }
 
 // tell adds what a piece says, or the record that it has left with.
-func (c *Correlator) tell(s *settled, p *piece) {
+func (c *Correlator) tell(s *told, p *piece) {
 	if a := c.actions.at(p.action); a != nil {
 		s.source.say(Proven{value(a.stated.source), a.stated.sourceProof})
 		s.destination.say(Proven{value(a.stated.destination), a.stated.destinationProof})
@@ -120,14 +120,14 @@ func (c *Correlator) tell(s *settled, p *piece) {
 	}
 }
 
-// settled is what several pieces say.
-type settled struct {
+// told is what several pieces say.
+type told struct {
 	source, destination identified
 	decided             agreed[evidence.Decision]
 	record              agreed[RecordID]
 }
 
-func (s *settled) known() Known {
+func (s *told) known() Known {
 	return Known{s.source.value(), s.destination.value(), s.decided.value(), s.record.value()}
 }
 

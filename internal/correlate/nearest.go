@@ -122,7 +122,7 @@ func (c *Correlator) tighter(log, p *piece) bool {
 }
 
 // unbound says whether q may still be p's by tier request, that is, no stronger
-// tier binds q to another action.
+// tier binds q to another action; of p itself, to any.
 func (c *Correlator) unbound(p, q *piece) bool {
 	switch {
 	case p.place == calleeProxy && q.place == calleeLog:
@@ -224,30 +224,37 @@ func (c *Correlator) assign(p *piece) (log *piece, sure bool) {
 		return nil, false
 	}
 	ways, least, fits := 0, 0.0, false
-	apart := callers[0].start - callees[0].start // about what the clocks are
 	shareOut(callees, callers, func(of []int) {
-		sum, squares, low, high := 0.0, 0.0, int64(math.MinInt64), int64(math.MaxInt64)
-		for n, k := range callers {
-			first, last := int64(math.MaxInt64), int64(math.MinInt64)
-			for i, q := range callees {
-				if of[i] == n {
-					first, last = min(first, q.start), max(last, q.end)
-				}
-			}
-			begin, end := k.start-first-apart, k.end-last-apart
-			sum += float64(begin) + float64(end)
-			squares += float64(begin)*float64(begin) + float64(end)*float64(end)
-			low, high = max(low, begin-rounding), min(high, end+rounding)
-		}
-		possible := low <= high
+		spread, possible := uneven(callees, callers, of)
 		if possible {
 			ways++
 		}
-		if spread := squares - sum*sum/float64(2*len(callers)); log == nil || spread < least {
+		if log == nil || spread < least {
 			log, least, fits = callers[of[own]], spread, possible
 		}
 	})
 	return log, sure && len(callees) == attempts && fits && ways == 1
+}
+
+// uneven measures how unevenly begins and ends of calls differ from those of their
+// attempts, callers[of[i]] being that of callees[i]; it says whether with one difference of
+// the clocks all attempts lie within their calls.
+func uneven(callees, callers []*piece, of []int) (spread float64, possible bool) {
+	clocks := callers[0].start - callees[0].start // about how far they are apart
+	sum, squares, low, high := 0.0, 0.0, int64(math.MinInt64), int64(math.MaxInt64)
+	for n, k := range callers {
+		first, last := int64(math.MaxInt64), int64(math.MinInt64)
+		for i, q := range callees {
+			if of[i] == n {
+				first, last = min(first, q.start), max(last, q.end)
+			}
+		}
+		begin, end := k.start-first-clocks, k.end-last-clocks
+		sum += float64(begin) + float64(end)
+		squares += float64(begin)*float64(begin) + float64(end)*float64(end)
+		low, high = max(low, begin-rounding), min(high, end+rounding)
+	}
+	return squares - sum*sum/float64(2*len(callers)), low <= high
 }
 
 func sameSet(a, b []*piece) bool {

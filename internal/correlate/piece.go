@@ -27,6 +27,8 @@ const (
 )
 
 func (p place) callee() bool { return p >= calleeLog && p <= calleeApp }
+func (p place) caller() bool { return p >= callerLog && p <= callerApp }
+
 func (p place) role() evidence.Role {
 	switch {
 	case p.callee():
@@ -38,8 +40,6 @@ func (p place) role() evidence.Role {
 	}
 	return evidence.RoleDecision
 }
-
-func (p place) caller() bool { return p >= callerLog && p <= callerApp }
 
 func placeOf(e *evidence.Evidence) place {
 	proxySpan, appSpan := e.Source == evidence.SourceProxySpan, e.Source == evidence.SourceSpan
@@ -86,7 +86,7 @@ const (
 	byNode            // trace and span id: the span's own, or that which an access log names
 	byParent          // trace and parent span id
 	byDecision        // decision id
-	byStream          // stream id
+	byStream          // stream id; of a connection without one as byRequest
 	byRequest         // request id, method, path; of a connection both addresses, source port, time
 	byTrace           // trace id, method, path; of a connection through a tunnel both addresses, time
 	lookups
@@ -134,7 +134,7 @@ type piece struct {
 	// a report of a connection, and so of no request
 	connection bool
 	unsent     bool // a caller's log of a call that its proxy sent to nobody
-	streamID   bool // a connection's: the source names it
+	streamID   bool // a connection's report that names one
 	duplicate  bool // known already when it came
 	kept       bool // its content is not released when it is due
 }
@@ -150,6 +150,17 @@ func (p *piece) before(q *piece) bool {
 		return p.start < q.start
 	}
 	return string(p.id[:]) < string(q.id[:])
+}
+
+// compare orders pieces by when they began.
+func compare(a, b *piece) int {
+	switch {
+	case a.before(b):
+		return -1
+	case b.before(a):
+		return 1
+	}
+	return 0
 }
 
 // bytes is what a piece costs: itself, its part of the index and its content.
