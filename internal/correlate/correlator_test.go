@@ -645,6 +645,16 @@ func TestJoins(t *testing.T) {
 			proxySpan("before", server, trace(1, 3, 1), request("r"), addresses("10.0.0.1", "10.0.0.2"), reporter("m")),
 		}, []string{"mesh.request complete span: before client out", "mesh.request complete span: client in out server"}},
 
+		{"applications' spans where proxies do not trace", []evidence.Evidence{
+			callerALS("client", request("r"), ab, pod("a-1"), trace(1, 0, 0)), calleeALS("server", request("r"), ab, calledPod("b-1"), trace(1, 0, 0)),
+			appSpan("app out", client, request("r"), ab, pod("a-1"), trace(1, 1, 0)), appSpan("app in", server, request("r"), ab, calledPod("b-1"), trace(1, 2, 9)),
+		}, []string{"mesh.request complete none: app in", "mesh.request complete request: app out client server"}},
+
+		{"and their logs name no trace", []evidence.Evidence{
+			callerALS("client", request("r"), ab, pod("a-1")), calleeALS("server", request("r"), ab, calledPod("b-1")),
+			appSpan("app out", client, request("r"), ab, pod("a-1"), trace(1, 1, 0)), appSpan("app in", server, request("r"), ab, calledPod("b-1"), trace(1, 2, 1)),
+		}, []string{"mesh.request complete request: client server", "mesh.request complete span: app in app out"}},
+
 		{"an application's span around its proxy's log, whose span is lost", []evidence.Evidence{
 			appSpan("app out", client, trace(1, 1, 0), pod("a-1")), appSpan("another", client, trace(1, 5, 0), pod("a-1"), path("/other")),
 			callerALS("client", trace(1, 2, 0), pod("a-1")), proxySpan("in", server, trace(1, 3, 2)), calleeALS("server", trace(1, 3, 0)),

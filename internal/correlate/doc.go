@@ -72,10 +72,12 @@
 //	            └─────────────window─────────────▶ left (complete or partial)
 //
 // All pieces stand in one queue in order of arrival. Three cursors move along
-// it with time: a piece is looked at when it has settled, at its deadline, and
-// when it is forgotten. There are no timers and no heap. A piece that has left
-// keeps its keys, so that late evidence finds the record to amend, but not its
-// content.
+// it with time: a piece is looked at when it has settled, at its deadline, which bounds
+// and Flush bring forward, and when it is forgotten. There are no timers and no heap.
+// A piece that has left keeps its keys, so that late evidence finds the record to amend;
+// its content it keeps until its deadline, for the record of another attempt to cite. An
+// interim report makes no record: past its deadline it waits, with its content, for the
+// final one.
 //
 // A piece that has settled or is due leads to its actions (leads), each of which is
 // gathered anew from all that is known (gather) and, if the expectation is met or the
@@ -95,12 +97,14 @@
 // written has one writer (pass.go says which). What comes out is what one worker
 // makes of one piece after the other.
 //
-// To read it top to bottom: a piece and its keys (piece.go), the queue and the
-// index in which it stands (queue.go, index.go), a pass (pass.go, outlook.go),
-// what belongs to an action (join.go, decisions.go, by nearest.go and compare.go) and what
-// speaks against that (doubt.go), the way back from a piece to its actions (leads.go),
-// how a record leaves and is written (leave.go, write.go, record.go), what is kept of it
-// (action.go, initiator.go).
+// To read it top to bottom: what one calls (correlator.go, known.go), a piece and its keys
+// (piece.go, packed by codec.go), the queue and the index in which it stands (queue.go,
+// index.go), a pass (inbox.go, pass.go, parallel.go, outlook.go), what two pieces say of
+// each other (compare.go), who else may be of a piece's call (nearest.go), what belongs to
+// an action (join.go, decisions.go) and what speaks against that (doubt.go), the way back
+// from a piece to its actions (leads.go), how a record leaves, is written and handed on
+// (leave.go, write.go, record.go, upshot.go, outbox.go), what is kept of it (action.go,
+// initiator.go).
 //
 // # Cost
 //
