@@ -584,6 +584,16 @@ func TestJoins(t *testing.T) {
 			"mesh.request ambiguous/several_candidates span: client decision 3 try 3",
 		}},
 
+		{"a third attempt, of which only the decision is there", []evidence.Evidence{
+			callerALS("client", trace(1, 1, 0), request("r"), ab, addresses("10.0.0.1", "10.0.0.4"), resends(1), lasting(20*time.Millisecond)),
+			calleeALS("try 1", request("r"), ab, addresses("10.0.0.1", "10.0.0.2")), calleeALS("try 2", request("r"), ab, addresses("10.0.0.1", "10.0.0.3")),
+			opa("decision", decided("d"), trace(1, 0, 1), request("r"), ab, addresses("10.0.0.1", "10.0.0.4")),
+		}, []string{
+			"mesh.authz ambiguous/several_candidates none: decision",
+			"mesh.request ambiguous/several_candidates request: client try 1",
+			"mesh.request ambiguous/several_candidates request: client try 2",
+		}},
+
 		{"a decision about another connection, perhaps", []evidence.Evidence{
 			calleeALS("server", trace(1, 0, 1), request("r"), ab, connected(40001)), opa("decision", decided("d"), trace(1, 0, 1), request("r"), ab, connected(40002)),
 		}, []string{"mesh.request ambiguous/several_candidates span: decision server"}},

@@ -226,7 +226,22 @@ func (c *Correlator) overclaimed(log *piece, at place) bool {
 			}
 		}
 	}
-	return n > 1+int(log.resends) || overlong(log, all)
+	return n+c.unreported(log, all) > 1+int(log.resends) || overlong(log, all)
+}
+
+// unreported counts the decisions asked from a retry's span for attempts at other addresses
+// than those of which there are reports.
+func (c *Correlator) unreported(log *piece, attempts []*piece) (n int) {
+	if log.resends == 0 || !log.hasNode() {
+		return 0
+	}
+	var buf [16]*piece
+	for _, d := range c.under(buf[:0], log.trace, log.span) {
+		if d.place == decision && !unlike(log, d) && len(c.named(d)) == 0 && !slices.ContainsFunc(attempts, func(q *piece) bool { return !otherAddresses(q, d) }) {
+			n++
+		}
+	}
+	return n
 }
 
 // overlong says whether a caller's attempts, by one callee's clock, overlap or together
