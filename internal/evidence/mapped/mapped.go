@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -95,6 +96,9 @@ func functions() map[string]ottl.Factory[transform] {
 	return ottlfuncs.StandardFuncs[transform]()
 }
 
+// literal is an expression that gives one text always.
+var literal = regexp.MustCompile(`^\s*"([^"\\]*)"\s*$`)
+
 func compile(parser *ottl.Parser[transform], c *Case) (out compiled, err error) {
 	var errs []error
 	fault := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -117,6 +121,11 @@ func compile(parser *ottl.Parser[transform], c *Case) (out compiled, err error) 
 		if err != nil {
 			fault("`fields::%s`: %w", name, err)
 			continue
+		}
+		if m := literal.FindStringSubmatch(c.Fields[name]); m != nil {
+			if err := set(&target{Evidence: new(evidence.Evidence)}, m[1]); err != nil {
+				fault("`fields::%s`: %w", name, err)
+			}
 		}
 		out.fields = append(out.fields, field{name, set, expr})
 	}

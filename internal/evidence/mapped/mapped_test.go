@@ -217,6 +217,23 @@ func TestOnlyWhatIsRead(t *testing.T) {
 	}
 }
 
+// What a mapping says of every record is looked at before there is one.
+func TestConstantsAreChecked(t *testing.T) {
+	for _, tc := range []struct{ field, expression, want string }{
+		{"role", `"reader"`, "`mapping::0`: `fields::role`: \"reader\" is no role"},
+		{"event", ` "mesh.reqest" `, "is no event name"},
+		{"verdict.decision", `"maybe"`, "is no decision"},
+		{"start", `"yesterday"`, "is no time"},
+		{"role", `"callee"`, ""},
+		{"verdict.decision", `body["x"]`, ""},
+	} {
+		_, err := New([]Case{{Fields: map[string]string{tc.field: tc.expression}}})
+		if tc.want == "" && err != nil || tc.want != "" && (err == nil || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %s: %v", tc.field, tc.expression, err)
+		}
+	}
+}
+
 func TestPresetsCompile(t *testing.T) {
 	for _, name := range PresetNames {
 		cases, err := Preset(name)
