@@ -29,6 +29,9 @@ func validate(t *testing.T, configs ...string) (string, error) {
 	args := []string{"validate"}
 	for _, config := range configs {
 		args = append(args, "--config", config)
+		if text, err := os.ReadFile(config); err == nil && strings.Contains(string(text), "use_v2: true") {
+			args = append(args, "--feature-gates=+extension.healthcheck.useComponentStatus") // as is told beside it
+		}
 	}
 	cmd := exec.CommandContext(t.Context(), collectorBinary(t), args...)
 	cmd.Env = append(os.Environ(), configEnv...)
