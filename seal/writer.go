@@ -724,12 +724,20 @@ func (w *Writer) recover(cause error) {
 	w.fault(cause)
 	w.recoveries++
 	w.log.abandon()
+	forks := 0 // one after the other
 	for wait := w.cfg.retryAfter; ; wait = min(2*wait, 10*time.Second) {
 		log, err := w.begin(w.log)
 		if err == nil {
 			w.log = log
 			w.setRefuse(nil)
 			w.fault(nil)
+			return
+		}
+		if forks++; !errors.As(err, &fork) {
+			forks = 0
+		}
+		if forks == 2 { // one may be of an object of this writer's own that it took for lost
+			w.stop(err)
 			return
 		}
 		w.fault(err)
