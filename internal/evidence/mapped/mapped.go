@@ -83,10 +83,8 @@ func New(cases []Case) (*Mapping, error) {
 			errs = append(errs, fmt.Errorf("`mapping::%d`: %w", i, err))
 		}
 		m.cases = append(m.cases, c)
-		for _, of := range [][]string{cases[i].When, cases[i].Prepare, slices.Collect(maps.Values(cases[i].Fields))} {
-			for _, text := range of {
-				m.reads.add(text)
-			}
+		for _, text := range slices.Concat(cases[i].When, cases[i].Prepare, slices.Collect(maps.Values(cases[i].Fields))) {
+			m.reads.add(text)
 		}
 	}
 	return m, errors.Join(errs...)
