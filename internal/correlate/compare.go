@@ -11,7 +11,7 @@ import (
 // sameReport says whether two logs are one proxy's statements about one
 // request: an interim and the final entry, or one entry over two channels.
 func sameReport(a, b *piece) bool {
-	if a.place != b.place || a.connection != b.connection || a.key(byStream) == 0 || !a.meets(byStream, b) {
+	if a.place != b.place || a.connection != b.connection || a.keys[byStream] == 0 || !a.meets(byStream, b) {
 		return false
 	}
 	if a.connection {
@@ -177,7 +177,7 @@ const (
 // bonded compares two pieces of like method and path. A connection carries one call
 // after the other, or several at once; a caller that tries again tells of its last.
 func bonded(a, b *piece) (of bond) {
-	x, y := a.key(byRequest), b.key(byRequest)
+	x, y := a.keys[byRequest], b.keys[byRequest]
 	switch {
 	case a.connection: // has no request id, and fit has seen to its ports
 		return tight
@@ -267,7 +267,7 @@ func (p *piece) byProxy() bool {
 
 // unlike says whether two pieces of one trace tell of different methods or paths.
 func unlike(a, b *piece) bool {
-	return a.mirrored != b.mirrored || differ(a.key(byTrace), b.key(byTrace))
+	return a.mirrored != b.mirrored || differ(a.keys[byTrace], b.keys[byTrace])
 }
 
 // clocks is how far those of two nodes may be apart: either may be off, and the other

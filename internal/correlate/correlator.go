@@ -205,7 +205,7 @@ type citedBefore struct {
 // rejoin makes a piece part of the record that it left with before a restart, if
 // it did.
 func (c *Correlator) rejoin(p *piece) {
-	by, ok := c.past.cited[p.name]
+	by, ok := c.past.cited[p.keys[byID]]
 	if !ok {
 		return
 	}

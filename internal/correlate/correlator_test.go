@@ -1345,15 +1345,13 @@ func TestCrowdedKeyIsInDoubtAndBounded(t *testing.T) {
 	}
 	batch = append(batch, callerALS("client", request("always the same"), mtls("a", "b")))
 	c.Add(t0, batch)
-	for i := range c.index.shards {
-		for _, s := range c.index.shards[i].slots {
-			for kind := range lookups {
-				n := 0
-				for p := c.index.first(s.key); p != nil; p = c.index.next(p, kind) {
-					n++
-				}
-				require.LessOrEqual(t, n, maxChain)
+	for n := c.queue.first; n < c.queue.end; n++ {
+		for kind, key := range c.queue.at(n).keys {
+			n := 0
+			for p := c.index.first(lookup(kind), key); p != nil; p = c.index.next(p, lookup(kind)) {
+				n++
 			}
+			require.LessOrEqual(t, n, maxChain)
 		}
 	}
 	c.Advance(t0.Add(time.Minute))

@@ -25,7 +25,7 @@ func (c *Correlator) decisions(j *joined) {
 	}
 	for _, at := range [...]place{calleeLog, callerLog} {
 		log := j.slots[at]
-		if log == nil || log.key(byDecision) == 0 {
+		if log == nil || log.keys[byDecision] == 0 {
 			continue
 		}
 		if add(TierDecisionID, c.sharing(buf[:0], byDecision, log)) || at == calleeLog {
@@ -67,7 +67,7 @@ func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 			continue
 		}
 		rival := c.calleeLead(q)
-		if rival != lead && rival.key(byDecision) == 0 && !unlike(rival, d) && !otherAddresses(rival, d) &&
+		if rival != lead && rival.keys[byDecision] == 0 && !unlike(rival, d) && !otherAddresses(rival, d) &&
 			nearer(d, rival, lead) {
 			return true
 		}
@@ -79,9 +79,9 @@ func (c *Correlator) nearerAttempt(j *joined, d *piece) bool {
 func (c *Correlator) decisionOf(log *piece) *piece {
 	var buf [8]*piece
 	found := slices.DeleteFunc(c.sharing(buf[:0], byDecision, log), func(q *piece) bool {
-		return q.place != decision || q.key(byParent) == 0
+		return q.place != decision || q.keys[byParent] == 0
 	})
-	if log.key(byDecision) == 0 || len(found) == 0 {
+	if log.keys[byDecision] == 0 || len(found) == 0 {
 		return nil
 	}
 	return slices.MinFunc(found, compare)
@@ -90,7 +90,7 @@ func (c *Correlator) decisionOf(log *piece) *piece {
 // askedElsewhere says whether a decision was asked from another span than the
 // action's callers'.
 func (j *joined) askedElsewhere(d *piece) bool {
-	if d.key(byParent) == 0 {
+	if d.keys[byParent] == 0 {
 		return false
 	}
 	known := false

@@ -186,7 +186,7 @@ func (c *Correlator) nearerCall(lead, d *piece) bool {
 		if q.place != calleeLog || !q.final || q == lead || sameReport(q, lead) {
 			continue
 		}
-		if q.key(byDecision) == 0 && c.fit(d, q) > unfit && !otherAddresses(q, d) && nearer(d, q, lead) {
+		if q.keys[byDecision] == 0 && c.fit(d, q) > unfit && !otherAddresses(q, d) && nearer(d, q, lead) {
 			return true
 		}
 	}
@@ -450,13 +450,13 @@ func (c *Correlator) crowd(p *piece) bool {
 	if p.crowded {
 		return true
 	}
-	key := p.key(byTrace)
+	key := p.keys[byTrace]
 	if key == 0 {
 		return false
 	}
 	for _, key := range [...]uint64{key, key - bucketStep, key + bucketStep} {
 		n := 0
-		for q := c.index.first(key); q != nil; q = c.index.next(q, byTrace) {
+		for q := c.index.first(byTrace, key); q != nil; q = c.index.next(q, byTrace) {
 			n++
 		}
 		if n == maxChain {

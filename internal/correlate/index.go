@@ -19,22 +19,62 @@ type index struct {
 	shards [shards]table
 }
 
+// table is a hash table of keys that are hashes already: open addressing,
+// linear probing, no tombstones. With a million pieces pending nearly every
+// look-up misses the caches, and takes half as long as in Go's map.
+type table struct {
+	slots []slot // its length is a power of two
+	used  int
+}
+
+// slot holds the low half of a key, whose first piece has all of it, and the low half of that
+// piece's number: the queue is never so long that this could be of two.
+type slot struct{ tag, piece uint32 } // tag 0: free
+
+const minTable = 16
+
+func (ix *index) table(key uint64) *table { return &ix.shards[key>>(64-shardBits)] }
+
 func shardOf(key uint64) int { return int(key >> (64 - shardBits)) }
 
-// first gives the first piece of a key's chain, nil if there is none.
-func (ix *index) first(key uint64) *piece {
-	if n := ix.shards[shardOf(key)].get(key); n != 0 {
-		return ix.queue.at(n)
+// home is where a key is looked for first. Its lowest bit is always set.
+func (t *table) home(tag uint32) uint32 { return tag >> 1 & uint32(len(t.slots)-1) }
+
+// at gives the first piece of a slot's chain.
+func (ix *index) at(s *slot) *piece {
+	first := ix.queue.first
+	return ix.queue.at(first + uint64(s.piece-uint32(first)))
+}
+
+// find gives where in a table that is not empty the slot of a key is, or the free one where
+// it belongs.
+func (ix *index) find(t *table, kind lookup, key uint64) uint32 {
+	mask := uint32(len(t.slots) - 1)
+	for i := t.home(uint32(key)); ; i = (i + 1) & mask {
+		if s := &t.slots[i]; s.tag == 0 || s.tag == uint32(key) && ix.at(s).keys[kind] == key {
+			return i
+		}
 	}
-	return nil
 }
 
 // touch reads where a key stands, or would.
-func (ix *index) touch(key uint64) uint64 {
-	if t := &ix.shards[shardOf(key)]; len(t.slots) > 0 {
-		return t.slots[t.home(key)].key
+func (ix *index) touch(key uint64) uint32 {
+	if t := ix.table(key); len(t.slots) > 0 {
+		return t.slots[t.home(uint32(key))].tag
 	}
 	return 0
+}
+
+// first gives the first piece of a key's chain, nil if there is none.
+func (ix *index) first(kind lookup, key uint64) *piece {
+	t := ix.table(key)
+	if t.used == 0 {
+		return nil
+	}
+	if s := &t.slots[ix.find(t, kind, key)]; s.tag != 0 {
+		return ix.at(s)
+	}
+	return nil
 }
 
 // next gives the piece after p in its chain of a kind.
@@ -54,13 +94,20 @@ const (
 	known            // byID: the same evidence is there
 )
 
-// insert appends p, which is newer than all in it, to the chain of a key.
-func (ix *index) insert(kind lookup, key uint64, p *piece) inserted {
-	at := ix.shards[shardOf(key)].add(key, p.number)
-	if at == p.number {
+// insert appends p, which is newer than all in it, to the chain of its key of a kind.
+func (ix *index) insert(kind lookup, p *piece) inserted {
+	key := p.keys[kind]
+	t := ix.table(key)
+	if 3*(t.used+1) > 2*len(t.slots) {
+		t.resize(max(minTable, 2*len(t.slots)))
+	}
+	s := &t.slots[ix.find(t, kind, key)]
+	if s.tag == 0 {
+		*s = slot{uint32(key), uint32(p.number)}
+		t.used++
 		return chained
 	}
-	q := ix.queue.at(at)
+	q := ix.at(s)
 	for n := 1; ; n++ {
 		switch {
 		case kind == byID && q.id == p.id:
@@ -75,15 +122,16 @@ func (ix *index) insert(kind lookup, key uint64, p *piece) inserted {
 	}
 }
 
-// remove takes p out of the chain of a key, if it is there.
-func (ix *index) remove(kind lookup, key uint64, p *piece) {
-	t := &ix.shards[shardOf(key)]
-	q := ix.first(key)
+// remove takes p out of the chain of its key of a kind, if it is there.
+func (ix *index) remove(kind lookup, p *piece) {
+	q := ix.first(kind, p.keys[kind])
 	if q == p {
+		t := ix.table(p.keys[kind])
+		at := ix.find(t, kind, p.keys[kind])
 		if d := p.chain[kind]; d != 0 {
-			t.set(key, p.number+uint64(d))
+			t.slots[at].piece += d
 		} else {
-			t.remove(key)
+			t.remove(at)
 		}
 		return
 	}
@@ -97,65 +145,12 @@ func (ix *index) remove(kind lookup, key uint64, p *piece) {
 	}
 }
 
-// table is a hash table of keys that are hashes already: open addressing,
-// linear probing, no tombstones. With a million pieces pending nearly every
-// look-up misses the caches, and takes half as long as in Go's map.
-type table struct {
-	slots []slot // its length is a power of two
-	used  int
-}
-
-type slot struct{ key, piece uint64 } // key 0: free
-
-const minTable = 16
-
-// find gives the slot of a key, or the free one where it belongs.
-func (t *table) find(key uint64) *slot {
-	mask := uint64(len(t.slots) - 1)
-	for i := t.home(key); ; i = (i + 1) & mask {
-		if s := &t.slots[i]; s.key == key || s.key == 0 {
-			return s
-		}
-	}
-}
-
-// home is where a key is looked for first. Its lowest bit is always set, its
-// highest have chosen the shard.
-func (t *table) home(key uint64) uint64 {
-	return key >> 1 & uint64(len(t.slots)-1)
-}
-
-func (t *table) get(key uint64) uint64 {
-	if t.used == 0 {
-		return 0
-	}
-	return t.find(key).piece
-}
-
-// add gives the piece at a key, which is n if there was none.
-func (t *table) add(key, n uint64) uint64 {
-	if 3*(t.used+1) > 2*len(t.slots) {
-		t.resize(max(minTable, 2*len(t.slots)))
-	}
-	s := t.find(key)
-	if s.key == 0 {
-		*s = slot{key, n}
-		t.used++
-	}
-	return s.piece
-}
-
-func (t *table) set(key, n uint64) { t.find(key).piece = n }
-
-func (t *table) remove(key uint64) {
-	mask := uint64(len(t.slots) - 1)
-	free := t.home(key)
-	for t.slots[free].key != key {
-		free = (free + 1) & mask
-	}
+// remove frees a slot.
+func (t *table) remove(free uint32) {
+	mask := uint32(len(t.slots) - 1)
 	// What follows moves up, unless it stands at home or behind.
-	for i := (free + 1) & mask; t.slots[i].key != 0; i = (i + 1) & mask {
-		if (i-t.home(t.slots[i].key))&mask >= (i-free)&mask {
+	for i := (free + 1) & mask; t.slots[i].tag != 0; i = (i + 1) & mask {
+		if (i-t.home(t.slots[i].tag))&mask >= (i-free)&mask {
 			t.slots[free] = t.slots[i]
 			free = i
 		}
@@ -171,8 +166,12 @@ func (t *table) resize(n int) {
 	old := t.slots
 	t.slots = make([]slot, n)
 	for _, s := range old {
-		if s.key != 0 {
-			*t.find(s.key) = s
+		if s.tag != 0 {
+			i := t.home(s.tag)
+			for t.slots[i].tag != 0 {
+				i = (i + 1) & uint32(n-1)
+			}
+			t.slots[i] = s
 		}
 	}
 }

@@ -208,7 +208,7 @@ func (c *Correlator) calleesOn(room []*piece, p *piece) callees {
 	half := len(room) / 2
 	logs, proxies, apps := c.calleesAt(room[:0:half], p.trace, p.span)
 	alone := p.place == calleeApp && len(proxies) == 0 || p.place == calleeProxy && len(apps) == 0
-	if alone && len(logs) == 0 && p.key(byParent) != 0 {
+	if alone && len(logs) == 0 && p.keys[byParent] != 0 {
 		l, x, a := c.calleesAt(room[half:half], p.trace, p.parent)
 		if len(l)+len(x) > 0 && (slices.Contains(a, p) || slices.Contains(x, p)) {
 			logs, proxies, apps = l, x, a
@@ -396,7 +396,7 @@ func (c *Correlator) callerAt(j *joined, t evidence.TraceID, s evidence.SpanID, 
 	if len(apps) > 0 {
 		j.set(apps[0], by)
 	}
-	if len(proxies) > 0 && proxies[0].key(byParent) != 0 {
+	if len(proxies) > 0 && proxies[0].keys[byParent] != 0 {
 		if _, _, above := c.callersAt(over[:0], t, proxies[0].parent); len(above) > 0 {
 			j.set(above[0], by)
 		}
@@ -456,7 +456,7 @@ func (c *Correlator) interim(j *joined) {
 			}
 		}
 		for _, q := range c.sharing(buf[:0], byNode, log) {
-			if q.place == at && !q.final && q.key(byStream) == 0 && sameProxy(q, log) {
+			if q.place == at && !q.final && q.keys[byStream] == 0 && sameProxy(q, log) {
 				j.more = append(j.more, member{q, TierSpan})
 			}
 		}
@@ -531,7 +531,7 @@ func (c *Correlator) finalOf(p *piece) *piece {
 			found = append(found, q)
 		}
 	}
-	if len(found) == 0 && p.key(byStream) == 0 {
+	if len(found) == 0 && p.keys[byStream] == 0 {
 		for _, q := range c.sharing(buf[:0], byNode, p) {
 			if q.final && q.place == p.place && sameProxy(p, q) {
 				found = append(found, q)

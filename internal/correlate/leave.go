@@ -13,7 +13,7 @@ func (c *Correlator) met(j *joined) bool {
 	if c.cfg.ExpectCaller && !j.called() {
 		return false
 	}
-	if log := j.slots[calleeLog]; log != nil && (log.interimOnly || log.key(byDecision) != 0 && j.slots[decision] == nil) {
+	if log := j.slots[calleeLog]; log != nil && (log.interimOnly || log.keys[byDecision] != 0 && j.slots[decision] == nil) {
 		return false
 	}
 	if c.cfg.ExpectVerdict {
@@ -55,7 +55,7 @@ func (c *Correlator) leave(j *joined, reason string) {
 	a := c.actions.at(r)
 	first, gone := len(c.drafts.cites), false
 	j.all(func(m member) {
-		if a != nil && a.has(m.name) {
+		if a != nil && a.has(m.keys[byID]) {
 			return
 		}
 		content := c.queue.contentOf(m.piece)
@@ -112,7 +112,7 @@ func (c *Correlator) adopt(r ref, j *joined) {
 		keep(&a.source, m.from.spiffe)
 		keep(&a.destination, m.to.spiffe)
 		if c.queue.contentOf(m.piece) != nil {
-			c.bytes += a.cite(m.name)
+			c.bytes += a.cite(m.keys[byID])
 		}
 		if m.place.callee() || m.place == decision || !callee && (m.place.caller() || m.piece == j.lead()) {
 			c.point(m.piece, r)
@@ -127,8 +127,8 @@ func (c *Correlator) replaced(a *action, j *joined) bool {
 		return false // perhaps it was left out
 	}
 	return a.any(func(name uint64) bool {
-		in := c.index.first(name) == nil // it is forgotten
-		j.all(func(m member) { in = in || m.name == name })
+		in := c.index.first(byID, name) == nil // it is forgotten
+		j.all(func(m member) { in = in || m.keys[byID] == name })
 		return !in
 	})
 }
@@ -158,7 +158,7 @@ func (c *Correlator) contest(own ref, j *joined) {
 			continue
 		}
 		for _, kind := range [...]lookup{byRequest, byTrace} {
-			key := p.key(kind)
+			key := p.keys[kind]
 			if slices.Contains(walked, key) {
 				continue
 			}

@@ -13,8 +13,8 @@ import (
 
 // at appends to dst the pieces that stand on a node of a trace.
 func (c *Correlator) at(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
-	for q := c.index.first(c.hash.span(byNode, t, s)); q != nil; q = c.index.next(q, byNode) {
-		if q.trace == t && q.span == s && q.key(byNode) != 0 {
+	for q := c.index.first(byNode, c.hash.span(byNode, t, s)); q != nil; q = c.index.next(q, byNode) {
+		if q.trace == t && q.span == s {
 			dst = append(dst, q)
 		}
 	}
@@ -23,8 +23,8 @@ func (c *Correlator) at(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*
 
 // under appends to dst the pieces whose parent is a node of a trace.
 func (c *Correlator) under(dst []*piece, t evidence.TraceID, s evidence.SpanID) []*piece {
-	for q := c.index.first(c.hash.span(byParent, t, s)); q != nil; q = c.index.next(q, byParent) {
-		if q.trace == t && q.parent == s && q.key(byParent) != 0 {
+	for q := c.index.first(byParent, c.hash.span(byParent, t, s)); q != nil; q = c.index.next(q, byParent) {
+		if q.trace == t && q.parent == s {
 			dst = append(dst, q)
 		}
 	}
@@ -38,14 +38,14 @@ func (c *Correlator) onOrUnder(dst []*piece, t evidence.TraceID, s evidence.Span
 
 // sharing appends to dst the other pieces with p's key of this kind.
 func (c *Correlator) sharing(dst []*piece, kind lookup, p *piece) []*piece {
-	key := p.key(kind)
+	key := p.keys[kind]
 	if key == 0 {
 		return dst
 	}
 	keys := [...]uint64{key, key - bucketStep, key + bucketStep}
 	for _, key := range keys[:p.buckets()] {
-		for q := c.index.first(key); q != nil; q = c.index.next(q, kind) {
-			if q != p && q.key(kind) == key {
+		for q := c.index.first(kind, key); q != nil; q = c.index.next(q, kind) {
+			if q != p {
 				dst = append(dst, q)
 			}
 		}
@@ -64,7 +64,7 @@ func (c *Correlator) alike(p *piece) iter.Seq[*piece] {
 			}
 		}
 		for _, q := range c.sharing(buf[:0], byTrace, p) {
-			if given := p.key(byRequest) != 0 && p.meets(byRequest, q); !given && !yield(q) {
+			if given := p.keys[byRequest] != 0 && p.meets(byRequest, q); !given && !yield(q) {
 				return
 			}
 		}
@@ -134,11 +134,11 @@ func (c *Correlator) unbound(p, q *piece) bool {
 	case q.place == callerLog && q.hasNode() && q.resends == 0:
 		return !c.leadsToOther(p, q)
 	case p.place == decision:
-		return q.key(byDecision) == 0 && !c.spanned(p)
+		return q.keys[byDecision] == 0 && !c.spanned(p)
 	case q.place == decision:
 		// A log that names a decision has it or waits for it; a decision
 		// that a log names is that log's.
-		return p.key(byDecision) == 0 && len(c.named(q)) == 0 && !c.spanned(q)
+		return p.keys[byDecision] == 0 && len(c.named(q)) == 0 && !c.spanned(q)
 	}
 	return true
 }
@@ -169,7 +169,7 @@ func (c *Correlator) leadsToOther(p, log *piece) bool {
 func (c *Correlator) spanned(d *piece) bool {
 	var buf [8]*piece
 	found := c.at(buf[:0], d.trace, d.span)
-	if d.key(byParent) != 0 {
+	if d.keys[byParent] != 0 {
 		found = c.onOrUnder(found, d.trace, d.parent)
 	}
 	return slices.ContainsFunc(found, func(q *piece) bool { return q.place.callee() })

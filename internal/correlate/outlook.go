@@ -60,7 +60,7 @@ func (c *Correlator) look(from, to uint64) {
 
 // touch reads ahead where the keys of a stretch of the queue stand in the index.
 func (c *Correlator) touch(from, to uint64) {
-	var read uint64
+	var read uint32
 	for n := from; n < to; n++ {
 		for _, key := range c.queue.at(n).keys {
 			if key != 0 {

@@ -97,7 +97,7 @@ func (c *Correlator) insert(from uint64) (duplicates bool) {
 	var out [maxWorkers][]link // what found a full chain
 	var again [maxWorkers]bool
 	c.keys(from, c.queue.end, func(worker int, l link) {
-		switch c.index.insert(l.kind, l.key, l.piece) {
+		switch c.index.insert(l.kind, l.piece) {
 		case known:
 			l.piece.duplicate, again[worker] = true, true
 		case full:
@@ -109,7 +109,7 @@ func (c *Correlator) insert(from uint64) (duplicates bool) {
 		for _, l := range out[worker] {
 			l.piece.crowded = true
 			if l.kind != byID {
-				l.piece.keys[l.kind-1] = 0
+				l.piece.keys[l.kind] = 0
 			}
 		}
 	}
@@ -118,13 +118,12 @@ func (c *Correlator) insert(from uint64) (duplicates bool) {
 
 // remove takes pieces out of the index.
 func (c *Correlator) remove(from, to uint64) {
-	c.keys(from, to, func(_ int, l link) { c.index.remove(l.kind, l.key, l.piece) })
+	c.keys(from, to, func(_ int, l link) { c.index.remove(l.kind, l.piece) })
 }
 
 // link is a piece's place in a chain.
 type link struct {
 	kind  lookup
-	key   uint64
 	piece *piece
 }
 
@@ -138,20 +137,19 @@ func (c *Correlator) keys(from, to uint64, f func(worker int, l link)) {
 	many := c.workers.of(int(to - from))
 	c.workers.each(many, func(worker int) {
 		var buf [touched * lookups]link
-		var read uint64
+		var read uint32
 		for n := from; n < to; {
 			links := buf[:0]
 			add := func(kind lookup, key uint64, p *piece) {
 				if key != 0 && shardOf(key)%many == worker {
 					read += c.index.touch(key)
-					links = append(links, link{kind, key, p})
+					links = append(links, link{kind, p})
 				}
 			}
 			for end := min(to, n+touched); n < end; n++ {
 				p := c.queue.at(n)
-				add(byID, p.name, p)
-				for i, key := range p.keys {
-					add(lookup(i+1), key, p)
+				for kind, key := range p.keys {
+					add(lookup(kind), key, p)
 				}
 			}
 			for _, l := range links {
@@ -297,7 +295,7 @@ func (c *Correlator) claim(p *piece) {
 
 // cited says whether the record that lead has left with cites p.
 func (c *Correlator) cited(lead, p *piece) bool {
-	return lead.action != 0 && c.actions.at(lead.action).has(p.name)
+	return lead.action != 0 && c.actions.at(lead.action).has(p.keys[byID])
 }
 
 // forget drops the pieces before to, which have left.

@@ -102,8 +102,7 @@ type piece struct {
 	start, end   int64 // unix nanoseconds
 	arrived      int64 // unix nanoseconds, the correlator's clock
 
-	name     uint64              // its key byID
-	keys     [lookups - 1]uint64 // of byNode … byTrace; 0: not in that chain
+	keys     [lookups]uint64 // odd; 0: not in that chain
 	from, to party
 	reporter uint64 // hash of the reporter's name for itself
 
@@ -139,11 +138,8 @@ type piece struct {
 	kept       bool // its content is not released when it is due
 }
 
-// key gives that of a kind other than byID, 0 for none.
-func (p *piece) key(kind lookup) uint64 { return p.keys[kind-1] }
-
 // hasNode says whether the piece names a node of a trace.
-func (p *piece) hasNode() bool { return p.keys[byNode-1] != 0 }
+func (p *piece) hasNode() bool { return p.keys[byNode] != 0 }
 
 func (p *piece) before(q *piece) bool {
 	if p.start != q.start {
@@ -212,7 +208,7 @@ func (p *piece) buckets() int {
 
 // meets says whether two pieces have one key of a kind, but for time.
 func (p *piece) meets(kind lookup, q *piece) bool {
-	d := p.keys[kind-1] - q.keys[kind-1]
+	d := p.keys[kind] - q.keys[kind]
 	return d == 0 || p.connection && (d == bucketStep || -d == bucketStep)
 }
 
@@ -271,7 +267,7 @@ func (h hasher) party(p *evidence.Party, least evidence.Proof) party {
 // read makes p a piece of e; the content is packed by the caller.
 func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 	*p = piece{
-		id: e.ID, name: h.id(e.ID), trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
+		id: e.ID, keys: [lookups]uint64{byID: h.id(e.ID)}, trace: e.TraceID, span: e.SpanID, parent: e.ParentSpanID,
 		start: e.Start, end: max(e.Start, e.End),
 		waypoint: at.callee() && strings.HasPrefix(e.Reporter.Node, waypointNode),
 		place:    at, spanKind: e.SpanKind, final: e.Final, verdict: e.Verdict != nil,
@@ -313,13 +309,13 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 	}
 	inTrace := p.trace != evidence.TraceID{}
 	if inTrace && p.span != (evidence.SpanID{}) {
-		p.keys[byNode-1] = h.span(byNode, p.trace, p.span)
+		p.keys[byNode] = h.span(byNode, p.trace, p.span)
 	}
 	if inTrace && p.parent != (evidence.SpanID{}) {
-		p.keys[byParent-1] = h.span(byParent, p.trace, p.parent)
+		p.keys[byParent] = h.span(byParent, p.trace, p.parent)
 	}
 	if e.DecisionID != "" {
-		p.keys[byDecision-1] = h.text(byDecision, e.DecisionID)
+		p.keys[byDecision] = h.text(byDecision, e.DecisionID)
 	}
 	if at != decision && at != observed && e.Method == "" && (e.Event == evidence.EventConnection || e.Event == evidence.EventHandshake) {
 		p.connection = true
@@ -327,15 +323,15 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 		return
 	}
 	if e.StreamID != "" && at != decision {
-		p.keys[byStream-1] = h.text(byStream, e.StreamID)
+		p.keys[byStream] = h.text(byStream, e.StreamID)
 	}
 	if e.Method != "" && e.Path != "" {
 		if e.RequestID != "" {
 			id, rest := requestID(e.RequestID)
-			p.keys[byRequest-1] = h.text(byRequest, id, rest, e.Method, e.Path)
+			p.keys[byRequest] = h.text(byRequest, id, rest, e.Method, e.Path)
 		}
 		if inTrace {
-			p.keys[byTrace-1] = h.text(byTrace, string(e.TraceID[:]), e.Method, e.Path)
+			p.keys[byTrace] = h.text(byTrace, string(e.TraceID[:]), e.Method, e.Path)
 		}
 	}
 }
@@ -410,14 +406,14 @@ func (h hasher) connection(p *piece, e *evidence.Evidence) {
 		return
 	}
 	if p.from.port != 0 {
-		p.keys[byRequest-1] = h.ends(byRequest, p.start, p.from.address, p.to.address, p.from.port)
-		p.keys[byStream-1] = h.ends(byStream, p.start, p.from.address, p.to.address, p.from.port)
+		p.keys[byRequest] = h.ends(byRequest, p.start, p.from.address, p.to.address, p.from.port)
+		p.keys[byStream] = h.ends(byStream, p.start, p.from.address, p.to.address, p.from.port)
 	}
 	if e.StreamID != "" {
 		p.streamID = true
-		p.keys[byStream-1] = h.ends(byStream, p.start, h.text(byStream, e.StreamID), 0, 0)
+		p.keys[byStream] = h.ends(byStream, p.start, h.text(byStream, e.StreamID), 0, 0)
 	}
 	if p.identified() {
-		p.keys[byTrace-1] = h.ends(byTrace, p.start, p.from.address, p.to.address, 0)
+		p.keys[byTrace] = h.ends(byTrace, p.start, p.from.address, p.to.address, 0)
 	}
 }

@@ -1,9 +1,6 @@
 package correlate
 
-import (
-	"bytes"
-	"slices"
-)
+import "bytes"
 
 // The queue of pieces is the arena too. Pieces stand in slabs in order of
 // arrival, numbered from 1, and whoever refers to one keeps its number. As none
@@ -11,8 +8,9 @@ import (
 // are forgotten in the order in which they came, slabs are used again whole.
 
 // slabPieces is how many pieces stand in a slab: so many that the cost of a slab
-// vanishes, so few that one which is partly used does not matter.
-const slabPieces = 256
+// vanishes, so few that one which is partly used does not matter. With 512 of 304
+// bytes it is whole pages.
+const slabPieces = 512
 
 // slab is a stretch of the queue.
 type slab struct {
@@ -56,10 +54,21 @@ func (q *queue) room(size uint32) uint64 {
 		q.open()
 	}
 	s, n := q.slab(q.end), q.end
-	s.pieces[n%slabPieces].content = uint32(len(s.content))
-	s.content = slices.Grow(s.content, int(size))[:len(s.content)+int(size)]
+	from, to := len(s.content), len(s.content)+int(size)
+	if to > cap(s.content) {
+		all := to * slabPieces / int(n%slabPieces+1) // if the others are like those that are there
+		s.content = append(make([]byte, 0, pages(min(all, 2*to))), s.content...)
+	}
+	s.pieces[n%slabPieces].content, s.content = uint32(from), s.content[:to]
 	q.end++
 	return n
+}
+
+// pages is the capacity for a slab's content of about n bytes. Large memory is given out in whole
+// pages.
+func pages(n int) int {
+	const page = 8 << 10
+	return (n + n/32 + page - 1) &^ (page - 1)
 }
 
 // put copies p and its content to where there is room for them.
@@ -89,7 +98,7 @@ func (q *queue) open() {
 	if last := len(q.buffers) - 1; last >= 0 {
 		s.content, q.buffers = q.buffers[last], q.buffers[:last]
 	} else { // most are about as large as the last
-		s.content = make([]byte, 0, len(q.slab(q.end-1).content))
+		s.content = make([]byte, 0, pages(len(q.slab(q.end-1).content)))
 	}
 	*q.slab(q.end) = s
 }

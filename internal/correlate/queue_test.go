@@ -66,59 +66,77 @@ func TestQueue(t *testing.T) {
 	})
 }
 
-// A table is a map. Few homes make long clusters, also around the end.
-func TestTable(t *testing.T) {
+// An index is a list of pieces for each key of a kind. Few homes make long clusters, also
+// around the end, and other keys have the same low half.
+func TestIndex(t *testing.T) {
+	const kind = byRequest
 	key := rapid.Custom(func(t *rapid.T) uint64 {
 		home := rapid.SampledFrom([]uint64{0, 1, 2, 14, 15, 30, 31}).Draw(t, "home")
-		return uint64(rapid.IntRange(0, 9).Draw(t, "high"))<<20 | home<<1 | 1
+		return uint64(rapid.IntRange(0, 3).Draw(t, "high"))<<32 | uint64(rapid.IntRange(0, 3).Draw(t, "low"))<<20 | home<<1 | 1
 	})
 	rapid.Check(t, func(t *rapid.T) {
-		var got table
-		want := map[uint64]uint64{}
+		q := newQueue()
+		q.first, q.end = 1<<32-10, 1<<32-10 // numbers' low halves begin anew
+		ix := index{queue: &q}
+		want := map[uint64][]uint64{}
 		t.Repeat(map[string]func(*rapid.T){
-			"add": func(t *rapid.T) {
-				k, n := key.Draw(t, "key"), rapid.Uint64Min(1).Draw(t, "piece")
-				if _, ok := want[k]; !ok {
-					want[k] = n
-				}
-				require.Equal(t, want[k], got.add(k, n))
-			},
-			"change": func(t *rapid.T) {
-				if k := key.Draw(t, "key"); want[k] != 0 {
-					want[k]++
-					got.set(k, want[k])
+			"insert": func(t *rapid.T) {
+				p := &piece{}
+				p.keys[kind] = key.Draw(t, "key")
+				n := q.room(0)
+				q.put(n, p, nil)
+				if ix.insert(kind, q.at(n)) == chained {
+					want[p.keys[kind]] = append(want[p.keys[kind]], n)
 				}
 			},
 			"remove": func(t *rapid.T) {
-				if k := key.Draw(t, "key"); want[k] != 0 {
-					delete(want, k)
-					got.remove(k)
+				k := key.Draw(t, "key")
+				if len(want[k]) == 0 {
+					return
 				}
+				i := rapid.IntRange(0, len(want[k])-1).Draw(t, "which")
+				ix.remove(kind, q.at(want[k][i]))
+				want[k] = slices.Delete(want[k], i, i+1)
 			},
 			"": func(t *rapid.T) {
-				require.Equal(t, len(want), got.used)
-				for k := range want {
-					require.Equal(t, want[k], got.get(k))
+				used := 0
+				for k, pieces := range want {
+					var got []uint64
+					for p := ix.first(kind, k); p != nil; p = ix.next(p, kind) {
+						got = append(got, p.number)
+					}
+					if !slices.Equal(pieces, got) {
+						t.Fatalf("%x: %v, want %v", k, got, pieces)
+					}
+					if len(pieces) > 0 {
+						used++
+					}
 				}
-				for range 3 {
-					k := key.Draw(t, "another")
-					require.Equal(t, want[k], got.get(k))
+				require.Equal(t, used, ix.shards[0].used)
+				if k := key.Draw(t, "another"); len(want[k]) == 0 {
+					require.Nil(t, ix.first(kind, k))
 				}
 			},
 		})
 	})
 }
 
-func TestTableShrinks(t *testing.T) {
-	var all table
-	for k := range uint64(2_000) {
-		all.add(2*k+1, k+1)
+func TestIndexShrinks(t *testing.T) {
+	q := newQueue()
+	ix := index{queue: &q}
+	const pieces = 2_000
+	for k := range uint64(pieces) {
+		p := piece{}
+		p.keys[byNode] = 2*k + 1
+		n := q.room(0)
+		q.put(n, &p, nil)
+		require.Equal(t, chained, ix.insert(byNode, q.at(n)))
 	}
-	for k := range uint64(2_000) {
-		require.Equal(t, k+1, all.get(2*k+1))
-		all.remove(2*k + 1)
+	for n := q.first; n < q.end; n++ {
+		require.Same(t, q.at(n), ix.first(byNode, q.at(n).keys[byNode]))
+		ix.remove(byNode, q.at(n))
 	}
-	require.Len(t, all.slots, minTable)
+	require.Len(t, ix.shards[0].slots, minTable)
 }
 
 // What is kept in an arena does not move, and what is removed is used again.
