@@ -221,12 +221,13 @@ func hold(job task) (r holdResult, err error) {
 
 func holdOnce(ctx context.Context, src *spanSource, by string, spans int, wait time.Duration) (r holdResult, err error) {
 	runtime.GC()
-	before, used := heapAlloc(), cpuTime()
+	before := heapAlloc()
 	h, err := newHolder(ctx, by, spans, wait)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, h.stop()) }()
+	used := cpuTime()
 	for ; r.Spans < spans; r.Spans += spansOfBlock {
 		if err := src.block(ctx, h.consume); err != nil {
 			return r, err
