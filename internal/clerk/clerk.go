@@ -41,7 +41,7 @@ type Clerk struct {
 	permanent  func(error) bool
 	redactor   *redact.Redactor
 	recognised *sources
-	correlator *correlate.Correlator
+	correlator *correlate.Sharded
 	telemetry  Telemetry
 	logger     *zap.Logger
 	wake       chan struct{} // tells the recorder that evidence came
@@ -108,7 +108,7 @@ func New(set Setup) (*Clerk, error) {
 	cfg, t := set.Config, set.Telemetry.Observed
 	c := &Clerk{
 		cfg: cfg, scope: set.Scope, tag: set.Tag, enrich: set.Enrich, permanent: set.Permanent, redactor: cfg.redactor(),
-		correlator: correlate.New(cfg.correlator()), telemetry: set.Telemetry, logger: set.Logger,
+		correlator: correlate.NewSharded(cfg.correlator(), cfg.Shards), telemetry: set.Telemetry, logger: set.Logger,
 		wake: make(chan struct{}, 1), ledger: ledger.New(cfg.Ledger.Lag),
 		idle: sync.Pool{New: func() any { return &scratch{hashed: make([]byte, 0, 4096)} }},
 	}

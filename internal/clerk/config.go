@@ -43,6 +43,10 @@ type Config struct {
 	// MaxPendingBytes bounds the memory of all that is kept, records that
 	// could not be handed on included. Default 256 MiB.
 	MaxPendingBytes int `mapstructure:"max_pending_bytes"`
+	// Shards is how many parts evidence is correlated in, each with its part of the bounds: by
+	// trace id, else request id, else who calls whom where. What shares none of these is then not joined.
+	// Default 1, which joins all that can be.
+	Shards int `mapstructure:"shards"`
 	// Expect is what makes a record complete: callee, caller, verdict.
 	// Default [callee]. A decision that the callee's report names by id is
 	// always expected.
@@ -163,13 +167,14 @@ func DefaultConfig() Config {
 		ClockSkew:       2 * time.Second,
 		MaxPending:      100_000,
 		MaxPendingBytes: 256 << 20,
+		Shards:          1,
 		Expect:          []string{expectCallee},
 		Ledger:          LedgerConfig{Lag: 5 * time.Second},
 		Findings:        FindingsConfig{DecisionWait: 10 * time.Second, Repeat: time.Hour, MaxCredentials: 1_000_000},
 	}
 }
 
-// minPendingBytes holds at least a few of the largest pieces.
+// minPendingBytes, of each shard, holds at least a few of the largest pieces.
 const minPendingBytes = 1 << 20
 
 // Faults reports every fault at once, for the component's Validate.
@@ -202,8 +207,11 @@ func (c *Config) Faults() error {
 	if c.MaxPending <= 0 {
 		fault("`max_pending` must be positive, got %d", c.MaxPending)
 	}
-	if c.MaxPendingBytes < minPendingBytes {
-		fault("`max_pending_bytes` must be at least %d, got %d", minPendingBytes, c.MaxPendingBytes)
+	if c.Shards < 1 || c.Shards > correlate.MaxShards {
+		fault("`shards` must be between 1 and %d, got %d", correlate.MaxShards, c.Shards)
+	}
+	if least := minPendingBytes * max(1, c.Shards); c.MaxPendingBytes < least {
+		fault("`max_pending_bytes` must be at least %d, got %d", least, c.MaxPendingBytes)
 	}
 	if _, err := newProver(c.Identity.XFCCTrusted); err != nil {
 		fault("`identity::xfcc_trusted`: %w", err)

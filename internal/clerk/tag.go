@@ -2,7 +2,6 @@ package clerk
 
 import (
 	"encoding/hex"
-	"strings"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
@@ -26,30 +25,10 @@ func (in *intake) unroute(m pcommon.Map) int {
 	return 0
 }
 
-// routeOf is the trace id, else the request id, else who calls whom where, in
-// that order as far as it is stated; else the evidence's own id.
+// routeOf is the route of e, which came under a trace id or none.
 func routeOf(e *evidence.Evidence, trace pcommon.TraceID) string {
-	switch {
-	case !trace.IsEmpty():
+	if !trace.IsEmpty() {
 		return hex.EncodeToString(trace[:])
-	case e.TraceID != (evidence.TraceID{}):
-		return hex.EncodeToString(e.TraceID[:])
-	case e.RequestID != "":
-		return e.RequestID
 	}
-	route := strings.Join([]string{name(&e.From), name(&e.To), first(e.To.Address, e.Host)}, ">")
-	if route == ">>" {
-		return e.ID.String()
-	}
-	return route
-}
-
-// name is a party's strongest identity.
-func name(p *evidence.Party) string {
-	for _, id := range p.Identities {
-		if !id.ID.IsZero() {
-			return id.ID.String()
-		}
-	}
-	return ""
+	return string(e.AppendRoute(nil))
 }

@@ -122,17 +122,18 @@ func benchmark(b *testing.B, pending, left int) {
 }
 
 // BenchmarkAdders measures how many pieces per second so many receivers at once
-// can add, and what CPU time that takes. Each makes evidence of its own, which is
+// can add to so many shards, and what CPU time that takes. Each makes evidence of its own, which is
 // counted, as a decoder's work would be: were it made before, the garbage collector
 // would be busy with it.
 func BenchmarkAdders(b *testing.B) {
-	for _, adders := range []int{1, 2} {
-		b.Run(fmt.Sprint(adders), func(b *testing.B) {
+	for _, of := range []struct{ adders, shards int }{{1, 1}, {2, 1}, {2, 2}, {4, 4}} {
+		adders := of.adders
+		b.Run(fmt.Sprintf("%d,shards=%d", adders, of.shards), func(b *testing.B) {
 			const pending, batch = 100_000, 512
 			cfg := testConfig()
 			cfg.Window, cfg.Settle, cfg.LateWindow = time.Second, time.Second, 0
 			cfg.MaxPending, cfg.MaxPendingBytes = 4*pending, 4<<30
-			c := New(cfg)
+			c := NewSharded(cfg, of.shards)
 			b.ReportAllocs()
 			var added atomic.Int64
 			var deliver sync.WaitGroup

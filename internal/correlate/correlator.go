@@ -88,7 +88,15 @@ func New(cfg Config) *Correlator {
 // wait, unless much evidence does already: it is looked at next, and Advance does
 // not return before.
 func (c *Correlator) Add(now time.Time, batch []evidence.Evidence) {
-	c.inbox.put(c.hash.parcel(now, batch))
+	c.add(c.hash.parcel(now, batch, nil))
+}
+
+func (c *Correlator) add(p *parcel) {
+	if len(p.pieces) == 0 && p.unrelated == 0 {
+		parcels.Put(p)
+		return
+	}
+	c.inbox.put(p)
 	c.work()
 }
 
@@ -225,22 +233,30 @@ func (c *Correlator) rejoin(p *piece) {
 // kept for the next time, within the same bound. It returns how many were
 // taken. send is called without locks held. Several may deliver at once: what
 // amends a record is handed over after that was taken.
-func (c *Correlator) Deliver(limit int, send func([]*Record) error) (int, error) {
-	for taken := 0; ; {
-		batch, bytes := c.ready.take(limit)
-		if len(batch) == 0 {
-			return taken, nil
-		}
-		err := send(batch)
-		c.ready.back(batch, bytes, err != nil)
-		if err != nil {
-			c.mu.Lock()
-			defer c.unlock()
-			c.advance()
+func (c *Correlator) Deliver(limit int, send func([]*Record) error) (taken int, err error) {
+	for {
+		n, err := c.deliver(limit, send)
+		if taken += n; n == 0 || err != nil {
 			return taken, err
 		}
-		taken += len(batch)
 	}
+}
+
+// deliver hands over one batch.
+func (c *Correlator) deliver(limit int, send func([]*Record) error) (taken int, err error) {
+	batch, bytes := c.ready.take(limit)
+	if len(batch) == 0 {
+		return 0, nil
+	}
+	err = send(batch)
+	c.ready.back(batch, bytes, err != nil)
+	if err != nil {
+		c.mu.Lock()
+		defer c.unlock()
+		c.advance()
+		return 0, err
+	}
+	return len(batch), nil
 }
 
 // Ready is how many records wait to be delivered.

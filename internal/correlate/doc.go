@@ -97,7 +97,7 @@
 // written has one writer (pass.go says which). What comes out is what one worker
 // makes of one piece after the other.
 //
-// To read it top to bottom: what one calls (correlator.go, known.go), a piece and its keys
+// To read it top to bottom: what one calls (correlator.go, known.go, sharded.go), a piece and its keys
 // (piece.go, packed by codec.go), the queue and the index in which it stands (queue.go,
 // index.go), a pass (inbox.go, pass.go, parallel.go, outlook.go), what two pieces say of
 // each other (compare.go), who else may be of a piece's call (nearest.go), what belongs to

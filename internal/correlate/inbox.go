@@ -18,10 +18,14 @@ type parcel struct {
 // parcels that were looked at, for the next.
 var parcels = sync.Pool{New: func() any { return new(parcel) }}
 
-func (h hasher) parcel(now time.Time, batch []evidence.Evidence) *parcel {
+// parcel makes one of the evidence in a batch for which mine holds, or of all.
+func (h hasher) parcel(now time.Time, batch []evidence.Evidence, mine func(i int) bool) *parcel {
 	p := parcels.Get().(*parcel)
 	*p = parcel{now: now.UnixNano(), pieces: p.pieces[:0], content: p.content[:0]}
 	for i := range batch {
+		if mine != nil && !mine(i) {
+			continue
+		}
 		e := &batch[i]
 		at := placeOf(e)
 		if at == noPlace {

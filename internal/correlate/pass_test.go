@@ -94,11 +94,19 @@ func TestWorkersDoNotMatter(t *testing.T) {
 // Many senders at once, two of which send the same: each piece of evidence is
 // cited by one record, and an action's by the same.
 func TestManySenders(t *testing.T) {
+	for _, shards := range []int{1, 3} {
+		t.Run(fmt.Sprint("shards=", shards), func(t *testing.T) { manySenders(t, shards) })
+	}
+}
+
+func manySenders(t *testing.T, shards int) {
 	const senders, batches, size = 5, 40, 200
 	cfg := testConfig()
-	cfg.MaxPending = senders * batches * size
-	c := New(cfg)
-	c.workers = workers{n: 3, share: 1}
+	cfg.MaxPending = shards * senders * batches * size
+	c := NewSharded(cfg, shards)
+	for _, one := range c.shards {
+		one.workers = workers{n: 3, share: 1}
+	}
 	var sending, taking sync.WaitGroup
 	cited := map[evidence.ID]int{}
 	records := 0
@@ -143,7 +151,9 @@ func TestManySenders(t *testing.T) {
 	require.EqualValues(t, len(cited), s.Evidence)
 	require.EqualValues(t, batches*size, s.Duplicates)
 	c.Advance(t0.Add(time.Hour))
-	assertForgotten(t, c)
+	for _, one := range c.shards {
+		assertForgotten(t, one)
+	}
 }
 
 // While somebody is at work evidence is taken without waiting, up to a bound; then

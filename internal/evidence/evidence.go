@@ -8,6 +8,7 @@
 package evidence
 
 import (
+	"cmp"
 	"encoding/hex"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -100,6 +101,16 @@ type Party struct {
 	Workload   Workload
 	Address    string // IP or host name
 	Port       uint16 // 0: unknown
+}
+
+// name is the strongest identity that is a SPIFFE ID, "" without one.
+func (p *Party) name() string {
+	for i := range p.Identities {
+		if id := p.Identities[i].ID; !id.IsZero() {
+			return id.String()
+		}
+	}
+	return ""
 }
 
 // Decision is a policy verdict.
@@ -258,6 +269,26 @@ type Evidence struct {
 	// nil for nothing. Whoever decoded verifies it, and takes it away before the
 	// evidence goes on: nothing writes it.
 	Shown *Credentials
+}
+
+// AppendRoute appends to b what all evidence of an action has in common, as far as it is stated, for whoever
+// spreads evidence: its trace id in hex, else its request id, else who calls whom where; else, of what
+// tells none of these, its own id.
+func (e *Evidence) AppendRoute(b []byte) []byte {
+	switch {
+	case e.TraceID != (TraceID{}):
+		return hex.AppendEncode(b, e.TraceID[:])
+	case e.RequestID != "":
+		return append(b, e.RequestID...)
+	}
+	from, to, where := e.From.name(), e.To.name(), cmp.Or(e.To.Address, e.Host)
+	if from == "" && to == "" && where == "" {
+		return hex.AppendEncode(b, e.ID[:])
+	}
+	for _, s := range [...]string{from, ">", to, ">", where} {
+		b = append(b, s...)
+	}
+	return b
 }
 
 // Credentials are what a caller proves itself by. They belong to the process

@@ -35,7 +35,7 @@ func TestConfig(t *testing.T) {
 	require.NoError(t, confmap.Validate(all))
 	assert.Equal(t, &Config{Mode: modeCorrelate, shared: new(shared), Config: clerk.Config{
 		Window: 20 * time.Second, LateWindow: 15 * time.Minute, Settle: 500 * time.Millisecond, ClockSkew: time.Second,
-		MaxPending: 1000, MaxPendingBytes: 64 << 20, Expect: []string{"callee", "caller", "verdict"}, Cluster: "edge-0",
+		MaxPending: 1000, MaxPendingBytes: 64 << 20, Shards: 3, Expect: []string{"callee", "caller", "verdict"}, Cluster: "edge-0",
 		Redaction:   clerk.RedactionConfig{Allow: []string{"tenant.id", "shop.*"}, KeepBody: true},
 		RecoverFrom: clerk.RecoverConfig{Directory: "/var/lib/meshaudit", Origin: "example.org/meshaudit/edge-0"},
 		Identity:    clerk.IdentityConfig{XFCCTrusted: []string{"example.org/ns/ingress/*"}},
@@ -55,7 +55,7 @@ func TestConfigFaultsAreReportedAtOnce(t *testing.T) {
 	for _, want := range []string{
 		"`mode` knows correlate and tag, got \"both\"", "`window` must be positive, got 0s", "`late_window` must not be negative, got -1s",
 		"`settle` must be between 0 and `window`, got 2s", "`clock_skew` must not be negative, got -1s",
-		"`max_pending` must be positive, got -1", "`max_pending_bytes` must be at least 1048576, got 1",
+		"`max_pending` must be positive, got -1", "`max_pending_bytes` must be at least 1048576, got 1", "`shards` must be between 1 and 64, got 0",
 		"`identity::xfcc_trusted`: \"gateway\" matches no SPIFFE ID",
 		"`findings::kinds` knows [denied_but_served ", "got \"typo\"", "`findings::kinds::plaintext::severity` must be one of [info low medium high critical], got \"urgent\"",
 		"`findings::kinds::plaintext::condition`", "`findings::kinds::evidence_gap::condition`: a gap has no record",
