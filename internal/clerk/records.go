@@ -105,8 +105,10 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	w.str(semconv.MessagingSystem, r.MessagingSystem)
 	w.str(semconv.MessagingDestination, r.Topic)
 	w.num(semconv.HTTPResponseStatusCode, int64(r.Status))
-	if n, err := strconv.ParseInt(r.GRPCStatus, 10, 64); err == nil {
-		w.PutInt(semconv.RPCGRPCStatusCode, n)
+	if r.GRPCStatus != "" {
+		if n, err := strconv.ParseInt(r.GRPCStatus, 10, 64); err == nil {
+			w.PutInt(semconv.RPCGRPCStatusCode, n)
+		}
 	}
 	w.num(semconv.HTTPRequestResendCount, int64(r.ResendCount))
 	if name, version, ok := protocol(r.Protocol); ok {
@@ -115,13 +117,13 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	}
 
 	if r.Act == nil { // else there are no two parties and no hop between them
-		writeParty(w, &r.Source, semconv.SourcePrefix, amends)
-		writeParty(w, &r.Destination, semconv.DestinationPrefix, amends)
+		writeParty(w, &r.Source, source, amends)
+		writeParty(w, &r.Destination, destination, amends)
 		if !amends || len(r.Hops) > 0 {
 			writeHops(w, r.Hops)
 		}
 	} else if !r.Source.ID.IsZero() || r.Source.Workload != (evidence.Workload{}) {
-		writeParty(w, &r.Source, semconv.SourcePrefix, amends)
+		writeParty(w, &r.Source, source, amends)
 	}
 	w.str(semconv.ClientAddress, r.Source.Address)
 	w.num(semconv.ClientPort, int64(r.Source.Port))
@@ -232,23 +234,42 @@ func protocol(s string) (name, version string, ok bool) {
 	return s, "", s != ""
 }
 
-func writeParty(w writer, p *correlate.Party, prefix string, amends bool) {
-	w.str(prefix+semconv.SuffixSPIFFEID, p.ID.String())
-	if !amends || p.Proof != evidence.ProofNone {
-		w.PutStr(prefix+semconv.SuffixIdentityProof, p.Proof.String())
+// partyNames are the names of a party's attributes.
+type partyNames struct {
+	spiffeID, proof, from                        string
+	workload, namespace, kind, version, revision string
+	podName, podUID, node, image, configured     string
+}
+
+var source, destination = partyNamesOf(semconv.SourcePrefix), partyNamesOf(semconv.DestinationPrefix)
+
+func partyNamesOf(prefix string) *partyNames {
+	return &partyNames{
+		spiffeID: prefix + semconv.SuffixSPIFFEID, proof: prefix + semconv.SuffixIdentityProof, from: prefix + semconv.SuffixIdentityFrom,
+		workload: prefix + semconv.SuffixWorkloadName, namespace: prefix + semconv.SuffixWorkloadNamespace, kind: prefix + semconv.SuffixWorkloadKind,
+		version: prefix + semconv.SuffixWorkloadVersion, revision: prefix + semconv.SuffixWorkloadRevision,
+		podName: prefix + semconv.SuffixPodName, podUID: prefix + semconv.SuffixPodUID, node: prefix + semconv.SuffixNode,
+		image: prefix + semconv.SuffixImageDigest, configured: prefix + semconv.SuffixWorkloadGiven,
 	}
-	w.str(prefix+semconv.SuffixIdentityFrom, p.From)
-	w.str(prefix+semconv.SuffixWorkloadName, p.Workload.Name)
-	w.str(prefix+semconv.SuffixWorkloadNamespace, p.Workload.Namespace)
-	w.str(prefix+semconv.SuffixWorkloadKind, p.Workload.Kind)
-	w.str(prefix+semconv.SuffixWorkloadVersion, p.Workload.Version)
-	w.str(prefix+semconv.SuffixWorkloadRevision, p.Workload.Revision)
-	w.str(prefix+semconv.SuffixPodName, p.Workload.PodName)
-	w.str(prefix+semconv.SuffixPodUID, p.Workload.PodUID)
-	w.str(prefix+semconv.SuffixNode, p.Workload.Node)
-	w.str(prefix+semconv.SuffixImageDigest, p.Workload.ImageDigest)
+}
+
+func writeParty(w writer, p *correlate.Party, name *partyNames, amends bool) {
+	w.str(name.spiffeID, p.ID.String())
+	if !amends || p.Proof != evidence.ProofNone {
+		w.PutStr(name.proof, p.Proof.String())
+	}
+	w.str(name.from, p.From)
+	w.str(name.workload, p.Workload.Name)
+	w.str(name.namespace, p.Workload.Namespace)
+	w.str(name.kind, p.Workload.Kind)
+	w.str(name.version, p.Workload.Version)
+	w.str(name.revision, p.Workload.Revision)
+	w.str(name.podName, p.Workload.PodName)
+	w.str(name.podUID, p.Workload.PodUID)
+	w.str(name.node, p.Workload.Node)
+	w.str(name.image, p.Workload.ImageDigest)
 	if len(p.Configured) > 0 {
-		list := w.PutEmptySlice(prefix + semconv.SuffixWorkloadGiven)
+		list := w.PutEmptySlice(name.configured)
 		for _, suffix := range p.Configured {
 			list.AppendEmpty().SetStr(suffix)
 		}
@@ -320,7 +341,7 @@ func writeAttestations(w writer, all []correlate.Attestation) {
 	for i := range all {
 		a := &all[i]
 		m := writer{list.AppendEmpty().SetEmptyMap()}
-		m.EnsureCapacity(12)
+		m.EnsureCapacity(8)
 		m.PutStr(attestationID, a.ID.String())
 		m.PutStr("digest", evidence.ID(a.Digest).String())
 		m.PutStr("source", string(a.Source))

@@ -2,7 +2,6 @@ package correlate
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +16,7 @@ import (
 // amendment of the amended record's id and the evidence ids it adds.
 type RecordID [32]byte
 
-func (id RecordID) String() string { return hex.EncodeToString(id[:]) }
+func (id RecordID) String() string { return evidence.ID(id).String() }
 
 // State says how much of what was expected is in a record.
 type State uint8

@@ -19,7 +19,11 @@ import (
 // genuine lines, which differ in position, have two.
 type ID [32]byte
 
-func (id ID) String() string { return hex.EncodeToString(id[:]) }
+func (id ID) String() string {
+	var b [2 * len(id)]byte // so that there is one allocation, not two
+	hex.Encode(b[:], id[:])
+	return string(b[:])
+}
 
 // Source says which kind of system reported, and so which decoder read it.
 type Source string
