@@ -746,6 +746,25 @@ func TestSpansCarryWhatIsKnown(t *testing.T) {
 	})
 }
 
+// Each shard has its part of the bounds, and all evidence of a trace.
+func TestShards(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := createDefaultConfig()
+		cfg.Shards, cfg.MaxPending = 64, 64
+		require.NoError(t, cfg.Validate())
+		p := newPair(t, cfg)
+		p.start(t)
+		traced := func(position string) evidence.Evidence {
+			return calleeReport(position, func(e *evidence.Evidence) { e.TraceID = evidence.TraceID{1} })
+		}
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(traced("1"), traced("2"))))
+		time.Sleep(200 * time.Millisecond)
+		assert.Len(t, p.sink.records(), 1, "there is room for one of them to settle")
+		p.stop(t)
+		assert.Len(t, p.sink.records(), 2)
+	})
+}
+
 func TestCreatingHasNoSideEffects(t *testing.T) {
 	cfg := createDefaultConfig()
 	p := newPair(t, cfg)
