@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,7 +35,8 @@ const (
 // An Entry is what stands behind SPIFFE IDs. Fields that are empty are not
 // stated.
 type Entry struct {
-	// ID is a SPIFFE ID, or a pattern in which * stands for any text. Required.
+	// ID is a SPIFFE ID, or a pattern in which * stands for any text, and {namespace}
+	// and {name} for a part of the path that is that of the workload. Required.
 	ID          string `mapstructure:"id" yaml:"id"`
 	Namespace   string `mapstructure:"namespace" yaml:"namespace"`
 	Name        string `mapstructure:"name" yaml:"name"`
@@ -49,14 +51,62 @@ type Entry struct {
 // An item is an entry, compiled.
 type item struct {
 	glob     query.Glob
-	since    int64 // unix nanoseconds
+	parts    *regexp.Regexp // what of an ID is which field, nil if none is
+	since    int64          // unix nanoseconds
 	workload evidence.Workload
+}
+
+// placeholders stand in an entry's ID for a field of the workload.
+var placeholders = strings.NewReplacer("{namespace}", "*", "{name}", "*")
+
+// of is what the entry says of an ID, if that matches.
+func (it *item) of(id string) (w evidence.Workload, ok bool) {
+	if !it.glob.Match(id) {
+		return w, false
+	}
+	w = it.workload
+	if it.parts != nil {
+		found := it.parts.FindStringSubmatch(id)
+		if found == nil {
+			return w, false
+		}
+		for i, field := range it.parts.SubexpNames() {
+			switch field {
+			case "namespace":
+				w.Namespace = found[i]
+			case "name":
+				w.Name = found[i]
+			}
+		}
+	}
+	return w, true
+}
+
+// compileParts compiles an ID with placeholders.
+func (e *Entry) compileParts() (*regexp.Regexp, error) {
+	for placeholder, field := range map[string]string{"{namespace}": e.Namespace, "{name}": e.Name} {
+		switch n := strings.Count(e.ID, placeholder); {
+		case n > 1, n == 1 && field != "":
+			return nil, fmt.Errorf("%s is said twice", placeholder)
+		}
+	}
+	if strings.ContainsAny(placeholders.Replace(e.ID), "{}") {
+		return nil, fmt.Errorf("`id` knows {namespace} and {name}, got %q", e.ID)
+	}
+	expr := strings.NewReplacer(
+		`\*`, `.*`, `\{namespace\}`, `(?P<namespace>[^/]+)`, `\{name\}`, `(?P<name>[^/]+)`,
+	).Replace(regexp.QuoteMeta(e.ID))
+	return regexp.Compile(`^(?:spiffe://)?` + expr + `$`)
 }
 
 func (e *Entry) compile() (it item, err error) {
 	var errs []error
-	if it.glob, err = query.ParseIDGlob(e.ID); err != nil {
+	if it.glob, err = query.ParseIDGlob(placeholders.Replace(e.ID)); err != nil {
 		errs = append(errs, fmt.Errorf("`id`: %w", err))
+	} else if strings.ContainsAny(e.ID, "{}") {
+		if it.parts, err = e.compileParts(); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if e.Since != "" {
 		t, err := time.Parse(time.RFC3339, e.Since)
@@ -73,7 +123,7 @@ func (e *Entry) compile() (it item, err error) {
 			errs = append(errs, fmt.Errorf("a field must be UTF-8 of at most %d bytes, got %.40q…", evidence.MaxName, s))
 		}
 	}
-	if it.workload == (evidence.Workload{}) {
+	if it.workload == (evidence.Workload{}) && it.parts == nil {
 		errs = append(errs, errors.New("it says nothing of the workload: give `name`, `version`, `image_digest` …"))
 	}
 	return it, errors.Join(errs...)
@@ -120,9 +170,10 @@ func (t *table) find(id string, at int64) (evidence.Workload, bool) {
 		if n >= best {
 			break
 		}
-		if it := &t.items[n]; it.since <= at && it.glob.Match(id) {
-			best = n
-			break
+		if it := &t.items[n]; it.since <= at {
+			if w, ok := it.of(id); ok {
+				return w, true
+			}
 		}
 	}
 	if best == len(t.items) {

@@ -60,6 +60,30 @@ func TestOf(t *testing.T) {
 	require.Nil(t, none)
 }
 
+// A part of an ID may be a field.
+func TestPlaceholders(t *testing.T) {
+	i, err := Open([]Entry{
+		{ID: "example.org/ns/{namespace}/sa/{name}", Kind: "Deployment"},
+		{ID: "spiffe://vm.example/*/{name}", Namespace: "vms"},
+	}, "", nil)
+	require.NoError(t, err)
+	for id, want := range map[string]evidence.Workload{
+		"spiffe://example.org/ns/shop/sa/orders":   {Namespace: "shop", Name: "orders", Kind: "Deployment"},
+		"spiffe://example.org/ns/shop/x/sa/orders": {},
+		"spiffe://example-org/ns/shop/sa/orders":   {},
+		"spiffe://vm.example/eu/1/db":              {Namespace: "vms", Name: "db"},
+	} {
+		w, ok := i.Of(spiffeid.RequireFromString(id), 0)
+		require.Equal(t, want, w, id)
+		require.Equal(t, want != evidence.Workload{}, ok, id)
+	}
+	for id, want := range map[string]string{
+		"*/{nme}": "knows {namespace} and {name}", "*/{name": "knows {namespace}", "*/{name}/{name}": "{name} is said twice", "*/{namespace}": "{namespace} is said twice",
+	} {
+		require.ErrorContains(t, Check([]Entry{{ID: id, Namespace: "shop"}}), want)
+	}
+}
+
 func TestFaults(t *testing.T) {
 	err := Check([]Entry{{ID: "orders", Name: "x"}, {ID: "*"}, {ID: "*", Name: "x", Since: "yesterday"}, {ID: "*", Name: strings.Repeat("x", 600)}})
 	for _, want := range []string{"entry 0: `id`", "entry 1: it says nothing", "entry 2: `since`", "entry 3: a field"} {
@@ -131,6 +155,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(example))
 	f.Add([]byte(`{"workloads": [{"id": "*", "name": "x", "since": "2026-01-01T00:00:00Z"}]}`))
 	f.Add([]byte("workloads: &a [*a]"))
+	f.Add([]byte(`workloads: [{id: "*/{namespace}/sa/{name}"}]`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		entries, err := Parse(b)
 		if err != nil {

@@ -272,7 +272,7 @@ func TestConflictsAreRecordedAndRaised(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				cfg := createDefaultConfig()
-				cfg.Identity.Workloads = []inventory.Entry{{ID: frontend, Name: "frontend", Version: "1.4.2", ImageDigest: "sha256:0a"}}
+				cfg.Identity.Workloads = []inventory.Entry{{ID: "spiffe://example.org/ns/{namespace}/sa/{name}", Version: "1.4.2", ImageDigest: "sha256:0a"}}
 				require.NoError(t, confmap.Validate(cfg))
 				p := newPair(t, cfg)
 				p.start(t)
