@@ -284,6 +284,8 @@ func writeTLS(w writer, t *evidence.TLS) {
 	w.str(semconv.TLSProtocolVersion, t.Version)
 	w.str(semconv.TLSCipher, t.Cipher)
 	w.str(semconv.TLSClientHashSHA256, t.ClientSHA256)
+	w.str(semconv.MTLSClientSerial, t.ClientSerial)
+	w.str(semconv.TLSClientIssuer, t.ClientIssuer)
 	w.num(semconv.TLSClientNotAfter, t.ClientNotAfter)
 	w.str(semconv.MTLSFailureReason, t.FailureReason)
 	switch {

@@ -60,6 +60,20 @@ func TestTokenOnRecord(t *testing.T) {
 	assert.Equal(t, []any{nil, "web", "service"}, []any{got[semconv.UserID], got[semconv.AuditActorID], got[semconv.AuditActorType]})
 }
 
+// A certificate stands on the record as it was named.
+func TestCertificateOnRecord(t *testing.T) {
+	lr := plog.NewLogRecord()
+	writeRecord(&correlate.Record{EventName: semconv.EventRequest, ID: correlate.RecordID{1}, TLS: evidence.TLS{
+		Known: true, Established: true, Mutual: true, ClientSHA256: "ab", ClientSerial: "b8b", ClientIssuer: "CN=ca", ClientNotAfter: 5,
+	}}, lr, "")
+	got := lr.Attributes().AsRaw()
+	for name, want := range map[string]any{
+		"tls.client.hash.sha256": "ab", "mesh.mtls.client_serial": "b8b", "tls.client.issuer": "CN=ca", "tls.client.not_after": int64(5), "mesh.mtls.outcome": "mutual",
+	} {
+		assert.Equal(t, want, got[name], name)
+	}
+}
+
 // A mesh without SPIFFE IDs names its peers in its own way, which is nothing to look at.
 func TestSeverityOfConflicts(t *testing.T) {
 	for name, tc := range map[string]struct {

@@ -29,14 +29,14 @@ const (
 var errPacked = errors.New("correlate: packed evidence is damaged")
 
 // stringFields lists every string of e that is packed, in a fixed order.
-func stringFields(e *evidence.Evidence) [47]*string {
-	return [47]*string{
+func stringFields(e *evidence.Evidence) [49]*string {
+	return [49]*string{
 		&e.StreamID, &e.RequestID, &e.DecisionID, &e.Position,
 		&e.Method, &e.Path, &e.Route, &e.Host,
 		&e.RPCSystem, &e.RPCService, &e.RPCMethod, &e.Topic, &e.MessagingSystem, &e.Protocol,
 		&e.GRPCStatus, &e.StatusDetail, &e.ResponseFlags, &e.User, &e.Cluster,
 		&e.Reporter.CertSHA256, &e.Reporter.Address, &e.Reporter.Node,
-		&e.TLS.Version, &e.TLS.Cipher, &e.TLS.ClientSHA256, &e.TLS.FailureReason,
+		&e.TLS.Version, &e.TLS.Cipher, &e.TLS.ClientSHA256, &e.TLS.ClientSerial, &e.TLS.ClientIssuer, &e.TLS.FailureReason,
 		(*string)(&e.Source),
 		&e.From.Address, &e.To.Address,
 		&e.From.Workload.Name, &e.From.Workload.Namespace, &e.From.Workload.Kind,

@@ -190,6 +190,8 @@ type TLS struct {
 	Version        string // 1.2, 1.3
 	Cipher         string
 	ClientSHA256   string // hex, of the peer's certificate
+	ClientSerial   string // of the peer's certificate, as Serial gives it
+	ClientIssuer   string // its distinguished name, in the source's own form
 	ClientNotAfter int64  // unix seconds, 0: unknown
 	Mutual         bool   // a peer certificate was presented
 	FailureReason  string

@@ -36,6 +36,31 @@ func Text(s string, maxBytes int) string {
 	return strings.ToValidUTF8(s, "?")
 }
 
+// Serial returns a certificate's serial number in lower case hex without leading
+// zeros, however hex is written: in whole octets (Envoy), in upper case, with colons
+// (OpenSSL). It is never taken for decimal. Zero, which RFC 5280 forbids and programs
+// write that know none, is "". It is false if s is no hex, or much longer than the
+// 20 octets that are allowed.
+func Serial(s string) (string, bool) {
+	const maxOctets = 24
+	if len(s) >= 3*maxOctets {
+		return "", false
+	}
+	if strings.Contains(s, ":") {
+		for octet := range strings.SplitSeq(s, ":") {
+			if len(octet) != 2 {
+				return "", false
+			}
+		}
+		s = strings.ReplaceAll(s, ":", "")
+	}
+	s = strings.TrimLeft(strings.ToLower(s), "0")
+	if len(s) > 2*maxOctets || strings.Trim(s, "0123456789abcdef") != "" {
+		return "", false
+	}
+	return s, true
+}
+
 // PathOnly returns the path of a request target, bounded, without scheme,
 // authority, query and fragment: those may carry secrets.
 func PathOnly(target string) string {

@@ -89,11 +89,27 @@ const (
 	certainlyNew
 )
 
-// use notes the use of a credential that a record shows. other is "" unless it was
+// credential names the certificate that a record shows, "" if it cannot. A serial
+// number is unique for its issuer only; where that is not stated, the SPIFFE ID in the
+// certificate tells one issuer's 01 from another's.
+func credential(r *correlate.Record) string {
+	t := &r.TLS
+	switch {
+	case t.ClientSHA256 != "" || t.ClientSerial == "":
+		return t.ClientSHA256
+	case t.ClientIssuer != "":
+		return "serial number " + t.ClientSerial + " of " + t.ClientIssuer
+	case !r.Source.ID.IsZero() && r.Source.Proof >= evidence.ProofMTLSSAN: // else it is not of the certificate
+		return "serial number " + t.ClientSerial + " for " + r.Source.ID.String()
+	}
+	return ""
+}
+
+// use notes the use of the certificate that a record shows. other is "" unless it was
 // used by two places at once, if shared asks for that.
-func (c *credentials) use(r *correlate.Record, now time.Time, shared bool) (on opening, one, other string) {
+func (c *credentials) use(certificate string, r *correlate.Record, now time.Time, shared bool) (on opening, one, other string) {
 	at := c.since(r.Start, now)
-	key := maphash.String(c.seed, r.TLS.ClientSHA256)
+	key := maphash.String(c.seed, certificate)
 	u, ok := c.newer[key]
 	if !ok {
 		u, ok = c.older[key]

@@ -235,19 +235,20 @@ func (d *Detector) Observe(r *correlate.Record, now time.Time, accept func(Kind)
 		}
 	}
 	on := notNew
-	if r.TLS.ClientSHA256 != "" {
+	certificate := credential(r)
+	if certificate != "" {
 		var one, other string
-		on, one, other = d.credentials.use(r, now, !r.Upshot.Ambiguous && accept(SharedCredential))
+		on, one, other = d.credentials.use(certificate, r, now, !r.Upshot.Ambiguous && accept(SharedCredential))
 		if other != "" {
-			found(SharedCredential, r.TLS.ClientSHA256,
-				fmt.Sprintf("the certificate %s of %s is used by %s and by %s at once", r.TLS.ClientSHA256, name(&r.Source), one, other))
+			found(SharedCredential, certificate,
+				fmt.Sprintf("one certificate of %s is used by %s and by %s at once: %s", name(&r.Source), one, other, certificate))
 		}
 	}
 	if r.EventName == semconv.EventConnection && !tunnelled(r) {
 		on = certainlyNew
 	}
 	if end := r.TLS.ClientNotAfter; end != 0 && on != notNew && r.Start > end*int64(time.Second)+int64(clocks) && accept(ExpiredCertificate) {
-		f := finding(ExpiredCertificate, name(&r.Source)+" "+r.TLS.ClientSHA256,
+		f := finding(ExpiredCertificate, name(&r.Source)+" "+certificate,
 			fmt.Sprintf("%s began a connection with a certificate that had expired at %s", name(&r.Source), time.Unix(end, 0).UTC().Format(time.RFC3339)))
 		if on == maybeNew {
 			f.Doubt = pooled

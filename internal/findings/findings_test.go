@@ -190,6 +190,12 @@ func TestSharedCredential(t *testing.T) {
 	other := func(r *correlate.Record) { r.TLS.ClientSHA256 = "another cert" }
 	doubtful := func(r *correlate.Record) { r.State = correlate.Ambiguous }
 	waypoint := func(r *correlate.Record) { r.Attestations[0].Reporter.Node = "waypoint~10.0.0.7~w.shop~d" }
+	// A certificate is named by its fingerprint, or by its serial number in either way.
+	serial := func(t *evidence.TLS) { t.ClientSerial, t.ClientSHA256 = fmt.Sprintf("%x", t.ClientSHA256), "" }
+	ways := map[string]func(*evidence.TLS){
+		"fingerprint": func(*evidence.TLS) {}, "serial number and SPIFFE ID": serial,
+		"serial number and issuer": func(t *evidence.TLS) { serial(t); t.ClientIssuer = "CN=ca" },
+	}
 	type step struct {
 		r     *correlate.Record
 		after time.Duration
@@ -266,20 +272,43 @@ func TestSharedCredential(t *testing.T) {
 			[]step{{by("", "", ""), 0}, {by("n1", "p1", ""), 1}, {by("", "", ""), 2}}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := detector()
-			var found []Finding
-			for _, s := range tc.steps {
-				at := t0.Add(s.after * time.Second)
-				s.r.Start, s.r.TLS.ClientNotAfter = at.UnixNano(), 0
-				found = append(found, observe(d, s.r, at)...)
+			for way, name := range ways {
+				d := detector()
+				var found []Finding
+				for _, s := range tc.steps {
+					at, r := t0.Add(s.after*time.Second), *s.r
+					r.Start, r.TLS.ClientNotAfter = at.UnixNano(), 0
+					name(&r.TLS)
+					found = append(found, observe(d, &r, at)...)
+				}
+				if !tc.found {
+					require.Empty(t, found, way)
+					continue
+				}
+				require.Len(t, found, 1, way)
+				require.Equal(t, SharedCredential, found[0].Kind)
 			}
-			if !tc.found {
-				require.Empty(t, found)
-				return
-			}
-			require.Len(t, found, 1)
-			require.Equal(t, SharedCredential, found[0].Kind)
 		})
+	}
+}
+
+// Two issuers number their certificates alike; only what the certificate says tells them apart.
+func TestCredentialOf(t *testing.T) {
+	weak := func(r *correlate.Record) { r.Source.Proof = evidence.ProofXFCC }
+	for want, r := range map[string]*correlate.Record{
+		"cert":                        by("", "", "", func(r *correlate.Record) { r.TLS.ClientSerial, r.TLS.ClientIssuer = "1", "CN=ca" }),
+		"serial number 1 of CN=ca":    by("", "", "", weak, func(r *correlate.Record) { r.TLS = evidence.TLS{ClientSerial: "1", ClientIssuer: "CN=ca"} }),
+		"serial number 1 of CN=other": by("", "", "", func(r *correlate.Record) { r.TLS = evidence.TLS{ClientSerial: "1", ClientIssuer: "CN=other"} }),
+		"serial number 1 for spiffe://example.org/a": by("", "", "", func(r *correlate.Record) { r.TLS = evidence.TLS{ClientSerial: "1"} }),
+	} {
+		require.Equal(t, want, credential(r))
+	}
+	for name, r := range map[string]*correlate.Record{
+		"an identity that another proxy forwarded": by("", "", "", weak, func(r *correlate.Record) { r.TLS = evidence.TLS{ClientSerial: "1"} }),
+		"no identity":     by("", "", "", func(r *correlate.Record) { r.TLS, r.Source.ID = evidence.TLS{ClientSerial: "1"}, spiffeid.ID{} }),
+		"an issuer alone": by("", "", "", func(r *correlate.Record) { r.TLS = evidence.TLS{ClientIssuer: "CN=ca"} }),
+	} {
+		require.Empty(t, credential(r), name)
 	}
 }
 
@@ -621,8 +650,7 @@ func TestCredentialMemory(t *testing.T) {
 	before := heap()
 	c := newCredentials(n)
 	for i := range 2 * n {
-		r.TLS.ClientSHA256 = fmt.Sprint(i)
-		c.use(r, t0, true)
+		c.use(fmt.Sprint(i), r, t0, true)
 	}
 	each := (heap() - before) / (2 * n)
 	require.LessOrEqual(t, len(c.newer)+len(c.older), 2*n)

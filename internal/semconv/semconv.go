@@ -62,8 +62,10 @@ const (
 	TLSProtocolVersion      = "tls.protocol.version"
 	TLSCipher               = "tls.cipher"
 	TLSClientHashSHA256     = "tls.client.hash.sha256"
+	TLSClientIssuer         = "tls.client.issuer"
 	TLSClientNotAfter       = "tls.client.not_after"
 	MTLSOutcome             = "mesh.mtls.outcome"
+	MTLSClientSerial        = "mesh.mtls.client_serial" // lower case hex, without leading zeros
 	MTLSFailureReason       = "mesh.mtls.failure_reason"
 	SecurityRuleName        = "security_rule.name"
 	SecurityRuleVersion     = "security_rule.version"

@@ -40,6 +40,7 @@ type labels struct {
 	upstreamTLSVersion                  string
 	upstreamTLSCipher                   string
 	peerSHA256, peerNotAfter            string
+	peerSerial, peerIssuer              string
 	peerCert                            string
 	tlsVersion, tlsCipher               string
 	downstreamFailure, upstreamFailure  string
@@ -76,7 +77,7 @@ func (l *labels) set(name, value string) bool {
 		l.unfinished = value == "" || value == "-"
 	}
 	switch dst {
-	case &l.tlsVersion, &l.peerURI, &l.peerDNS, &l.peerSubject, &l.peerSHA256, &l.peerCert:
+	case &l.tlsVersion, &l.peerURI, &l.peerDNS, &l.peerSubject, &l.peerSHA256, &l.peerSerial, &l.peerIssuer, &l.peerCert:
 		l.tlsStated = true
 	}
 	if value != "-" {
@@ -234,6 +235,10 @@ func (l *labels) field(name string) *string {
 		return &l.upstreamLocalURI
 	case "peer_cert_sha256", "downstream_peer_fingerprint_256":
 		return &l.peerSHA256
+	case "peer_cert_serial", "downstream_peer_serial":
+		return &l.peerSerial
+	case "peer_cert_issuer", "downstream_peer_issuer":
+		return &l.peerIssuer
 	case "peer_cert", "downstream_peer_cert":
 		return &l.peerCert
 	case "peer_cert_not_after", "downstream_peer_cert_v_end":
@@ -316,6 +321,9 @@ func (l *labels) apply(e *evidence.Evidence) {
 			addName(&e.From, l.peerSubject, proof, fromPeerSubject)
 		}
 		set(&e.TLS.ClientSHA256, fingerprint(l.peerSHA256))
+		serial, _ := evidence.Serial(l.peerSerial)
+		set(&e.TLS.ClientSerial, serial)
+		set(&e.TLS.ClientIssuer, evidence.Text(l.peerIssuer, evidence.MaxName))
 		set(&e.TLS.Version, tlsVersion(l.tlsVersion))
 		set(&e.TLS.Cipher, evidence.Text(l.tlsCipher, evidence.MaxName))
 		if l.peerCert != "" {
@@ -600,7 +608,7 @@ func (l *labels) evidence(node *Node, e *evidence.Evidence) {
 
 // presented: the peer authenticated itself by a certificate.
 func (l *labels) presented() bool {
-	return first(l.peerURI, l.peerDNS, l.peerSubject, l.peerSHA256, l.peerCert, l.peerPrincipal) != ""
+	return first(l.peerURI, l.peerDNS, l.peerSubject, l.peerSHA256, l.peerSerial, l.peerIssuer, l.peerCert, l.peerPrincipal) != ""
 }
 
 // parties reads both ends of the call; the local address is the downstream

@@ -166,8 +166,14 @@ func TestLabels(t *testing.T) {
 		evidencetest.RoundTrip(t, &e)
 		return e
 	}
-	if e := read(map[string]any{"peer_spiffe_id": "-", "tls_version": "-", "peer_cert_sha256": "-"}); !e.TLS.Known || e.TLS.Established || len(e.From.Identities) != 0 {
+	if e := read(map[string]any{"peer_spiffe_id": "-", "tls_version": "-", "peer_cert_sha256": "-", "peer_cert_serial": "-"}); !e.TLS.Known || e.TLS.Established || len(e.From.Identities) != 0 {
 		t.Errorf("empty TLS labels are plaintext: %+v", e.TLS)
+	}
+	if e := read(map[string]any{"downstream_peer_serial": "0A:1b", "downstream_peer_issuer": "CN=ca"}); e.TLS.ClientSerial != "a1b" || e.TLS.ClientIssuer != "CN=ca" {
+		t.Errorf("serial number and issuer: %+v", e.TLS)
+	}
+	if e := read(map[string]any{"peer_cert_serial": "-0a"}); e.TLS.ClientSerial != "" {
+		t.Errorf("a serial number that is none: %q", e.TLS.ClientSerial)
 	}
 	if e := read(map[string]any{"ext_authz": map[string]any{"opa": map[string]any{"decision_id": "d-9"}}}); e.DecisionID != "d-9" {
 		t.Errorf("decision id in a map: %q", e.DecisionID)
@@ -215,6 +221,7 @@ func FuzzFromOTLPLog(f *testing.F) {
 	}
 	f.Add(string(seed), "GET / 200", envoyResource["node_name"].(string))
 	f.Add(`{"response_flags":"UF,URX","upstream_cluster":"outbound|1|s|h.n.svc","start_time":"2026-11-23T00:00:00Z","duration":1}`, "", "router~1~p.n~d")
+	f.Add(`{"response_flags":"","upstream_cluster":"","peer_cert_serial":"0A:1b","downstream_peer_issuer":"CN=ca,O=a"}`, "", "")
 	f.Add(`{"response_flags":"","upstream_cluster":"","user.id":"alice","azp":"web"}`, "", "")
 	f.Add(`{"response_flags":"","response_code_details":"rbac_access_denied_matched_policy[none]","ext_authz":{"a":[1,{}]}}`, "\xff", "")
 	f.Fuzz(func(t *testing.T, labels, line, node string) {

@@ -138,6 +138,17 @@ var setters = func() map[string]setter {
 			t.TLS.ClientSHA256 = s
 			return nil
 		},
+		"tls.client.serial": func(t *target, v any) (err error) {
+			if value, ok := v.(pcommon.Value); ok && value.Type() == pcommon.ValueTypeStr {
+				v = value.Str()
+			}
+			s, isText := v.(string) // a number is decimal, and may have lost its last digits
+			serial, isHex := evidence.Serial(s)
+			if t.TLS.ClientSerial = serial; !isText || !isHex {
+				err = errors.New("no serial number as a text in hex")
+			}
+			return err
+		},
 		"tls.client.not_after": func(t *target, v any) (err error) { t.TLS.ClientNotAfter, err = seconds(v); return err },
 		"act.not_after": func(t *target, v any) (err error) {
 			t.acted = true
@@ -215,6 +226,7 @@ var setters = func() map[string]setter {
 	name("rpc.method", evidence.MaxName, func(t *target) *string { return &t.RPCMethod })
 	name("messaging.system", evidence.MaxName, func(t *target) *string { return &t.MessagingSystem })
 	name("tls.cipher", evidence.MaxName, func(t *target) *string { return &t.TLS.Cipher })
+	name("tls.client.issuer", evidence.MaxName, func(t *target) *string { return &t.TLS.ClientIssuer })
 	name("tls.failure_reason", evidence.MaxDetail, func(t *target) *string { return &t.TLS.FailureReason })
 	name("detail", evidence.MaxDetail, func(t *target) *string { return &t.StatusDetail })
 	name("user.id", evidence.MaxName, func(t *target) *string { return &t.User })

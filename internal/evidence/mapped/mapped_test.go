@@ -39,7 +39,7 @@ var pdp = []Case{{
 		"from.identity": `body["subject"]["ids"]`, "from.address": `body["subject"]["ip"]`, "to.workload.name": `body["object"]`,
 		"verdict.engine": `"house"`, "verdict.decision": `body["ok"]`, "verdict.enforced": `body["enforced"]`,
 		"path": `body["uri"]`, "host": `body["uri"]`, "user.id": `body["user"]`, "user.roles": `body["groups"]`, "detail": `body["big"]`,
-		"trace_id": `body["trace"]`, "act.action": `Concat(["read", body["object"]], " ")`,
+		"trace_id": `body["trace"]`, "tls.client.serial": `body["serial"]`, "tls.client.issuer": `body["issuer"]`, "act.action": `Concat(["read", body["object"]], " ")`,
 	},
 	IdentityProof: "jwt_svid",
 }}
@@ -81,15 +81,15 @@ func TestFields(t *testing.T) {
 	}
 	handshake := map[string]string{
 		"event": `"mesh.handshake"`, "role": `"callee"`, "tls.failure_reason": `body["why"]`, "tls.version": `body["v"]`, "tls.cipher": `body["c"]`,
-		"tls.client.sha256": `body["fp"]`, "tls.client.not_after": `body["until"]`, "tls.mutual": `body["cert"]`, "tls.established": `body["up"]`,
+		"tls.client.sha256": `body["fp"]`, "tls.client.not_after": `body["until"]`, "tls.mutual": `body["cert"]`, "tls.client.serial": `body["serial"]`, "tls.client.issuer": `body["issuer"]`, "tls.established": `body["up"]`,
 	}
 	fp := strings.Repeat("aB:", 31) + "aB"
-	e, err := read(handshake, `{"why":"unknown CA","v":"TLSv1.3","c":"TLS_AES_128_GCM_SHA256","fp":"`+fp+`","until":1795395021,"cert":true,"up":true}`)
-	want := evidence.TLS{Known: true, Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256", ClientSHA256: strings.Repeat("ab", 32), ClientNotAfter: 1795395021, Mutual: true, FailureReason: "unknown CA"}
+	e, err := read(handshake, `{"why":"unknown CA","v":"TLSv1.3","c":"TLS_AES_128_GCM_SHA256","fp":"`+fp+`","serial":"0B:8b","issuer":"CN=ca","until":1795395021,"cert":true,"up":true}`)
+	want := evidence.TLS{Known: true, Version: "1.3", Cipher: "TLS_AES_128_GCM_SHA256", ClientSHA256: strings.Repeat("ab", 32), ClientSerial: "b8b", ClientIssuer: "CN=ca", ClientNotAfter: 1795395021, Mutual: true, FailureReason: "unknown CA"}
 	if err != nil || e.Event != evidence.EventHandshake || e.TLS != want {
 		t.Errorf("a handshake that failed: %v, %+v", err, e)
 	}
-	if e, err := read(handshake, `{"cert":true,"until":"2026-11-23T00:50:21Z","fp":""}`); err != nil || e.TLS != (evidence.TLS{Known: true, Established: true, Mutual: true, ClientNotAfter: 1795395021}) {
+	if e, err := read(handshake, `{"cert":true,"until":"2026-11-23T00:50:21Z","fp":"","serial":""}`); err != nil || e.TLS != (evidence.TLS{Known: true, Established: true, Mutual: true, ClientNotAfter: 1795395021}) {
 		t.Errorf("mTLS: %v, %+v", err, e)
 	}
 	if e, err := read(handshake, `{"up":false}`); err != nil || e.TLS != (evidence.TLS{Known: true}) {
@@ -138,7 +138,7 @@ func TestFields(t *testing.T) {
 		t.Errorf("%v, %+v", err, e)
 	}
 
-	for _, line := range []string{`{"fp":"abc"}`, `{"fp":"zz"}`, `{"cert":"perhaps"}`, `{"until":"tomorrow"}`} {
+	for _, line := range []string{`{"fp":"abc"}`, `{"fp":"zz"}`, `{"cert":"perhaps"}`, `{"until":"tomorrow"}`, `{"serial":"0x1"}`, `{"serial":11}`, `{"serial":1.5e9}`, `{"serial":["0b"]}`} {
 		if _, err := read(handshake, line); !errors.Is(err, evidence.ErrMalformed) {
 			t.Errorf("%s: %v", line, err)
 		}
@@ -246,6 +246,7 @@ func TestPresetsCompile(t *testing.T) {
 
 func FuzzMapping(f *testing.F) {
 	f.Add([]byte(decision))
+	f.Add([]byte(`{"kind":"verdict","ok":true,"serial":"0A:1b","issuer":"CN=ca"}`))
 	f.Add([]byte(`{"kind":"verdict","ok":true,"big":123456789012345678901234567890,"subject":[]}`))
 	d := decoderOf(f, pdp)
 	f.Fuzz(func(t *testing.T, line []byte) { evidencetest.FuzzLine(t, d, line) })

@@ -258,6 +258,8 @@ func encodeTLS(w writer, t *evidence.TLS) {
 	w.str(semconv.TLSProtocolVersion, t.Version)
 	w.str(semconv.TLSCipher, t.Cipher)
 	w.str(semconv.TLSClientHashSHA256, t.ClientSHA256)
+	w.str(semconv.MTLSClientSerial, t.ClientSerial)
+	w.str(semconv.TLSClientIssuer, t.ClientIssuer)
 	w.num(semconv.TLSClientNotAfter, t.ClientNotAfter)
 	w.str(semconv.MTLSFailureReason, t.FailureReason)
 	switch {
@@ -496,6 +498,10 @@ func decodeTLS(t *evidence.TLS, name string, v pcommon.Value) {
 		t.Cipher = v.Str()
 	case semconv.TLSClientHashSHA256:
 		t.ClientSHA256 = v.Str()
+	case semconv.MTLSClientSerial:
+		t.ClientSerial = v.Str()
+	case semconv.TLSClientIssuer:
+		t.ClientIssuer = v.Str()
 	case semconv.TLSClientNotAfter:
 		t.ClientNotAfter = integer(v)
 	case semconv.MTLSFailureReason:

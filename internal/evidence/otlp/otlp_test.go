@@ -72,7 +72,7 @@ var (
 			User: texts.Draw(t, "user"), Cluster: texts.Draw(t, "cluster"),
 			TLS: evidence.TLS{
 				Known: rapid.Bool().Draw(t, "known"), Version: texts.Draw(t, "tls"), Cipher: texts.Draw(t, "cipher"),
-				ClientSHA256: texts.Draw(t, "sha"), ClientNotAfter: rapid.Int64().Draw(t, "not after"),
+				ClientSHA256: texts.Draw(t, "sha"), ClientSerial: texts.Draw(t, "serial"), ClientIssuer: texts.Draw(t, "issuer"), ClientNotAfter: rapid.Int64().Draw(t, "not after"),
 				Mutual: rapid.Bool().Draw(t, "mutual"), FailureReason: texts.Draw(t, "failure"),
 			},
 		}
