@@ -109,7 +109,7 @@ var allowed = func() map[string]rule {
 		"istio_dry_run_allow_shadow_engine_result", "istio_dry_run_allow_shadow_effective_policy_id",
 		"istio_dry_run_deny_shadow_engine_result", "istio_dry_run_deny_shadow_effective_policy_id",
 		"enforced_engine_result", "enforced_effective_policy_id", "decision_id", "listener_direction", "traffic_direction",
-		"access_log_type", "pod_name", "pod_namespace", "azp",
+		"access_log_type", "pod_name", "pod_namespace", "azp", "request_auth_principal",
 	)
 	// Ours.
 	add(plain,

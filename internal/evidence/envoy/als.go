@@ -439,7 +439,7 @@ func (in *entry) applyMetadata(e *evidence.Evidence) {
 	if o := md[filterIstioAuthn]; o != "" {
 		e.From.AddIdentity(evidence.ParseIdentity(o.text("source.principal"), evidence.ProofMTLSSAN, fromIstioAuthn))
 		claims(o.object("request.auth.claims"), e)
-		set(&e.User, o.text("request.auth.principal"))
+		token.ApplyPrincipal(e, o.text("request.auth.principal"))
 	}
 }
 

@@ -335,6 +335,16 @@ func TestTraps(t *testing.T) {
 			t.Error("an intermediate entry is final")
 		}
 	})
+	t.Run("Istio's principal", func(t *testing.T) {
+		e := changed(t, func(_ *als.HTTPAccessLogEntry, c *als.AccessLogCommon) {
+			c.Metadata = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
+				filters[filterIstioAuthn]: structOf(t, map[string]any{"request.auth.principal": "https://idp.example/alice"}),
+			}}
+		})
+		if e.User != "alice" || e.Actor.Token.Issuer != "https://idp.example" {
+			t.Errorf("%q of %v", e.User, e.Actor)
+		}
+	})
 	t.Run("tokens", func(t *testing.T) {
 		fingerprint := sha256.Sum256([]byte("certificate"))
 		x5t := base64.RawURLEncoding.EncodeToString(fingerprint[:])

@@ -14,6 +14,7 @@ import (
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/evidence/resource"
+	"github.com/meshaudit/meshaudit/internal/evidence/token"
 )
 
 // labels is what an operator's access log format gives, by the names of
@@ -49,7 +50,7 @@ type labels struct {
 	listenerDirection, logType          string
 	attempts, podName, podNamespace     string
 	headers                             Headers
-	user, azp                           string
+	user, principal, azp                string
 	start                               int64 // unix nanoseconds, instead of startTime
 	tlsStated                           bool  // a TLS label was there, be it empty
 	flagsStated                         bool  // that of the flags was, be it for none
@@ -263,6 +264,8 @@ func (l *labels) field(name string) *string {
 		return &l.attempts
 	case "user", "user.id":
 		return &l.user
+	case "request_auth_principal":
+		return &l.principal
 	case "azp":
 		return &l.azp
 	case "pod_name":
@@ -341,6 +344,7 @@ func (l *labels) apply(e *evidence.Evidence) {
 	if e.User == "" {
 		e.User = evidence.Text(l.user, evidence.MaxName)
 	}
+	token.ApplyPrincipal(e, l.principal)
 	if azp := evidence.Text(l.azp, evidence.MaxName); azp != "" {
 		// Who the user is another label would say: without one it need not be the client.
 		if e.Actor == nil {

@@ -104,9 +104,9 @@ func TestFormats(t *testing.T) {
 			"2026-11-23T10:00:00.000Z 200 alice web",
 			func(e *evidence.Evidence) bool { return e.User == "alice" && e.Actor.Token.AuthorizedParty == "web" }},
 		{`%START_TIME% %RESPONSE_CODE% %DYNAMIC_METADATA(istio_authn:request.auth.principal)% %DYNAMIC_METADATA(istio_authn:request.auth.presenter)%`,
-			"2026-11-23T10:00:00.000Z 200 i/alice web",
+			"2026-11-23T10:00:00.000Z 200 https://i/r/alice web",
 			func(e *evidence.Evidence) bool {
-				return e.User == "i/alice" && e.Actor.Token.AuthorizedParty == "web"
+				return e.User == "alice" && e.Actor.Token.Issuer == "https://i/r" && e.Actor.Token.AuthorizedParty == "web"
 			}},
 		{`%START_TIME% %RESPONSE_CODE% %DYNAMIC_METADATA(envoy.filters.http.jwt_authn:p:act:sub)% %DYNAMIC_METADATA(envoy.filters.http.jwt_authn:p:azp)%`,
 			"2026-11-23T10:00:00.000Z 200 delegate -",

@@ -214,7 +214,7 @@ func metadataLabel(parameters string) string {
 	case filters[filterIstioAuthn]:
 		switch key {
 		case "request.auth.principal":
-			return "user"
+			return "request_auth_principal"
 		case "request.auth.presenter":
 			return "azp"
 		}

@@ -224,6 +224,29 @@ func JWTSVID(authorization string) (token string, ok bool) {
 	return token, err == nil && strings.HasPrefix(claims.Subject, "spiffe://")
 }
 
+// ApplyPrincipal states on e, unless it names a user, whom Istio's request.auth.principal names:
+// ISSUER/SUBJECT. A subject has no slash in it, unless it is a SPIFFE ID.
+func ApplyPrincipal(e *evidence.Evidence, principal string) {
+	principal = evidence.Text(principal, evidence.MaxName)
+	if e.User != "" || principal == "" {
+		return
+	}
+	slash := strings.LastIndexByte(principal, '/')
+	if i := strings.Index(principal, "/spiffe://"); i >= 0 {
+		slash = i
+	}
+	e.User = principal[slash+1:]
+	if slash <= 0 {
+		return
+	}
+	if e.Actor == nil {
+		e.Actor = new(evidence.Actor)
+	}
+	if t := &e.Actor.Token; t.Issuer == "" {
+		t.Issuer = principal[:slash]
+	}
+}
+
 // Apply states the claims on e: its user, unless it names one, and its actor. Of
 // a token without a subject that is the client itself.
 func (c *Claims) Apply(e *evidence.Evidence) {

@@ -77,6 +77,27 @@ const (
 	rfcThumbprint = "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"
 )
 
+func TestApplyPrincipal(t *testing.T) {
+	for principal, want := range map[string][2]string{
+		"https://idp.example/realms/shop/alice":                   {"https://idp.example/realms/shop", "alice"},
+		"testing@secure.istio.io/testing@secure.istio.io":         {"testing@secure.istio.io", "testing@secure.istio.io"},
+		"https://spire.example/spiffe://example.org/ns/a/sa/b":    {"https://spire.example", "spiffe://example.org/ns/a/sa/b"},
+		"https://k8s.example/system:serviceaccount:shop:checkout": {"https://k8s.example", "system:serviceaccount:shop:checkout"},
+		"alice": {"", "alice"}, "/alice": {"", "alice"}, "": {},
+	} {
+		var e evidence.Evidence
+		ApplyPrincipal(&e, principal)
+		require.Equal(t, want[1], e.User, principal)
+		require.Equal(t, want[0] != "", e.Actor != nil, principal)
+		if e.Actor != nil {
+			require.Equal(t, want[0], e.Actor.Token.Issuer)
+		}
+	}
+	e := evidence.Evidence{User: "bob"}
+	ApplyPrincipal(&e, "https://idp.example/alice")
+	require.Equal(t, evidence.Evidence{User: "bob"}, e)
+}
+
 func TestProofOfTheRFC(t *testing.T) {
 	at := time.Unix(1562262616, 0)
 	jkt, err := VerifyProof(rfcProof, Request{Method: "POST", Host: "server.example.com", Path: "/token", Time: at})
