@@ -2,7 +2,6 @@ package clerk
 
 import (
 	"context"
-	"encoding/hex"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -26,7 +25,6 @@ type intake struct {
 	*scratch
 	reporter *evidence.Reporter // what our own receiver saw of its peer, else nil
 	sources  map[evidence.Source]int64
-	spans    []passing      // if they are enriched or held
 	proven   []evidence.ID  // by a certificate that was verified here
 	lost     []evidence.Gap // what a receiver of this process gave up
 	losses   []evidence.Gap // of which lines tell
@@ -39,10 +37,12 @@ type intake struct {
 type scratch struct {
 	hashed   []byte
 	evidence []evidence.Evidence
+	spans    []passing // if they are enriched or held
 }
 
-// maxScratch is how many pieces of evidence are kept room for, some 1 KiB each.
-const maxScratch = 1024
+// maxScratch is how many pieces of evidence are kept room for, some 1 KiB each: more than the
+// batch processor puts into a request by default, and what append makes of that.
+const maxScratch = 10_240
 
 func (c *Clerk) intake(reporter *evidence.Reporter) *intake {
 	return &intake{Clerk: c, scratch: c.idle.Get().(*scratch), reporter: reporter, sources: make(map[evidence.Source]int64, 2)}
@@ -83,8 +83,10 @@ func (in *intake) accepted(ctx context.Context) {
 
 func (in *intake) done() {
 	clear(in.evidence) // it holds the request's strings
-	if in.evidence = in.evidence[:0]; cap(in.evidence) > maxScratch {
-		in.evidence = nil
+	clear(in.spans)
+	in.evidence, in.spans = in.evidence[:0], in.spans[:0]
+	if max(cap(in.evidence), cap(in.spans)) > maxScratch {
+		in.evidence, in.spans = nil, nil
 	}
 	in.idle.Put(in.scratch)
 }
@@ -245,7 +247,8 @@ func (in *intake) take(e *evidence.Evidence, known bool, m pcommon.Map, redacted
 		e.Role = evidence.RoleNone
 	}
 	e.ID = evidenceID(e)
-	m.PutStr(semconv.EvidenceID, hex.EncodeToString(e.ID[:]))
+	m.EnsureCapacity(m.Len() + 4)
+	m.PutStr(semconv.EvidenceID, e.ID.String())
 	m.PutStr(semconv.EvidenceSource, string(e.Source))
 	m.PutStr(semconv.EvidenceRole, e.Role.String())
 	if redacted > 0 {

@@ -68,8 +68,7 @@ func (in *intake) enriched() (n int64) {
 	if !in.enrich || !in.recording.Load() {
 		return 0
 	}
-	var nodes []correlate.Node
-	var of []ptrace.Span
+	nodes, of := make([]correlate.Node, 0, len(in.spans)), make([]ptrace.Span, 0, len(in.spans))
 	for i := range in.spans {
 		if p := &in.spans[i]; p.correlated {
 			nodes, of = append(nodes, p.node), append(of, p.span)
