@@ -327,7 +327,7 @@ func (h hasher) read(p *piece, e *evidence.Evidence, at place) {
 	}
 	if e.Method != "" && e.Path != "" {
 		if e.RequestID != "" {
-			id, rest := requestID(e.RequestID)
+			id, rest := evidence.CutRequestID(e.RequestID)
 			p.keys[byRequest] = h.text(byRequest, id, rest, e.Method, e.Path)
 		}
 		if inTrace {
@@ -368,16 +368,6 @@ func unsent(flags string) bool {
 		}
 	}
 	return false
-}
-
-// requestID parts a request id that is a UUID around the digit of its version, and so
-// leaves that out: Envoy writes into it why it traces the request, and so may every proxy.
-func requestID(id string) (string, string) {
-	const version = 14
-	if len(id) == 36 && id[8] == '-' && id[version-1] == '-' && id[18] == '-' && id[23] == '-' {
-		return id[:version], id[version+1:]
-	}
-	return id, ""
 }
 
 // waypointNode is how the name of an Istio waypoint for itself begins: waypoint~IP~POD.NAMESPACE~DOMAIN.

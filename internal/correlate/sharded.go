@@ -51,7 +51,7 @@ func (s *Sharded) of(route []byte) uint8 {
 
 // each calls f for every shard, until it fails.
 func (s *Sharded) each(f func(n uint8, c *Correlator) error) error {
-	first := int(s.turns.Add(1))
+	first := int(s.turns.Add(1) % MaxShards)
 	for i := range s.shards {
 		n := (first + i) % len(s.shards)
 		if err := f(uint8(n), s.shards[n]); err != nil {

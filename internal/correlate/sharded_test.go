@@ -127,3 +127,28 @@ func TestShardsKeepWhatIsRefused(t *testing.T) {
 	assert.Equal(t, taken, n)
 	assert.Equal(t, 20-taken, s.Ready())
 }
+
+// What names no trace meets by request id, whatever digit of it each proxy has changed, and
+// the stages of an event that is no call by their stream id.
+func TestShardsWithoutTraces(t *testing.T) {
+	ab := mtls("a", "b")
+	var all []evidence.Evidence
+	for i := range 50 {
+		id := func(version byte) string { return fmt.Sprintf("6b29fc40-ca47-%c067-b31d-%012d", version, i) }
+		all = append(all,
+			callerALS(fmt.Sprint("caller ", i), request(id('9')), ab), calleeALS(fmt.Sprint("callee ", i), request(id('a')), ab),
+			change(fmt.Sprint("received ", i), fmt.Sprint(i), interim), change(fmt.Sprint("done ", i), fmt.Sprint(i)),
+		)
+	}
+	s := NewSharded(testConfig(), 4)
+	s.Add(t0, all)
+	s.Flush()
+	n, err := s.Deliver(len(all), func(rs []*Record) error {
+		for _, r := range rs {
+			assert.Len(t, r.Attestations, 2)
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	assert.Equal(t, len(all)/2, n)
+}

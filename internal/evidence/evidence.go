@@ -279,13 +279,16 @@ type Evidence struct {
 
 // AppendRoute appends to b what all evidence of an action has in common, as far as it is stated, for whoever
 // spreads evidence: its trace id in hex, else its request id, else who calls whom where; else, of what
-// tells none of these, its own id.
+// tells none of these, its own id. An observer's event goes by its stream id, which its stages share.
 func (e *Evidence) AppendRoute(b []byte) []byte {
 	switch {
+	case e.Role == RoleObserver && e.StreamID != "":
+		return append(b, e.StreamID...)
 	case e.TraceID != (TraceID{}):
 		return hex.AppendEncode(b, e.TraceID[:])
 	case e.RequestID != "":
-		return append(b, e.RequestID...)
+		id, rest := CutRequestID(e.RequestID)
+		return append(append(b, id...), rest...)
 	}
 	from, to, where := e.From.name(), e.To.name(), cmp.Or(e.To.Address, e.Host)
 	if from == "" && to == "" && where == "" {

@@ -16,8 +16,10 @@ func TestRoute(t *testing.T) {
 	from, to := party("spiffe://example.org/a", ""), party("spiffe://example.org/b", "10.0.0.2")
 	id := evidence.ID{7}
 	for want, e := range map[string]evidence.Evidence{
-		"01000000000000000000000000000000": {TraceID: evidence.TraceID{1}, RequestID: "r"},
-		"r":                                {From: from, To: to, RequestID: "r"},
+		"01000000000000000000000000000000":    {TraceID: evidence.TraceID{1}, RequestID: "r"},
+		"6ab0c1ce-9cf5-ae0-8f2b-0123456789ab": {RequestID: "6ab0c1ce-9cf5-9ae0-8f2b-0123456789ab"}, // without why it is traced
+		"audit-1":                             {Role: evidence.RoleObserver, StreamID: "audit-1", Host: "shop.test"},
+		"r":                                   {From: from, To: to, RequestID: "r"},
 		"spiffe://example.org/a>spiffe://example.org/b>10.0.0.2": {From: from, To: to},
 		">>10.0.0.2":  {To: evidence.Party{Address: "10.0.0.2"}},
 		id.String():   {ID: id},

@@ -61,6 +61,16 @@ func Serial(s string) (string, bool) {
 	return s, true
 }
 
+// CutRequestID parts a request id that is a UUID around the digit of its version, and so
+// leaves that out: Envoy writes into it why it traces the request, and so may every proxy.
+func CutRequestID(id string) (before, after string) {
+	const version = 14
+	if len(id) == 36 && id[8] == '-' && id[version-1] == '-' && id[18] == '-' && id[23] == '-' {
+		return id[:version], id[version+1:]
+	}
+	return id, ""
+}
+
 // PathOnly returns the path of a request target, bounded, without scheme,
 // authority, query and fragment: those may carry secrets.
 func PathOnly(target string) string {
