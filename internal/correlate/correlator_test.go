@@ -554,6 +554,11 @@ func TestJoins(t *testing.T) {
 			"mesh.request ambiguous/several_candidates request: app 1 decision try 1",
 		}},
 
+		{"an application's span that began about when the first attempt was over", []evidence.Evidence{
+			calleeALS("try 1", trace(1, 0, 1), request("r"), ab, lasting(8*time.Millisecond)), appSpan("app 2", server, trace(1, 2, 1), at(9*time.Millisecond), lasting(37*time.Millisecond)),
+			callerALS("client", trace(1, 1, 0), request("r"), ab, lasting(46*time.Millisecond), resends(1)),
+		}, []string{"mesh.request ambiguous/several_candidates span: app 2 client try 1"}},
+
 		{"an application's span that began when the proxy was done", []evidence.Evidence{
 			calleeALS("server", trace(1, 0, 1), request("r"), ab), appSpan("app", server, trace(1, 2, 1), at(20*time.Millisecond)),
 		}, []string{"mesh.request ambiguous/several_candidates span: app server"}},

@@ -26,6 +26,8 @@ func (c *Correlator) doubtful(j *joined) bool {
 		return c.fitsBound(lead, parented) || c.doubtfulDecision(j)
 	case log != nil && j.tiers[callerLog] == TierRequest && c.doubtfulRequest(j, lead, log):
 		return true
+	case log != nil && log.resends > 0 && j.slots[calleeApp] != nil && !together(lead, j.slots[calleeApp]):
+		return true // the application's span is of an attempt whose log is not there
 	}
 	// Of a call that lasted so long its first attempts may be forgotten.
 	forgotten := log != nil && log.end-log.start > int64(c.cfg.LateWindow) && c.lacksAttempt(log, lead)
