@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"hash/maphash"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,6 +24,7 @@ type Sharded struct {
 	seed   maphash.Seed
 	turns  atomic.Uint32 // so that not all begin with the same
 	routes sync.Pool     // *routing
+	before before
 }
 
 // routing is which evidence of a batch goes where.
@@ -74,6 +76,9 @@ func (s *Sharded) Add(now time.Time, batch []evidence.Evidence) {
 		r.route = batch[i].AppendRoute(r.route[:0])
 		r.to = append(r.to, s.of(r.route))
 	}
+	if s.before.some.Load() {
+		s.before.tell(s.shards, batch, r.to)
+	}
 	_ = s.each(func(n uint8, c *Correlator) error {
 		c.add(c.hash.parcel(now, batch, func(i int) bool { return r.to[i] == n }))
 		return nil
@@ -90,16 +95,84 @@ func (s *Sharded) together(f func(*Correlator)) {
 	workers{}.each(len(s.shards), func(n int) { f(s.shards[n]) })
 }
 
-// Recover is Correlator.Recover. Each shard knows of all records, until it is Recovered: which evidence they
-// cite is known only once that is there.
+// Recover is Correlator.Recover.
 func (s *Sharded) Recover(past Past) {
-	for _, c := range s.shards {
-		c.Recover(past)
+	if len(s.shards) == 1 {
+		s.shards[0].Recover(past)
+		return
 	}
+	s.before.add(s.shards, past)
 }
 
 // Recovered is Correlator.Recovered.
-func (s *Sharded) Recovered() { s.together((*Correlator).Recovered) }
+func (s *Sharded) Recovered() {
+	s.before.forget()
+	s.together((*Correlator).Recovered)
+}
+
+// before is what was out before a restart. To which shards the evidence of a record goes is not
+// known before that is there; they are told of it then, for all of it would not be within the bounds of each.
+type before struct {
+	some    atomic.Bool
+	mu      sync.Mutex // guards all below
+	records map[RecordID]*outBefore
+	citing  map[evidence.ID][]*outBefore
+}
+
+// outBefore is a record and its amendments, and which shards know of it, a bit each.
+type outBefore struct {
+	all  []Past
+	told uint64
+}
+
+func (b *before) add(shards []*Correlator, past Past) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.records == nil {
+		b.records, b.citing = make(map[RecordID]*outBefore), make(map[evidence.ID][]*outBefore)
+		b.some.Store(true)
+	}
+	r := b.records[past.ID]
+	if r == nil {
+		r = new(outBefore)
+		b.records[past.ID] = r
+	}
+	r.all = append(r.all, past)
+	for _, id := range past.Cites {
+		if !slices.Contains(b.citing[id], r) {
+			b.citing[id] = append(b.citing[id], r)
+		}
+	}
+	for n, c := range shards {
+		if r.told>>n&1 != 0 {
+			c.Recover(past)
+		}
+	}
+}
+
+func (b *before) forget() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.records, b.citing = nil, nil
+	b.some.Store(false)
+}
+
+// tell tells the shards to which a batch goes of what cites it.
+func (b *before) tell(shards []*Correlator, batch []evidence.Evidence, to []uint8) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i, n := range to {
+		for _, r := range b.citing[batch[i].ID] {
+			if r.told>>n&1 != 0 {
+				continue
+			}
+			r.told |= 1 << n
+			for _, past := range r.all {
+				shards[n].Recover(past)
+			}
+		}
+	}
+}
 
 // Known is Correlator.Known.
 func (s *Sharded) Known(spans []Node) []Known {

@@ -152,3 +152,29 @@ func TestShardsWithoutTraces(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, len(all)/2, n)
 }
+
+// Each shard remembers the records of before a restart whose evidence comes to it again, and no others: else
+// they would fill its part of the bounds.
+func TestShardsRecoverWithinTheBounds(t *testing.T) {
+	cfg := testConfig()
+	cfg.MaxPending, cfg.MaxPendingBytes = 1<<20, 4<<20
+	for _, shards := range []int{1, 8} {
+		s := NewSharded(cfg, shards)
+		var all []evidence.Evidence
+		for i := range 4 << 20 / 2 / (actionBytes + pieceBytes + 512) {
+			e := calleeALS(fmt.Sprint(i), trace(1, 1, 0), func(e *evidence.Evidence) {
+				e.TraceID[1], e.TraceID[2] = byte(i), byte(i>>8)
+			})
+			all = append(all, e)
+			s.Recover(Past{ID: RecordID(e.ID), Cites: []evidence.ID{e.ID}, Upshot: Upshot{Callee: true}})
+			s.Recover(Past{ID: RecordID(e.ID), Cites: []evidence.ID{{1, byte(i), byte(i >> 8)}}}) // an amendment
+		}
+		s.Add(t0, all)
+		s.Recovered()
+		s.Flush()
+		assert.Zero(t, s.Ready(), "all have left before")
+		st := s.Stats()
+		assert.Zero(t, st.Forgotten, "%d shards", shards)
+		assert.Equal(t, len(all), st.Kept)
+	}
+}
