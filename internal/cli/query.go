@@ -106,6 +106,9 @@ Exit code:
 		if e := s.out.Flush(); err == nil {
 			err = e
 		}
+		if stats.NoDecision {
+			fmt.Fprintf(s.err, "--policy-of: no record with such an id states a decision: %s\n", strings.Join(q.PolicyOf, ", "))
+		}
 		if s.progress && !errors.Is(err, syscall.EPIPE) {
 			summary(s, args[0], form.value, &stats)
 		}

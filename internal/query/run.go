@@ -141,6 +141,8 @@ type Stats struct {
 	Batches uint64 // in the logs, as far as they were read
 	Opened  uint64 // of those: decompressed and searched
 	Limited bool   // the limit was reached
+
+	NoDecision bool // none of the records in PolicyOf is a decision, or is there
 }
 
 // Run calls fn for every record that matches, in the order in which they were
@@ -154,6 +156,7 @@ func (q *Query) Run(ctx context.Context, store seal.Store, fn func(*Record) erro
 	if err := q.policies(ctx, store); err != nil {
 		return stats, err
 	}
+	stats.NoDecision = len(q.PolicyOf) > 0 && len(q.decisions) == 0
 	q.whole, q.beginnings = map[string]bool{}, nil
 	for _, id := range q.IDs {
 		if len(id) == idDigits {
