@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/meshaudit/meshaudit/internal/evidence"
@@ -224,26 +225,27 @@ func JWTSVID(authorization string) (token string, ok bool) {
 	return token, err == nil && strings.HasPrefix(claims.Subject, "spiffe://")
 }
 
-// ApplyPrincipal states on e, unless it names a user, whom Istio's request.auth.principal names:
-// ISSUER/SUBJECT. A subject has no slash in it, unless it is a SPIFFE ID.
+// principalParts are the issuer and the subject of ISSUER/SUBJECT. Either may have slashes in it: a subject begins
+// at the first part of the path that has a colon in it (a SPIFFE ID, repo:OWNER/NAME:…), else at the last.
+var principalParts = regexp.MustCompile(`(?s)^((?:[^/]+://)?[^/]*[^/:](?:/[^/:]*)*?)/([^/]*:.*|[^/]+)$`)
+
+// ApplyPrincipal states on e, unless it names a user, whom Istio's request.auth.principal names.
 func ApplyPrincipal(e *evidence.Evidence, principal string) {
-	principal = evidence.Text(principal, evidence.MaxName)
 	if e.User != "" || principal == "" {
 		return
 	}
-	slash := strings.LastIndexByte(principal, '/')
-	if i := strings.Index(principal, "/spiffe://"); i >= 0 {
-		slash = i
-	}
-	e.User = principal[slash+1:]
-	if slash <= 0 {
+	principal = evidence.Text(principal, 2*evidence.MaxName)
+	parts := principalParts.FindStringSubmatch(principal)
+	if parts == nil {
+		e.User = evidence.Text(strings.Trim(principal, "/"), evidence.MaxName)
 		return
 	}
+	e.User = evidence.Text(parts[2], evidence.MaxName)
 	if e.Actor == nil {
 		e.Actor = new(evidence.Actor)
 	}
 	if t := &e.Actor.Token; t.Issuer == "" {
-		t.Issuer = principal[:slash]
+		t.Issuer = evidence.Text(parts[1], evidence.MaxName)
 	}
 }
 

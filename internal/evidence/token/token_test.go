@@ -83,6 +83,14 @@ func TestApplyPrincipal(t *testing.T) {
 		"testing@secure.istio.io/testing@secure.istio.io":         {"testing@secure.istio.io", "testing@secure.istio.io"},
 		"https://spire.example/spiffe://example.org/ns/a/sa/b":    {"https://spire.example", "spiffe://example.org/ns/a/sa/b"},
 		"https://k8s.example/system:serviceaccount:shop:checkout": {"https://k8s.example", "system:serviceaccount:shop:checkout"},
+		"https://gh.example/repo:shop/web:ref:refs/heads/main":    {"https://gh.example", "repo:shop/web:ref:refs/heads/main"},
+		"https://idp.example:8443/realms/shop/alice":              {"https://idp.example:8443/realms/shop", "alice"},
+		"https://tenant.example//auth0|7":                         {"https://tenant.example/", "auth0|7"},
+		"urn:idp/alice":                                           {"urn:idp", "alice"},
+		"spire/spiffe://example.org/a":                            {"spire", "spiffe://example.org/a"},
+		"https://idp.example":                                     {"", "https://idp.example"},
+		"https://idp.example/":                                    {"", "https://idp.example"},
+		"https://i/" + strings.Repeat("i", 500) + "/alice":        {"https://i/" + strings.Repeat("i", 500), "alice"},
 		"alice": {"", "alice"}, "/alice": {"", "alice"}, "": {},
 	} {
 		var e evidence.Evidence
