@@ -37,26 +37,27 @@ var (
 )
 
 // parse makes text, one object, the value v, with the members that are read.
-// Integers of 64 bits stay exact; a longer one stays as its digits.
-func (m members) parse(text []byte, v pcommon.Value) error {
+// Integers of 64 bits stay exact; longer ones, which it returns, stay as their digits.
+func (m members) parse(text []byte, v pcommon.Value) (long []string, err error) {
 	p := parser{Cursor: jsonscan.NewCopied(text), only: m}
 	if m[""] {
 		p.only = nil
 	}
 	p.value(v)
 	if err := p.End(); err != nil {
-		return fmt.Errorf("%w: byte %d: %w", evidence.ErrMalformed, p.Offset(), err)
+		return nil, fmt.Errorf("%w: byte %d: %w", evidence.ErrMalformed, p.Offset(), err)
 	}
 	if p.fault != nil {
-		return fmt.Errorf("%w: %w", evidence.ErrMalformed, p.fault)
+		return nil, fmt.Errorf("%w: %w", evidence.ErrMalformed, p.fault)
 	}
-	return nil
+	return p.long, nil
 }
 
 type parser struct {
 	jsonscan.Cursor
-	only  members // of the object that comes next; nil: all
-	fault error   // the first
+	only  members  // of the object that comes next; nil: all
+	long  []string // integers of more than 64 bits
+	fault error    // the first
 }
 
 func (p *parser) value(v pcommon.Value) {
@@ -85,6 +86,7 @@ func (p *parser) value(v pcommon.Value) {
 			v.SetDouble(f)
 		} else {
 			v.SetStr(digits)
+			p.long = append(p.long, digits)
 		}
 	}
 }

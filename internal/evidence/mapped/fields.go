@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -29,6 +30,7 @@ type target struct {
 	acts     bool
 	act      evidence.Act
 	acted    bool
+	long     []string // integers that stand as text, for they have more than 64 bits
 }
 
 func (t *target) finish() {
@@ -144,7 +146,7 @@ var setters = func() map[string]setter {
 			}
 			s, isText := v.(string) // a number is decimal, and may have lost its last digits
 			serial, isHex := evidence.Serial(s)
-			if t.TLS.ClientSerial = serial; !isText || !isHex {
+			if t.TLS.ClientSerial = serial; !isText || !isHex || slices.Contains(t.long, s) {
 				err = errors.New("no serial number as a text in hex")
 			}
 			return err

@@ -142,13 +142,15 @@ func compile(parser *ottl.Parser[transform], c *Case) (out compiled, err error) 
 func (m *Mapping) Decode(dst []evidence.Evidence, from *evidence.Origin, rl plog.ResourceLogs, sl plog.ScopeLogs, lr plog.LogRecord) ([]evidence.Evidence, error) {
 	tmp := plog.NewLogRecord()
 	lr.CopyTo(tmp)
+	var long []string
 	if body := tmp.Body(); body.Type() == pcommon.ValueTypeStr {
 		s := body.Str()
 		if len(s) > evidence.MaxLine {
 			return dst, fmt.Errorf("%w: it has %d", evidence.ErrTooLong, len(s))
 		}
 		if s = strings.TrimSpace(s); strings.HasPrefix(s, "{") {
-			if err := m.reads.parse([]byte(s), body); err != nil {
+			var err error
+			if long, err = m.reads.parse([]byte(s), body); err != nil {
 				return dst, err
 			}
 		}
@@ -164,7 +166,7 @@ func (m *Mapping) Decode(dst []evidence.Evidence, from *evidence.Origin, rl plog
 		}
 		if holds {
 			all := append(dst, evidence.Evidence{Source: evidence.SourceMapped, Final: true, Start: from.Time, Cluster: from.Cluster})
-			if err := c.read(ctx, tc, &all[len(dst)]); err != nil {
+			if err := c.read(ctx, tc, long, &all[len(dst)]); err != nil {
 				return dst, err
 			}
 			return all, nil
@@ -185,13 +187,13 @@ func (c *compiled) holds(ctx context.Context, tc transform) (bool, error) {
 }
 
 // read sets what the record states.
-func (c *compiled) read(ctx context.Context, tc transform, e *evidence.Evidence) error {
+func (c *compiled) read(ctx context.Context, tc transform, long []string, e *evidence.Evidence) error {
 	for _, s := range c.prepare {
 		if _, _, err := s.Execute(ctx, tc); err != nil {
 			return fmt.Errorf("%w: prepare: %w", evidence.ErrMalformed, err)
 		}
 	}
-	t := target{Evidence: e, proof: c.proof}
+	t := target{Evidence: e, proof: c.proof, long: long}
 	for i := range c.fields {
 		f := &c.fields[i]
 		v, err := f.expr.Eval(ctx, tc)

@@ -138,7 +138,7 @@ func TestFields(t *testing.T) {
 		t.Errorf("%v, %+v", err, e)
 	}
 
-	for _, line := range []string{`{"fp":"abc"}`, `{"fp":"zz"}`, `{"cert":"perhaps"}`, `{"until":"tomorrow"}`, `{"serial":"0x1"}`, `{"serial":11}`, `{"serial":1.5e9}`, `{"serial":["0b"]}`} {
+	for _, line := range []string{`{"fp":"abc"}`, `{"fp":"zz"}`, `{"cert":"perhaps"}`, `{"until":"tomorrow"}`, `{"serial":"0x1"}`, `{"serial":11}`, `{"serial":1.5e9}`, `{"serial":123456789012345678901234567890}`, `{"serial":["0b"]}`} {
 		if _, err := read(handshake, line); !errors.Is(err, evidence.ErrMalformed) {
 			t.Errorf("%s: %v", line, err)
 		}
