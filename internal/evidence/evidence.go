@@ -279,13 +279,13 @@ type Evidence struct {
 
 // AppendRoute appends to b what all evidence of an action has in common, as far as it is stated, for whoever
 // spreads evidence: its trace id in hex, else its request id, else who calls whom where; else, of what
-// tells none of these, its own id. An observer's event goes by its stream id, which its stages share.
+// tells none of these, its own id. An observer's event without a trace id goes by its stream id, which its stages share.
 func (e *Evidence) AppendRoute(b []byte) []byte {
 	switch {
-	case e.Role == RoleObserver && e.StreamID != "":
-		return append(b, e.StreamID...)
 	case e.TraceID != (TraceID{}):
 		return hex.AppendEncode(b, e.TraceID[:])
+	case e.Role == RoleObserver && e.StreamID != "":
+		return append(b, e.StreamID...)
 	case e.RequestID != "":
 		id, rest := CutRequestID(e.RequestID)
 		return append(append(b, id...), rest...)
