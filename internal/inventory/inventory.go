@@ -56,6 +56,8 @@ type item struct {
 	workload evidence.Workload
 }
 
+const spiffeScheme = "spiffe://"
+
 // placeholders stand in an entry's ID for a field of the workload.
 var placeholders = strings.NewReplacer("{namespace}", "*", "{name}", "*")
 
@@ -95,8 +97,8 @@ func (e *Entry) compileParts() (*regexp.Regexp, error) {
 	}
 	expr := strings.NewReplacer(
 		`\*`, `.*`, `\{namespace\}`, `(?P<namespace>[^/]+)`, `\{name\}`, `(?P<name>[^/]+)`,
-	).Replace(regexp.QuoteMeta(e.ID))
-	return regexp.Compile(`^(?:spiffe://)?` + expr + `$`)
+	).Replace(regexp.QuoteMeta(strings.TrimPrefix(e.ID, spiffeScheme)))
+	return regexp.Compile(`^` + spiffeScheme + expr + `$`)
 }
 
 func (e *Entry) compile() (it item, err error) {

@@ -77,6 +77,12 @@ func TestPlaceholders(t *testing.T) {
 		require.Equal(t, want, w, id)
 		require.Equal(t, want != evidence.Workload{}, ok, id)
 	}
+	i, err = Open([]Entry{{ID: "*/{namespace}/{name}"}}, "", nil)
+	require.NoError(t, err)
+	w, _ := i.Of(spiffeid.RequireFromString("spiffe://example.org/ns/orders"), 0)
+	require.Equal(t, evidence.Workload{Namespace: "ns", Name: "orders"}, w)
+	w, ok := i.Of(spiffeid.RequireFromString("spiffe://example.org/orders"), 0)
+	require.False(t, ok, "a trust domain is no namespace: %v", w)
 	for id, want := range map[string]string{
 		"*/{nme}": "knows {namespace} and {name}", "*/{name": "knows {namespace}", "*/{name}/{name}": "{name} is said twice", "*/{namespace}": "{namespace} is said twice",
 	} {
