@@ -178,3 +178,47 @@ func TestShardsRecoverWithinTheBounds(t *testing.T) {
 		assert.Equal(t, len(all), st.Kept)
 	}
 }
+
+// After a restart several shards amend the records that one amends, and as it does.
+func TestShardsRecoverAsOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		all := drawTraces(t)
+		if len(all) == 0 {
+			return
+		}
+		before := New(testConfig())
+		before.Add(t0, all[:rapid.IntRange(0, len(all)).Draw(t, "before")])
+		before.Flush()
+		before.Add(t0, all[:rapid.IntRange(0, len(all)).Draw(t, "late")])
+		before.Flush()
+		one, several := New(testConfig()), NewSharded(testConfig(), rapid.IntRange(1, 8).Draw(t, "shards"))
+		_, _ = before.Deliver(100, func(rs []*Record) error {
+			for _, r := range rs {
+				past := Past{ID: r.ID, State: r.State, Reason: r.Reason, Upshot: r.Upshot}
+				if r.Amends != (RecordID{}) {
+					past.ID = r.Amends
+				}
+				for _, a := range r.Attestations {
+					past.Cites = append(past.Cites, a.ID)
+				}
+				one.Recover(past)
+				several.Recover(past)
+			}
+			return nil
+		})
+		sent := shuffle(t, all)
+		half := rapid.IntRange(0, len(sent)).Draw(t, "half")
+		for _, batch := range [][]evidence.Evidence{sent[:half], sent[half:]} {
+			one.Add(t0, batch)
+			several.Add(t0, batch)
+		}
+		one.Recovered()
+		several.Recovered()
+		one.Flush()
+		several.Flush()
+		var of, ofSeveral []*Record
+		_, _ = one.Deliver(100, func(rs []*Record) error { of = append(of, rs...); return nil })
+		_, _ = several.Deliver(100, func(rs []*Record) error { ofSeveral = append(ofSeveral, rs...); return nil })
+		require.ElementsMatch(t, showAll(of, all), showAll(ofSeveral, all))
+	})
+}
