@@ -27,18 +27,23 @@ type table struct {
 	used  int
 }
 
-// slot holds the low half of a key, whose first piece has all of it, and the low half of that
-// piece's number: the queue is never so long that this could be of two.
+// slot holds the kind of a key and a part of it, whose first piece has all of it, and the low half of
+// that piece's number: the queue is never so long that this could be of two.
 type slot struct{ tag, piece uint32 } // tag 0: free
+
+// kindBits of a tag tell the kind, so that two keys of one piece never share a slot.
+const kindBits = 3
+
+func tagOf(kind lookup, key uint64) uint32 { return uint32(key)>>kindBits<<kindBits | uint32(kind+1) }
 
 const minTable = 16
 
-func (ix *index) table(key uint64) *table { return &ix.shards[key>>(64-shardBits)] }
-
 func shardOf(key uint64) int { return int(key >> (64 - shardBits)) }
 
-// home is where a key is looked for first. Its lowest bit is always set.
-func (t *table) home(tag uint32) uint32 { return tag >> 1 & uint32(len(t.slots)-1) }
+func (ix *index) table(key uint64) *table { return &ix.shards[shardOf(key)] }
+
+// home is where a tag is looked for first.
+func (t *table) home(tag uint32) uint32 { return tag >> kindBits & uint32(len(t.slots)-1) }
 
 // at gives the first piece of a slot's chain.
 func (ix *index) at(s *slot) *piece {
@@ -49,9 +54,9 @@ func (ix *index) at(s *slot) *piece {
 // find gives where in a table that is not empty the slot of a key is, or the free one where
 // it belongs.
 func (ix *index) find(t *table, kind lookup, key uint64) uint32 {
-	mask := uint32(len(t.slots) - 1)
-	for i := t.home(uint32(key)); ; i = (i + 1) & mask {
-		if s := &t.slots[i]; s.tag == 0 || s.tag == uint32(key) && ix.at(s).keys[kind] == key {
+	tag, mask := tagOf(kind, key), uint32(len(t.slots)-1)
+	for i := t.home(tag); ; i = (i + 1) & mask {
+		if s := &t.slots[i]; s.tag == 0 || s.tag == tag && ix.at(s).keys[kind] == key {
 			return i
 		}
 	}
@@ -103,7 +108,7 @@ func (ix *index) insert(kind lookup, p *piece) inserted {
 	}
 	s := &t.slots[ix.find(t, kind, key)]
 	if s.tag == 0 {
-		*s = slot{uint32(key), uint32(p.number)}
+		*s = slot{tagOf(kind, key), uint32(p.number)}
 		t.used++
 		return chained
 	}

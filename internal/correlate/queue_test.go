@@ -67,54 +67,60 @@ func TestQueue(t *testing.T) {
 }
 
 // An index is a list of pieces for each key of a kind. Few homes make long clusters, also
-// around the end, and other keys have the same low half.
+// around the end; other keys, and those of another kind, have the same low half.
 func TestIndex(t *testing.T) {
-	const kind = byRequest
 	key := rapid.Custom(func(t *rapid.T) uint64 {
 		home := rapid.SampledFrom([]uint64{0, 1, 2, 14, 15, 30, 31}).Draw(t, "home")
-		return uint64(rapid.IntRange(0, 3).Draw(t, "high"))<<32 | uint64(rapid.IntRange(0, 3).Draw(t, "low"))<<20 | home<<1 | 1
+		return uint64(rapid.IntRange(0, 3).Draw(t, "high"))<<32 | uint64(rapid.IntRange(0, 3).Draw(t, "low"))<<20 | home<<kindBits | 1
 	})
+	type link struct {
+		kind lookup
+		key  uint64
+	}
+	kind := rapid.SampledFrom([]lookup{byRequest, byTrace})
 	rapid.Check(t, func(t *rapid.T) {
 		q := newQueue()
 		q.first, q.end = 1<<32-10, 1<<32-10 // numbers' low halves begin anew
 		ix := index{queue: &q}
-		want := map[uint64][]uint64{}
+		want := map[link][]uint64{}
 		t.Repeat(map[string]func(*rapid.T){
 			"insert": func(t *rapid.T) {
 				p := &piece{}
-				p.keys[kind] = key.Draw(t, "key")
+				p.keys[byRequest], p.keys[byTrace] = key.Draw(t, "by request"), key.Draw(t, "by trace")
 				n := q.room(0)
 				q.put(n, p, nil)
-				if ix.insert(kind, q.at(n)) == chained {
-					want[p.keys[kind]] = append(want[p.keys[kind]], n)
+				for _, kind := range [...]lookup{byRequest, byTrace} {
+					if ix.insert(kind, q.at(n)) == chained {
+						want[link{kind, p.keys[kind]}] = append(want[link{kind, p.keys[kind]}], n)
+					}
 				}
 			},
 			"remove": func(t *rapid.T) {
-				k := key.Draw(t, "key")
+				k := link{kind.Draw(t, "kind"), key.Draw(t, "key")}
 				if len(want[k]) == 0 {
 					return
 				}
 				i := rapid.IntRange(0, len(want[k])-1).Draw(t, "which")
-				ix.remove(kind, q.at(want[k][i]))
+				ix.remove(k.kind, q.at(want[k][i]))
 				want[k] = slices.Delete(want[k], i, i+1)
 			},
 			"": func(t *rapid.T) {
 				used := 0
 				for k, pieces := range want {
 					var got []uint64
-					for p := ix.first(kind, k); p != nil; p = ix.next(p, kind) {
+					for p := ix.first(k.kind, k.key); p != nil; p = ix.next(p, k.kind) {
 						got = append(got, p.number)
 					}
 					if !slices.Equal(pieces, got) {
-						t.Fatalf("%x: %v, want %v", k, got, pieces)
+						t.Fatalf("%v: %v, want %v", k, got, pieces)
 					}
 					if len(pieces) > 0 {
 						used++
 					}
 				}
 				require.Equal(t, used, ix.shards[0].used)
-				if k := key.Draw(t, "another"); len(want[k]) == 0 {
-					require.Nil(t, ix.first(kind, k))
+				if k := (link{kind.Draw(t, "of kind"), key.Draw(t, "another")}); len(want[k]) == 0 {
+					require.Nil(t, ix.first(k.kind, k.key))
 				}
 			},
 		})
@@ -127,7 +133,7 @@ func TestIndexShrinks(t *testing.T) {
 	const pieces = 2_000
 	for k := range uint64(pieces) {
 		p := piece{}
-		p.keys[byNode] = 2*k + 1
+		p.keys[byNode] = k<<kindBits | 1
 		n := q.room(0)
 		q.put(n, &p, nil)
 		require.Equal(t, chained, ix.insert(byNode, q.at(n)))
