@@ -92,10 +92,6 @@ func (c *Correlator) Add(now time.Time, batch []evidence.Evidence) {
 }
 
 func (c *Correlator) add(p *parcel) {
-	if len(p.pieces) == 0 && p.unrelated == 0 {
-		parcels.Put(p)
-		return
-	}
 	c.inbox.put(p)
 	c.work()
 }

@@ -1,6 +1,7 @@
 package correlate
 
 import (
+	"bytes"
 	"encoding/hex"
 	"hash/maphash"
 	"runtime"
@@ -80,7 +81,9 @@ func (s *Sharded) Add(now time.Time, batch []evidence.Evidence) {
 		s.before.tell(s.shards, batch, r.to)
 	}
 	_ = s.each(func(n uint8, c *Correlator) error {
-		c.add(c.hash.parcel(now, batch, func(i int) bool { return r.to[i] == n }))
+		if bytes.IndexByte(r.to, n) >= 0 {
+			c.add(c.hash.parcel(now, batch, func(i int) bool { return r.to[i] == n }))
+		}
 		return nil
 	})
 }

@@ -75,9 +75,9 @@ func (it *item) of(id string) (w evidence.Workload, ok bool) {
 		for i, field := range it.parts.SubexpNames() {
 			switch field {
 			case "namespace":
-				w.Namespace = found[i]
+				w.Namespace = evidence.Text(found[i], evidence.MaxName)
 			case "name":
-				w.Name = found[i]
+				w.Name = evidence.Text(found[i], evidence.MaxName)
 			}
 		}
 	}
