@@ -212,8 +212,9 @@ func hold(job task) (r holdResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	// Once before, so that code and heap are warm.
-	if _, err := holdOnce(ctx, src, job.Exporter, 10*spansOfBlock, 300*time.Millisecond); err != nil {
+	// More before, so that code is warm and the heap has grown, as in a process that runs: else what
+	// is measured of few is mostly the pages' first use.
+	if _, err := holdOnce(ctx, src, job.Exporter, min(3*job.Batch, 100_000), time.Second); err != nil {
 		return r, err
 	}
 	return holdOnce(ctx, src, job.Exporter, job.Batch, job.For)
