@@ -117,13 +117,13 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	}
 
 	if r.Act == nil { // else there are no two parties and no hop between them
-		writeParty(w, &r.Source, source, amends)
-		writeParty(w, &r.Destination, destination, amends)
+		writeParty(w, &r.Source, otlp.SourceNames, amends)
+		writeParty(w, &r.Destination, otlp.DestinationNames, amends)
 		if !amends || len(r.Hops) > 0 {
 			writeHops(w, r.Hops)
 		}
 	} else if !r.Source.ID.IsZero() || r.Source.Workload != (evidence.Workload{}) {
-		writeParty(w, &r.Source, source, amends)
+		writeParty(w, &r.Source, otlp.SourceNames, amends)
 	}
 	w.str(semconv.ClientAddress, r.Source.Address)
 	w.num(semconv.ClientPort, int64(r.Source.Port))
@@ -234,42 +234,15 @@ func protocol(s string) (name, version string, ok bool) {
 	return s, "", s != ""
 }
 
-// partyNames are the names of a party's attributes.
-type partyNames struct {
-	spiffeID, proof, from                        string
-	workload, namespace, kind, version, revision string
-	podName, podUID, node, image, configured     string
-}
-
-var source, destination = partyNamesOf(semconv.SourcePrefix), partyNamesOf(semconv.DestinationPrefix)
-
-func partyNamesOf(prefix string) *partyNames {
-	return &partyNames{
-		spiffeID: prefix + semconv.SuffixSPIFFEID, proof: prefix + semconv.SuffixIdentityProof, from: prefix + semconv.SuffixIdentityFrom,
-		workload: prefix + semconv.SuffixWorkloadName, namespace: prefix + semconv.SuffixWorkloadNamespace, kind: prefix + semconv.SuffixWorkloadKind,
-		version: prefix + semconv.SuffixWorkloadVersion, revision: prefix + semconv.SuffixWorkloadRevision,
-		podName: prefix + semconv.SuffixPodName, podUID: prefix + semconv.SuffixPodUID, node: prefix + semconv.SuffixNode,
-		image: prefix + semconv.SuffixImageDigest, configured: prefix + semconv.SuffixWorkloadGiven,
-	}
-}
-
-func writeParty(w writer, p *correlate.Party, name *partyNames, amends bool) {
-	w.str(name.spiffeID, p.ID.String())
+func writeParty(w writer, p *correlate.Party, name *otlp.PartyNames, amends bool) {
+	w.str(name.ID, p.ID.String())
 	if !amends || p.Proof != evidence.ProofNone {
-		w.PutStr(name.proof, p.Proof.String())
+		w.PutStr(name.Proof, p.Proof.String())
 	}
-	w.str(name.from, p.From)
-	w.str(name.workload, p.Workload.Name)
-	w.str(name.namespace, p.Workload.Namespace)
-	w.str(name.kind, p.Workload.Kind)
-	w.str(name.version, p.Workload.Version)
-	w.str(name.revision, p.Workload.Revision)
-	w.str(name.podName, p.Workload.PodName)
-	w.str(name.podUID, p.Workload.PodUID)
-	w.str(name.node, p.Workload.Node)
-	w.str(name.image, p.Workload.ImageDigest)
+	w.str(name.From, p.From)
+	name.EncodeWorkload(w.Map, &p.Workload)
 	if len(p.Configured) > 0 {
-		list := w.PutEmptySlice(name.configured)
+		list := w.PutEmptySlice(name.Configured)
 		for _, suffix := range p.Configured {
 			list.AppendEmpty().SetStr(suffix)
 		}

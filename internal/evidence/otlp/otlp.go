@@ -36,20 +36,22 @@ const (
 	httpName   = "http"
 )
 
-// The names of one party's attributes, made once.
-type partyNames struct {
+// PartyNames are the names of one party's attributes, made once.
+type PartyNames struct {
+	ID, Proof, From, Configured string
+
 	party, address, port                     string
-	id, proof, from                          string
 	name, namespace, kind, version, revision string
 	podName, podUID, node, imageDigest       string
 }
 
-func namesOf(party, prefix, address, port string) *partyNames {
-	return &partyNames{
+func namesOf(party, prefix, address, port string) *PartyNames {
+	return &PartyNames{
 		party: party, address: address, port: port,
-		id:    prefix + semconv.SuffixSPIFFEID,
-		proof: prefix + semconv.SuffixIdentityProof,
-		from:  prefix + semconv.SuffixIdentityFrom,
+		ID:         prefix + semconv.SuffixSPIFFEID,
+		Proof:      prefix + semconv.SuffixIdentityProof,
+		From:       prefix + semconv.SuffixIdentityFrom,
+		Configured: prefix + semconv.SuffixWorkloadGiven,
 
 		name:        prefix + semconv.SuffixWorkloadName,
 		namespace:   prefix + semconv.SuffixWorkloadNamespace,
@@ -63,9 +65,10 @@ func namesOf(party, prefix, address, port string) *partyNames {
 	}
 }
 
+// The two parties' names.
 var (
-	sourceNames      = namesOf(partySource, semconv.SourcePrefix, semconv.ClientAddress, semconv.ClientPort)
-	destinationNames = namesOf(partyDestination, semconv.DestinationPrefix, semconv.ServerAddress, semconv.ServerPort)
+	SourceNames      = namesOf(partySource, semconv.SourcePrefix, semconv.ClientAddress, semconv.ClientPort)
+	DestinationNames = namesOf(partyDestination, semconv.DestinationPrefix, semconv.ServerAddress, semconv.ServerPort)
 )
 
 // Encode writes e to lr: event name mesh.evidence, timestamp, trace and span
@@ -105,8 +108,8 @@ func Encode(e *evidence.Evidence, lr plog.LogRecord) {
 	w.str(semconv.JoinRequestID, e.RequestID)
 	w.str(semconv.JoinDecisionID, e.DecisionID)
 
-	encodeParty(w, &e.From, sourceNames)
-	encodeParty(w, &e.To, destinationNames)
+	encodeParty(w, &e.From, SourceNames)
+	encodeParty(w, &e.To, DestinationNames)
 	encodeClaims(m, e)
 	w.str(semconv.NetworkPeerAddress, e.PeerAddress)
 	w.num(semconv.NetworkPeerPort, int64(e.PeerPort))
@@ -173,24 +176,30 @@ func encodeReporter(w writer, r *evidence.Reporter) {
 	w.str(semconv.EvidenceReporterNode, r.Node)
 }
 
-func encodeParty(w writer, p *evidence.Party, n *partyNames) {
+func encodeParty(w writer, p *evidence.Party, n *PartyNames) {
 	if headed(p) {
 		id := &p.Identities[0]
-		w.m.PutStr(n.id, id.ID.String())
-		w.m.PutStr(n.proof, id.Proof.String())
-		w.str(n.from, id.From)
+		w.m.PutStr(n.ID, id.ID.String())
+		w.m.PutStr(n.Proof, id.Proof.String())
+		w.str(n.From, id.From)
 	}
-	w.str(n.name, p.Workload.Name)
-	w.str(n.namespace, p.Workload.Namespace)
-	w.str(n.kind, p.Workload.Kind)
-	w.str(n.version, p.Workload.Version)
-	w.str(n.revision, p.Workload.Revision)
-	w.str(n.podName, p.Workload.PodName)
-	w.str(n.podUID, p.Workload.PodUID)
-	w.str(n.node, p.Workload.Node)
-	w.str(n.imageDigest, p.Workload.ImageDigest)
+	n.EncodeWorkload(w.m, &p.Workload)
 	w.str(n.address, p.Address)
 	w.num(n.port, int64(p.Port))
+}
+
+// EncodeWorkload writes what of a party's workload is stated.
+func (n *PartyNames) EncodeWorkload(m pcommon.Map, wl *evidence.Workload) {
+	w := writer{m}
+	w.str(n.name, wl.Name)
+	w.str(n.namespace, wl.Namespace)
+	w.str(n.kind, wl.Kind)
+	w.str(n.version, wl.Version)
+	w.str(n.revision, wl.Revision)
+	w.str(n.podName, wl.PodName)
+	w.str(n.podUID, wl.PodUID)
+	w.str(n.node, wl.Node)
+	w.str(n.imageDigest, wl.ImageDigest)
 }
 
 // headed tells whether the party's first identity stands in attributes of its
