@@ -281,6 +281,24 @@ func TestJoins(t *testing.T) {
 			"mesh.request ambiguous/several_candidates request: client 2 server 1",
 		}},
 
+		{"and each lost one side's report: a decision that no log names is nearer to the caller's", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, connected(40001)), opa("decision 1", request("r"), ab, connected(40001), decided("1"), at(3*time.Millisecond)),
+			calleeALS("server 2", request("r"), ab, connected(40001), decided("2"), at(50*time.Millisecond)),
+			opa("decision 2", request("r"), ab, connected(40001), decided("2"), at(50*time.Millisecond)),
+		}, []string{
+			"mesh.authz partial/deadline none: decision 1",
+			"mesh.request ambiguous/several_candidates request: client 1 decision 2 server 2",
+		}},
+
+		{"and it is of the next call", []evidence.Evidence{
+			callerALS("client 1", request("r"), ab, connected(40001)), opa("decision 2", request("r"), ab, connected(40001), decided("2"), at(50*time.Millisecond)),
+			calleeALS("server 1", request("r"), ab, connected(40001), decided("1")),
+			opa("decision 1", request("r"), ab, connected(40001), decided("1")),
+		}, []string{
+			"mesh.authz partial/deadline none: decision 2",
+			"mesh.request complete request: client 1 decision 1 server 1",
+		}},
+
 		{"two equal calls told apart by spans", []evidence.Evidence{
 			callerALS("client 1", request("r"), ab, trace(1, 1, 0)), calleeALS("server 1", request("r"), ab, trace(1, 2, 0)),
 			callerALS("client 2", request("r"), ab, trace(1, 3, 0)), calleeALS("server 2", request("r"), ab, trace(1, 4, 0)),

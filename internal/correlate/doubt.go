@@ -40,6 +40,7 @@ func (c *Correlator) doubtfulRequest(j *joined, lead, log *piece) bool {
 	return c.fit(lead, log) < well && !c.numbered(log, lead.place) ||
 		!j.certain && c.overclaimed(log, lead.place) ||
 		c.fitsRetry(lead, log) ||
+		c.decidedNearer(log, lead) ||
 		log.hasNode() && (differ(log.span, j.parent()) || lead.onIncoming && lead.hasNode() && log.span != lead.span)
 }
 
@@ -244,6 +245,22 @@ func (c *Correlator) unreported(log *piece, attempts []*piece) (n int) {
 		}
 	}
 	return n
+}
+
+// decidedNearer says whether a decision about a call on a caller's log's connection with its
+// request id, which no log names, is nearer to it than the callee's report, which names
+// another: a connection carries one call after the other, and of this one the callee's report
+// may be lost.
+func (c *Correlator) decidedNearer(log, lead *piece) bool {
+	if log.resends > 0 || lead.keys[byDecision] == 0 {
+		return false
+	}
+	for d := range c.alike(log) {
+		if d.place == decision && bonded(log, d) == tight && c.fit(log, d) > unfit && len(c.named(d)) == 0 && nearer(log, d, lead) {
+			return true
+		}
+	}
+	return false
 }
 
 // overlong says whether a caller's attempts, by one callee's clock, overlap or together
