@@ -35,7 +35,7 @@ func TestShortRun(t *testing.T) {
 	s.rounds, s.warm, s.window = 1, 50*time.Millisecond, 300*time.Millisecond
 	s.loads = []load{{2, 1000}, {4, 1}}
 	s.alone, s.records, s.entries = 200*time.Millisecond, 20_000, 300
-	s.pending, s.lag, s.lagWindow = []int{800}, time.Second, time.Second
+	s.pending, s.held, s.lag, s.lagWindow = []int{800}, time.Second, time.Second, time.Second
 	s.profile = t.TempDir()
 	parent := t.TempDir()
 	var out bytes.Buffer

@@ -25,7 +25,7 @@ type task struct {
 	Role     string
 	Exporter string // of receive; who holds, of hold
 	Dir      string
-	Batch    int           // records in a request, of alone; spans, of hold
+	Batch    int           // records in a request, of alone; spans that wait, of hold
 	For      time.Duration // of alone, hold and lag
 	Window   time.Duration // the processor's, of lag
 	AsOf     time.Time     // of verify

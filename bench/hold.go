@@ -24,6 +24,11 @@ import (
 // Holding spans until their time: the same spans through meshaudit, which
 // redacts and names each, passes it on and makes a record of each call, and
 // through contrib's groupbytrace, which holds each and hands it on by trace.
+// They come at a steady pace, so as many leave as come, and the number that
+// waits is the pace times how long each is held.
+
+// pace is how many spans come a second.
+const pace = 20_000
 
 // Who holds.
 const (
@@ -42,10 +47,10 @@ type held struct {
 
 // holdResult is of one process.
 type holdResult struct {
-	Spans int
-	CPU   time.Duration // from the first span to the last that left, the garbage collector included
-	Heap  int64         // while all are pending
-	Early int           // how many had left by then: too early to count
+	Spans   int
+	CPU     time.Duration // while they came, and as many left, the garbage collector included
+	Pending int           // of those before them, none of which had left
+	Heap    int64         // with these
 }
 
 // cpu is per span, in seconds, without decoding.
@@ -59,11 +64,11 @@ func (h *held) cpu(by string) float64 {
 	return median(of(by)) - median(of(nobody))
 }
 
-// heap is per span, in bytes.
+// heap is per span that waits, in bytes.
 func (h *held) heap(by string) float64 {
 	var of []float64
 	for _, r := range h.by[by] {
-		of = append(of, float64(r.Heap)/float64(r.Spans))
+		of = append(of, float64(r.Heap)/float64(r.Pending))
 	}
 	return median(of)
 }
@@ -86,23 +91,12 @@ func benchHold(ctx context.Context, s settings) ([]held, error) {
 		for round := range rounds {
 			for _, by := range []string{nobody, meshaudit, groupbytrace} {
 				progress("holding %d spans: %s, round %d", pending, by, round+1)
-				// Long enough that nothing leaves before all have come.
-				wait := time.Second + time.Duration(pending)*20*time.Microsecond
-				for {
-					var r holdResult
-					err := doInChild(ctx, task{Role: "hold", Exporter: by, Batch: pending, For: wait,
-						Profile: s.profileFile("hold", by, pending)}, &r)
-					if err != nil {
-						return nil, fmt.Errorf("%s: %w", by, err)
-					}
-					if r.Early == 0 {
-						h.by[by] = append(h.by[by], r)
-						break
-					}
-					if wait *= 2; wait > 10*time.Minute {
-						return nil, fmt.Errorf("%s: %d of %d spans leave before all have come", by, r.Early, pending)
-					}
+				var r holdResult
+				if err := doInChild(ctx, task{Role: "hold", Exporter: by, Batch: pending, For: s.held,
+					Profile: s.profileFile("hold", by, pending)}, &r); err != nil {
+					return nil, fmt.Errorf("%s: %w", by, err)
 				}
+				h.by[by] = append(h.by[by], r)
 			}
 		}
 		all = append(all, h)
@@ -147,7 +141,7 @@ func newGrouping(ctx context.Context, spans int, wait time.Duration) (*holder, e
 		return nil, err
 	}
 	f := groupbytraceprocessor.NewFactory()
-	cfg, err := configure(f.CreateDefaultConfig(), map[string]any{"wait_duration": wait.String(), "num_traces": spans/spansOfTrace + tracesOfBlock})
+	cfg, err := configure(f.CreateDefaultConfig(), map[string]any{"wait_duration": wait.String(), "num_traces": 2*spans/spansOfTrace + pace/spansOfTrace})
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +177,7 @@ func newCorrelating(ctx context.Context, spans int, wait time.Duration) (*holder
 	}
 	f := meshauditprocessor.NewFactory()
 	cfg, err := configure(f.CreateDefaultConfig(), map[string]any{
-		"window": wait.String(), "settle": wait.String(), "late_window": "0s", "max_pending": 2 * spans, "max_pending_bytes": 16 << 30,
+		"window": wait.String(), "settle": wait.String(), "late_window": "0s", "max_pending": 2*spans + pace, "max_pending_bytes": 16 << 30,
 	})
 	if err != nil {
 		return nil, err
@@ -212,43 +206,61 @@ func hold(job task) (r holdResult, err error) {
 	if err != nil {
 		return r, err
 	}
-	// More before, so that code is warm and the heap has grown, as in a process that runs: else what
-	// is measured of few is mostly the pages' first use.
-	if _, err := holdOnce(ctx, src, job.Exporter, min(3*job.Batch, 100_000), time.Second); err != nil {
+	wait := time.Duration(job.Batch) * time.Second / pace
+	if job.Exporter == nobody {
+		wait = 0
+	}
+	if err := holdOne(ctx, src, job.Exporter); err != nil {
 		return r, err
 	}
-	return holdOnce(ctx, src, job.Exporter, job.Batch, job.For)
-}
-
-func holdOnce(ctx context.Context, src *spanSource, by string, spans int, wait time.Duration) (r holdResult, err error) {
 	runtime.GC()
 	before := heapAlloc()
-	h, err := newHolder(ctx, by, spans, wait)
+	h, err := newHolder(ctx, job.Exporter, job.Batch, wait)
 	if err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, h.stop()) }()
-	used := cpuTime()
-	for ; r.Spans < spans; r.Spans += spansOfBlock {
-		if err := src.block(ctx, h.consume); err != nil {
-			return r, err
+	due, sent := time.Now(), 0
+	feed := func(d time.Duration) error {
+		for end := sent + int(d.Seconds()*pace); sent < end; sent += spansOfBlock {
+			time.Sleep(time.Until(due))
+			due = due.Add(spansOfBlock * time.Second / pace)
+			if err := src.block(ctx, h.consume); err != nil {
+				return err
+			}
 		}
+		return nil
 	}
-	time.Sleep(200 * time.Millisecond) // groupbytrace takes them in from a queue
-	r.CPU = cpuTime() - used
-	if by != nobody {
-		r.Early = h.left()
+
+	if err := feed(wait * 3 / 4); err != nil { // before any leaves
+		return r, err
 	}
 	runtime.GC()
-	r.Heap = heapAlloc() - before
-	used = cpuTime()
-	for deadline := time.Now().Add(2*wait + time.Minute); h.left() < r.Spans; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			return r, fmt.Errorf("%d of %d spans have left", h.left(), r.Spans)
-		}
+	r.Heap, r.Pending = heapAlloc()-before, sent-h.left()
+	if err := feed(wait + time.Second); err != nil { // until they do, and the heap has grown
+		return r, err
 	}
-	r.CPU += cpuTime() - used
+	used, fed := cpuTime(), sent
+	if err := feed(max(wait, job.For)); err != nil {
+		return r, err
+	}
+	r.CPU, r.Spans = cpuTime()-used, sent-fed
+	if late := time.Since(due); late > wait/4+time.Second {
+		return r, fmt.Errorf("%d spans a second are more than it takes: it is %v behind", pace, late)
+	}
+	if waits := sent - h.left(); job.Exporter != nobody && (waits < job.Batch*3/4 || waits > job.Batch*5/4+pace/2) {
+		return r, fmt.Errorf("%d spans wait, not %d: they leave too early, or are lost", waits, job.Batch)
+	}
 	return r, nil
+}
+
+// holdOne holds some, so that what is made once a process is not counted.
+func holdOne(ctx context.Context, src *spanSource, by string) error {
+	h, err := newHolder(ctx, by, spansOfBlock, time.Millisecond)
+	if err != nil {
+		return err
+	}
+	return errors.Join(src.block(ctx, h.consume), h.stop())
 }
 
 func heapAlloc() int64 {

@@ -26,7 +26,8 @@ type settings struct {
 	alone   time.Duration // how long sealing and signing alone are measured
 	records int           // in the log that is verified and started on
 	entries int           // of one record each, in another such log
-	pending []int         // spans that are held
+	pending []int         // spans that wait
+	held    time.Duration // how long that is measured, at least
 	lag     time.Duration // how long records' lag is measured
 
 	lagWindow time.Duration // the processor's meanwhile
@@ -37,7 +38,7 @@ func defaults() settings {
 		rounds: 3, warm: 500 * time.Millisecond, window: 1500 * time.Millisecond,
 		loads: []load{{1, 1000}, {8, 1000}, {64, 1000}, {1, 1}, {8, 1}, {64, 1}},
 		alone: 3 * time.Second, records: 10_000_000, entries: 100_000,
-		pending: []int{10_000, 100_000, 1_000_000}, lag: time.Minute, lagWindow: 10 * time.Second,
+		pending: []int{10_000, 100_000, 1_000_000}, held: 10 * time.Second, lag: time.Minute, lagWindow: 10 * time.Second,
 	}
 }
 
@@ -46,7 +47,7 @@ func (s *settings) short() {
 	s.rounds, s.warm, s.window = 1, 200*time.Millisecond, 500*time.Millisecond
 	s.loads = []load{{8, 1000}, {64, 1}}
 	s.alone, s.records, s.entries = 500*time.Millisecond, 200_000, 5_000
-	s.pending, s.lag = []int{10_000}, 3*time.Second
+	s.pending, s.held, s.lag = []int{10_000}, 3*time.Second, 3*time.Second
 }
 
 func main() {
