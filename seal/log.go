@@ -98,65 +98,103 @@ var ErrStop = errors.New("stop")
 // entry for which skip returns true comes without its sections, cheaply.
 // Damage ends the walk with an error that names the place.
 func (l *Log) Entries(ctx context.Context, skip func(*Header) bool, fn func(*Entry) error) error {
-	firsts, _, err := segments(l.fs, l.dir)
-	if err != nil {
-		return err
-	}
-	for i, first := range firsts {
-		last := i == len(firsts)-1
-		if err := l.segment(ctx, first, last, skip, fn); err == ErrStop {
-			return nil
-		} else if err != nil {
-			return err
-		}
-	}
-	return nil
+	_, err := l.EntriesFrom(ctx, Place{}, skip, fn)
+	return err
 }
 
-func (l *Log) segment(ctx context.Context, first uint64, last bool, skip func(*Header) bool, fn func(*Entry) error) error {
-	name := segmentName(first)
+// Place is behind a checkpoint of a log. The zero Place is the beginning.
+type Place struct {
+	segment uint64 // its first entry
+	offset  int64
+}
+
+// EntriesFrom is Entries from a place on; it returns the next, behind the last
+// checkpoint that was read, from which a later call goes on. That a log which
+// is followed so no longer reaches where it did is damage.
+func (l *Log) EntriesFrom(ctx context.Context, from Place, skip func(*Header) bool, fn func(*Entry) error) (to Place, err error) {
+	firsts, _, err := segments(l.fs, l.dir)
+	if err != nil {
+		return from, err
+	}
+	if n := len(firsts); from != (Place{}) && (n == 0 || firsts[n-1] < from.segment) {
+		return from, fmt.Errorf("segment %s and all that followed it are gone; run: meshaudit verify", segmentName(from.segment))
+	}
+	to = from
+	for i, first := range firsts {
+		switch {
+		case first < from.segment:
+			continue
+		case first != to.segment:
+			to = Place{segment: first}
+		}
+		to.offset, err = l.segment(ctx, to, i == len(firsts)-1, skip, fn)
+		if err == ErrStop {
+			return to, nil
+		} else if err != nil {
+			return to, err
+		}
+	}
+	return to, nil
+}
+
+// segment calls fn for the entries of a segment from a place on, and returns how
+// far it went: behind a checkpoint.
+func (l *Log) segment(ctx context.Context, from Place, last bool, skip func(*Header) bool, fn func(*Entry) error) (offset int64, err error) {
+	name := segmentName(from.segment)
+	offset = from.offset
 	f, err := openRead(l.fs, filepath.Join(l.dir, segmentDir, name))
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil // pruned since the segments were listed
+		return offset, nil // pruned since the segments were listed
 	}
 	if err != nil {
-		return err
+		return offset, err
 	}
 	defer f.Close()
-	fr := newFrameReader(f, 0)
+	var r io.Reader = f
+	if offset > 0 {
+		info, err := f.Stat()
+		if err != nil {
+			return offset, err
+		}
+		if info.Size() < offset {
+			return offset, fmt.Errorf("segment %s: it had %d bytes and has %d: it was cut; run: meshaudit verify", name, offset, info.Size())
+		}
+		r = io.NewSectionReader(f, offset, info.Size()-offset)
+	}
+	fr := newFrameReader(r, offset)
 	fr.skip = skip
 	var group []*Entry
 	for {
 		if err := ctx.Err(); err != nil {
-			return err
+			return offset, err
 		}
-		offset := fr.offset
+		at := fr.offset
 		f, err := fr.next()
 		switch {
 		case err == io.EOF || err == errCut && last:
-			return nil // what follows the last checkpoint is not ours to show
+			return offset, nil // what follows the last checkpoint is not ours to show
 		case errors.Is(err, errSectionHash) && f.Kind == KindBatch:
-			e := l.asEntry(first, f)
+			e := l.asEntry(from.segment, f)
 			if err := l.erased(ctx, e, err); err != nil {
-				return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, offset, err)
+				return offset, fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, at, err)
 			}
 			group = append(group, e)
 			continue
 		case errors.Is(err, errSectionHash) && f.Kind == KindErase:
-			group = append(group, l.asEntry(first, f)) // superseded; nothing reads its sections here
+			group = append(group, l.asEntry(from.segment, f)) // superseded; nothing reads its sections here
 			continue
 		case err != nil:
-			return fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, offset, err)
+			return offset, fmt.Errorf("segment %s, offset %d: %w; run: meshaudit verify", name, at, err)
 		case f.Kind != KindCheckpoint:
-			group = append(group, l.asEntry(first, f))
+			group = append(group, l.asEntry(from.segment, f))
 			continue
 		}
 		for _, e := range group {
 			if err := fn(e); err != nil {
-				return err
+				return offset, err
 			}
 		}
-		group = group[:0]
+		group, offset = group[:0], fr.offset
 	}
 }
 
@@ -185,7 +223,7 @@ func (s Store) Replay(ctx context.Context, origin string, window time.Duration, 
 	for covered := false; from > 0 && !covered; {
 		from--
 		oldest := uint64(0)
-		if err := l.segment(ctx, firsts[from], from == len(firsts)-1, onlyHeaders, func(e *Entry) error {
+		if _, err := l.segment(ctx, Place{segment: firsts[from]}, from == len(firsts)-1, onlyHeaders, func(e *Entry) error {
 			if e.Kind == KindBatch {
 				if oldest == 0 {
 					oldest = e.Sealed
@@ -200,7 +238,7 @@ func (s Store) Replay(ctx context.Context, origin string, window time.Duration, 
 	}
 	outside := func(h *Header) bool { return h.Kind != KindBatch || h.Sealed+uint64(window) < newest }
 	for i := from; i < len(firsts); i++ {
-		if err := l.segment(ctx, firsts[i], i == len(firsts)-1, outside, func(e *Entry) error {
+		if _, err := l.segment(ctx, Place{segment: firsts[i]}, i == len(firsts)-1, outside, func(e *Entry) error {
 			if outside(e.Header) {
 				return nil
 			}

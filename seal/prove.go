@@ -131,7 +131,7 @@ func (l *Log) leaves(ctx context.Context, from, until uint64) (b []byte, err err
 	}
 	all := func(*Header) bool { return true }
 	for ; i < len(firsts) && firsts[i] < until; i++ {
-		if err := l.segment(ctx, firsts[i], i == len(firsts)-1, all, func(e *Entry) error {
+		if _, err := l.segment(ctx, Place{segment: firsts[i]}, i == len(firsts)-1, all, func(e *Entry) error {
 			if n := e.Header.Entry; n >= from && n < until {
 				h := e.LeafHash()
 				b = append(b, h[:]...)
@@ -159,7 +159,7 @@ func (l *Log) entry(ctx context.Context, number uint64) (*Entry, error) {
 	}
 	var found *Entry
 	if i >= 0 {
-		err = l.segment(ctx, firsts[i], i == len(firsts)-1, func(h *Header) bool { return h.Entry != number },
+		_, err = l.segment(ctx, Place{segment: firsts[i]}, i == len(firsts)-1, func(h *Header) bool { return h.Entry != number },
 			func(e *Entry) error {
 				if e.Header.Entry != number {
 					return nil

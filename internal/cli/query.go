@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -11,8 +12,10 @@ import (
 	"github.com/spf13/cobra"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
+	"github.com/meshaudit/meshaudit/internal/objectstore"
 	"github.com/meshaudit/meshaudit/internal/query"
 	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/seal"
 )
 
 // events are offered by shell completion.
@@ -40,6 +43,7 @@ Exit code:
 		Example: `  meshaudit query run/store --verdict deny --since 24h
   meshaudit query run/store --to '*/sa/payments' --path '/payments/*' -o json
   meshaudit query run/store --event mesh.finding,mesh.evidence.gap
+  meshaudit query run/store --follow --since 5m --verdict deny
   meshaudit query run/store --policy-of 55816f96
   meshaudit query run/store --policy-change 9c41ab02
   meshaudit query run/store --event '*' -o otlp > all.jsonl`,
@@ -60,6 +64,7 @@ Exit code:
 	users := f.StringSlice("user", nil, "`NAME` of a person or client, user.id, exactly")
 	origins := f.StringSlice("origin", nil, "only logs of this `ORIGIN`")
 	limit := f.Int("limit", 0, "stop after `N` records")
+	follow := f.BoolP("follow", "f", false, "go on with what is sealed from now on, until interrupted")
 	form := output(c, "table", "json", "otlp")
 	complete(c, "verdict", query.Verdicts...)
 	complete(c, "event", events...)
@@ -91,6 +96,9 @@ Exit code:
 			}
 			*bound.t = t
 		}
+		if *follow && (len(q.Changes)+len(q.PolicyOf) > 0 || *until != "") {
+			err = errors.Join(err, errors.New("--follow goes on: leave out --until, --policy-of and --policy-change"))
+		}
 		if err = errors.Join(err, q.Validate()); err != nil {
 			return usage(c, err)
 		}
@@ -98,8 +106,13 @@ Exit code:
 		if err != nil {
 			return err
 		}
-		sink := newSink(s, form.value)
-		stats, err := q.Run(c.Context(), store, sink.record)
+		sink := newSink(s, form.value, *follow)
+		var stats query.Stats
+		if *follow {
+			stats, err = s.follow(c.Context(), q, store, args[0], sink)
+		} else {
+			stats, err = q.Run(c.Context(), store, sink.record)
+		}
 		if e := sink.flush(); err == nil {
 			err = e
 		}
@@ -115,6 +128,31 @@ Exit code:
 		return err
 	}
 	return c
+}
+
+// How often a store that is followed is looked at.
+const (
+	lookAtDirectory = 500 * time.Millisecond
+	lookAtBucket    = 5 * time.Second
+)
+
+// follow shows what is found as it comes, until it is interrupted.
+func (s *streams) follow(ctx context.Context, q *query.Query, store seal.Store, name string, to sink) (query.Stats, error) {
+	interval := lookAtDirectory
+	if objectstore.IsName(name) {
+		interval = lookAtBucket
+	}
+	if s.progress {
+		fmt.Fprintln(s.err, "Following; Ctrl-C ends it.")
+	}
+	said := ""
+	return q.Follow(ctx, store, interval, to.record, func(failed error) error {
+		if now := fmt.Sprint(failed); failed != nil && now != said {
+			said = now
+			fmt.Fprintf(s.err, "meshaudit: %v; trying again\n", failed)
+		}
+		return errors.Join(to.flush(), s.out.Flush())
+	})
 }
 
 func parseTrace(s string) (t pcommon.TraceID, err error) {
@@ -158,12 +196,14 @@ type sink interface {
 	flush() error
 }
 
-func newSink(s *streams, form string) sink {
+func newSink(s *streams, form string, live bool) sink {
 	switch form {
 	case "json":
 		return &jsonSink{w: s.out}
 	case "otlp":
 		return &otlpSink{w: s.out}
 	}
-	return newRecordTable(s)
+	t := newRecordTable(s)
+	t.live = live
+	return t
 }

@@ -78,15 +78,15 @@ func (h *rowHeap) Pop() any {
 func newRecordTable(s *streams) *recordTable {
 	t := &recordTable{table: table{s: s, columns: []column{
 		{title: "TIME"},
-		{title: "SOURCE", min: 10, middle: true},
-		{title: "DESTINATION", min: 10, middle: true},
-		{title: "REQUEST", min: 12},
-		{title: "RESULT"},
-		{title: "VERDICT"},
-		{title: "POLICY", min: 10, middle: true, spare: 4},
-		{title: "EVIDENCE", spare: 2},
-		{title: "JOIN", spare: 3},
-		{title: "RECORD", spare: 1},
+		{title: "SOURCE", min: 10, live: 24, middle: true},
+		{title: "DESTINATION", min: 10, live: 24, middle: true},
+		{title: "REQUEST", min: 12, live: 36},
+		{title: "RESULT", live: 10},
+		{title: "VERDICT", live: 14},
+		{title: "POLICY", min: 10, live: 32, middle: true, spare: 4},
+		{title: "EVIDENCE", live: 12, spare: 2},
+		{title: "JOIN", live: 11, spare: 3},
+		{title: "RECORD", live: 8, spare: 1},
 	}}}
 	t.preamble = func() string {
 		t.fixed = true

@@ -22,6 +22,9 @@ type column struct {
 	// middle: what is cut off is cut from the middle, so that both ends of
 	// an identity can be seen.
 	middle bool
+	// live is how wide the column is at least in a table of rows that are
+	// still to come, which nobody has seen.
+	live int
 	// spare columns are left out, highest first, where the width does not
 	// even suffice for all columns at their min; 0: never.
 	spare int
@@ -37,6 +40,7 @@ const tableGap = 2 // blanks between columns
 type table struct {
 	s       *streams
 	columns []column
+	live    bool // rows come for as long as it is looked at
 	// preamble, if set, gives the lines above the titles, once the first
 	// rows are known.
 	preamble func() string
@@ -92,6 +96,9 @@ func (t *table) choose() {
 	t.widths = make([]int, len(t.columns))
 	for i, c := range t.columns {
 		t.widths[i] = utf8.RuneCountInString(c.title)
+		if t.live {
+			t.widths[i] = max(t.widths[i], c.live)
+		}
 	}
 	for _, cells := range t.window {
 		if len(cells) != len(t.columns) {

@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/meshaudit/meshaudit/seal"
 )
@@ -51,11 +53,15 @@ func Origins(store seal.Store, patterns []Glob) ([]string, error) {
 // and are returned at the end, as *DamageError if it is the log's content that
 // cannot be read.
 func Entries(ctx context.Context, store seal.Store, origins []string, skip func(*seal.Header) bool, fn func(*seal.Entry) error) error {
-	return merge(ctx, store, origins, skip, func(*seal.Entry) bool { return true }, fn)
+	return merge(ctx, store, origins, places{}, skip, func(*seal.Entry) bool { return true }, fn)
 }
 
-// merge is Entries for those entries alone that keep wants.
-func merge(ctx context.Context, store seal.Store, origins []string, skip func(*seal.Header) bool, keep func(*seal.Entry) bool, fn func(*seal.Entry) error) error {
+// places are how far logs were read, by origin.
+type places map[string]seal.Place
+
+// merge is Entries for those entries alone that keep wants, from where each log was read
+// to on.
+func merge(ctx context.Context, store seal.Store, origins []string, read places, skip func(*seal.Header) bool, keep func(*seal.Entry) bool, fn func(*seal.Entry) error) error {
 	type log struct {
 		origin string
 		head   *seal.Entry
@@ -78,7 +84,7 @@ func merge(ctx context.Context, store seal.Store, origins []string, skip func(*s
 			failed = append(failed, err)
 			continue
 		}
-		next, stop := iter.Pull2(entries(ctx, opened, skip, keep))
+		next, stop := iter.Pull2(entries(ctx, opened, read, skip, keep))
 		defer stop()
 		if l := (&log{origin: o, next: next}); advance(l) {
 			logs = append(logs, l)
@@ -107,16 +113,17 @@ func merge(ctx context.Context, store seal.Store, origins []string, skip func(*s
 }
 
 // entries turns a walk into a sequence; an error ends it.
-func entries(ctx context.Context, l *seal.Log, skip func(*seal.Header) bool, keep func(*seal.Entry) bool) iter.Seq2[*seal.Entry, error] {
+func entries(ctx context.Context, l *seal.Log, read places, skip func(*seal.Header) bool, keep func(*seal.Entry) bool) iter.Seq2[*seal.Entry, error] {
 	return func(yield func(*seal.Entry, error) bool) {
 		stopped := false
-		err := l.Entries(ctx, skip, func(e *seal.Entry) error {
+		to, err := l.EntriesFrom(ctx, read[l.Origin], skip, func(e *seal.Entry) error {
 			if keep(e) && !yield(e, nil) {
 				stopped = true
 				return seal.ErrStop
 			}
 			return nil
 		})
+		read[l.Origin] = to
 		if err != nil && !stopped {
 			yield(nil, err)
 		}
@@ -157,6 +164,58 @@ func (q *Query) Run(ctx context.Context, store seal.Store, fn func(*Record) erro
 		return stats, err
 	}
 	stats.NoDecision = len(q.PolicyOf) > 0 && len(q.decisions) == 0
+	_, err = q.run(ctx, store, origins, places{}, &stats, fn)
+	return stats, err
+}
+
+// Follow is Run, and goes on with what is sealed then and with logs that begin, until ctx
+// is done, which is no error, or the limit is reached. It looks for more at each
+// interval, and calls idle before, when fn has been given all that is there: with an
+// error if the store could not be read, which it tries again. An error
+// of fn or idle ends it, and so does a damaged log. Changes and PolicyOf are of what is sealed
+// already, and not asked for here.
+func (q *Query) Follow(ctx context.Context, store seal.Store, interval time.Duration, fn func(*Record) error, idle func(error) error) (stats Stats, err error) {
+	read := places{}
+	var damage *DamageError
+	for first := true; ; first = false {
+		origins, err := Origins(store, q.Origins)
+		ended := false
+		if err == nil {
+			err = stillThere(origins, read)
+		}
+		if err == nil {
+			ended, err = q.run(ctx, store, origins, read, &stats, fn)
+		}
+		if ctx.Err() != nil {
+			return stats, nil
+		}
+		if ended || stats.Limited || err != nil && (first || errors.As(err, &damage)) {
+			return stats, err
+		}
+		if err := idle(err); err != nil {
+			return stats, err
+		}
+		select {
+		case <-ctx.Done():
+			return stats, nil
+		case <-time.After(interval):
+		}
+	}
+}
+
+// stillThere: a log that was read has not vanished.
+func stillThere(origins []string, read places) error {
+	for o := range read {
+		if !slices.Contains(origins, o) {
+			return &DamageError{o, errors.New("it was there, and is gone; run: meshaudit verify")}
+		}
+	}
+	return nil
+}
+
+// run is Run for what follows the places that were read; ended says that fn returned the
+// error.
+func (q *Query) run(ctx context.Context, store seal.Store, origins []string, read places, stats *Stats, fn func(*Record) error) (ended bool, err error) {
 	q.whole, q.beginnings = map[string]bool{}, nil
 	for _, id := range q.IDs {
 		if len(id) == idDigits {
@@ -173,7 +232,7 @@ func (q *Query) Run(ctx context.Context, store seal.Store, fn func(*Record) erro
 		stats.Batches++
 		return !q.maySkip(e.Header) && mayContain(e.Filter(), keys)
 	}
-	err = merge(ctx, store, origins, q.maySkip, keep, func(e *seal.Entry) error {
+	err = merge(ctx, store, origins, read, q.maySkip, keep, func(e *seal.Entry) error {
 		stats.Opened++
 		sig, msg, err := e.Body()
 		if err != nil {
@@ -191,6 +250,7 @@ func (q *Query) Run(ctx context.Context, store seal.Store, fn func(*Record) erro
 			return fromCaller
 		})
 		if fromCaller != nil {
+			ended = true
 			return fromCaller
 		}
 		if err != nil {
@@ -201,7 +261,7 @@ func (q *Query) Run(ctx context.Context, store seal.Store, fn func(*Record) erro
 	if err == errLimit {
 		err = nil
 	}
-	return stats, err
+	return ended, err
 }
 
 func damaged(e *seal.Entry, err error) error {
