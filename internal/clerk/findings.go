@@ -127,7 +127,9 @@ func newFinder(c *Clerk) (*finder, error) {
 	// A counter that first appears with 1 has not increased: no alert would hear of
 	// the first finding of a kind, which may be the only one.
 	for kind := range findings.Kinds {
-		f.counted(kind, 0)
+		for _, doubt := range [...]string{"", "any"} {
+			f.counted(&findings.Finding{Kind: kind, Doubt: doubt}, 0)
+		}
 	}
 	return f, nil
 }
@@ -188,13 +190,13 @@ func (f *finder) report(found findings.Finding) bool {
 		return false
 	}
 	f.ready = append(f.ready, found)
-	f.counted(found.Kind, 1)
+	f.counted(&found, 1)
 	return true
 }
 
-func (f *finder) counted(kind findings.Kind, n int64) {
+func (f *finder) counted(found *findings.Finding, n int64) {
 	f.telemetry.Findings.Add(context.Background(), n, metric.WithAttributeSet(attribute.NewSet(
-		attribute.String("kind", string(kind)), attribute.String("severity", string(f.severity[kind])))))
+		attribute.String("kind", string(found.Kind)), attribute.String("severity", string(f.severityOf(found))))))
 }
 
 // sawGap takes a gap that came as evidence.

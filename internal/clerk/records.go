@@ -129,6 +129,8 @@ func writeRecord(r *correlate.Record, lr plog.LogRecord, cluster string) {
 	w.num(semconv.ClientPort, int64(r.Source.Port))
 	w.str(semconv.ServerAddress, first(r.Destination.Address, r.Host))
 	w.num(semconv.ServerPort, int64(r.Destination.Port))
+	w.str(semconv.NetworkPeerAddress, r.PeerAddress)
+	w.num(semconv.NetworkPeerPort, int64(r.PeerPort))
 	if r.Source.Address != "" || r.Destination.Address != "" {
 		w.PutStr(semconv.NetworkTransport, "tcp")
 	}

@@ -29,8 +29,8 @@ const (
 var errPacked = errors.New("correlate: packed evidence is damaged")
 
 // stringFields lists every string of e that is packed, in a fixed order.
-func stringFields(e *evidence.Evidence) [49]*string {
-	return [49]*string{
+func stringFields(e *evidence.Evidence) [50]*string {
+	return [50]*string{
 		&e.StreamID, &e.RequestID, &e.DecisionID, &e.Position,
 		&e.Method, &e.Path, &e.Route, &e.Host,
 		&e.RPCSystem, &e.RPCService, &e.RPCMethod, &e.Topic, &e.MessagingSystem, &e.Protocol,
@@ -38,7 +38,7 @@ func stringFields(e *evidence.Evidence) [49]*string {
 		&e.Reporter.CertSHA256, &e.Reporter.Address, &e.Reporter.Node,
 		&e.TLS.Version, &e.TLS.Cipher, &e.TLS.ClientSHA256, &e.TLS.ClientSerial, &e.TLS.ClientIssuer, &e.TLS.FailureReason,
 		(*string)(&e.Source),
-		&e.From.Address, &e.To.Address,
+		&e.From.Address, &e.To.Address, &e.PeerAddress,
 		&e.From.Workload.Name, &e.From.Workload.Namespace, &e.From.Workload.Kind,
 		&e.From.Workload.Version, &e.From.Workload.Revision, &e.From.Workload.PodName,
 		&e.From.Workload.PodUID, &e.From.Workload.Node, &e.From.Workload.ImageDigest,
@@ -84,6 +84,7 @@ const (
 	flagDefaultDeny
 	flagActor
 	flagAct
+	flagPeerPort
 )
 
 // pack appends e to b. Ids, times and span kind stand on the piece itself
@@ -108,6 +109,7 @@ func pack(b []byte, e *evidence.Evidence) []byte {
 	}
 	flag(e.Actor != nil, flagActor)
 	flag(e.Act != nil, flagAct)
+	flag(e.PeerPort != 0, flagPeerPort)
 	b = binary.AppendUvarint(b, flags)
 	b = append(b, byte(e.Event))
 	b = binary.AppendVarint(b, int64(e.Status))
@@ -115,6 +117,9 @@ func pack(b []byte, e *evidence.Evidence) []byte {
 	b = binary.AppendVarint(b, e.TLS.ClientNotAfter)
 	b = binary.AppendUvarint(b, uint64(e.From.Port))
 	b = binary.AppendUvarint(b, uint64(e.To.Port))
+	if e.PeerPort != 0 {
+		b = binary.AppendUvarint(b, uint64(e.PeerPort))
+	}
 	b = append(b, e.Digest[:]...)
 	b = appendString(b, e.Reporter.SPIFFEID.String())
 	b = appendIdentities(b, e.From.Identities)
@@ -351,6 +356,9 @@ func unpack(packed string, e *evidence.Evidence, ids *ids) error {
 	e.Status, e.ResendCount = int(status), int(resends)
 	e.TLS.ClientNotAfter = u.varint()
 	e.From.Port, e.To.Port = uint16(u.uvarint()), uint16(u.uvarint())
+	if flags&flagPeerPort != 0 {
+		e.PeerPort = uint16(u.uvarint())
+	}
 	copy(e.Digest[:], u.take(uint64(len(e.Digest))))
 	e.Reporter.SPIFFEID = u.spiffeID()
 	e.From.Identities, e.To.Identities = u.identities(), u.identities()

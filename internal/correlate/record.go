@@ -134,6 +134,8 @@ type Record struct {
 
 	TLS          evidence.TLS
 	Peer         string // the address that TLS was spoken with, which is not written
+	PeerAddress  string // of who connected to the callee, where it is not the client that a header names
+	PeerPort     uint16
 	Verdict      *evidence.Verdict
 	PolicyChange *PolicyChange // not of the correlator: who knows the changes sets it
 
@@ -240,6 +242,9 @@ func merge(r *Record, all []statement, kept *stated) {
 					r.Peer = e.From.Address
 				}
 			}
+		}
+		if s.place.callee() && r.PeerAddress == "" {
+			r.PeerAddress, r.PeerPort = e.PeerAddress, e.PeerPort
 		}
 		r.Attestations = append(r.Attestations, Attestation{
 			ID: e.ID, Digest: e.Digest, Source: e.Source, Role: e.Role, Reporter: e.Reporter,

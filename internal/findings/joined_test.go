@@ -2,6 +2,8 @@ package findings
 
 import (
 	"crypto/sha256"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -224,4 +226,36 @@ func TestInDoubt(t *testing.T) {
 	require.Len(t, found, 1)
 	require.Equal(t, ServedWithoutDecision, found[0].Kind)
 	require.NotEmpty(t, found[0].Doubt)
+}
+
+// A certificate is of who connected, not of the client that x-forwarded-for names:
+// behind a gateway each user has another address, and anybody can make one up.
+func TestPlaceOfWhoConnected(t *testing.T) {
+	for name, tc := range map[string]struct {
+		client, peer string // N: another one each other time
+		found        bool
+	}{
+		"a gateway's users":    {"203.0.113.N", "10.0.0.1", false},
+		"a thief who forwards": {"203.0.113.1", "10.0.0.N", true},
+		"no header":            {"10.0.0.N", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var all [][]evidence.Evidence
+			for i := range 4 {
+				n := strconv.Itoa(1 + i%2)
+				all = append(all, []evidence.Evidence{callee(strconv.Itoa(i), func(e *evidence.Evidence) {
+					e.TraceID[1], e.Start = byte(i), t0.Add(time.Duration(i)*time.Second).UnixNano()
+					e.From.Address, e.PeerAddress = strings.ReplaceAll(tc.client, "N", n), strings.ReplaceAll(tc.peer, "N", n)
+					e.TLS = evidence.TLS{Known: true, Established: true, Mutual: true, ClientSHA256: "ab"}
+				})})
+			}
+			got := found(t, all...)
+			if !tc.found {
+				require.Empty(t, got)
+				return
+			}
+			require.Len(t, got, 1)
+			require.Equal(t, SharedCredential, got[0].Kind)
+		})
+	}
 }

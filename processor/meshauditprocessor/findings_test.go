@@ -8,13 +8,17 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/plog"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"github.com/meshaudit/meshaudit/internal/clerk"
 	"github.com/meshaudit/meshaudit/internal/evidence"
+	"github.com/meshaudit/meshaudit/internal/evidence/otlp"
 	"github.com/meshaudit/meshaudit/internal/findings"
 	"github.com/meshaudit/meshaudit/internal/semconv"
+	"github.com/meshaudit/meshaudit/processor/meshauditprocessor/internal/metadatatest"
 	"github.com/meshaudit/meshaudit/seal"
 )
 
@@ -58,6 +62,117 @@ func TestFindings(t *testing.T) {
 			})
 		})
 	}
+}
+
+// faults shows each kind of finding in one piece of evidence or a few.
+func faults() map[findings.Kind]plog.Logs {
+	callee := func(change func(*evidence.Evidence)) plog.Logs { return logOf(calleeReport("a", change)) }
+	denied := decisionReport("d")
+	denied.Method, denied.Path = "GET", "/reviews/0"
+	var shared []evidence.Evidence
+	for i, address := range []string{"10.0.0.1", "10.0.0.9", "10.0.0.1"} {
+		shared = append(shared, calleeReport(string(rune('a'+i)), func(e *evidence.Evidence) {
+			e.Start += int64(i) * int64(time.Millisecond)
+			e.From.Address, e.TLS = address, evidence.TLS{Known: true, Established: true, Mutual: true, ClientSHA256: "ab"}
+		}))
+	}
+	gap := plog.NewLogs()
+	otlp.EncodeGap(&evidence.Gap{Source: evidence.SourceEnvoyALS, Position: "g", Reason: "shutdown", Count: 5},
+		gap.ResourceLogs().AppendEmpty().ScopeLogs().AppendEmpty().LogRecords().AppendEmpty())
+	return map[findings.Kind]plog.Logs{
+		findings.DeniedButServed:       logOf(calleeReport("a", func(e *evidence.Evidence) { e.DecisionID = "d" }), denied),
+		findings.ServedWithoutDecision: callee(func(e *evidence.Evidence) { e.Path = "/admin/x" }),
+		findings.IdentityConflict: callee(func(e *evidence.Evidence) {
+			e.From.AddIdentity(evidence.ParseIdentity("spiffe://example.org/evil", evidence.ProofClaimed, "header.x-spiffe-id"))
+		}),
+		findings.Plaintext:        callee(func(e *evidence.Evidence) { e.TLS.Known = true }),
+		findings.SharedCredential: logOf(shared...),
+		findings.UnknownTrustDomain: callee(func(e *evidence.Evidence) {
+			e.From.Identities = []evidence.Identity{mustID("spiffe://other.example/a")}
+		}),
+		findings.ExpiredCertificate: callee(func(e *evidence.Evidence) {
+			e.Event, e.Method, e.Path, e.Status = evidence.EventConnection, "", "", 0
+			e.TLS = evidence.TLS{Known: true, Established: true, Mutual: true, ClientSHA256: "ab", ClientNotAfter: time.Now().Add(-time.Hour).Unix()}
+		}),
+		findings.EvidenceGap: gap,
+		findings.PolicyChanged: logOf(evidence.Evidence{
+			Source: evidence.SourceK8sAudit, Role: evidence.RoleObserver, Event: evidence.EventConfigChange, Final: true, Position: "c", Start: time.Now().UnixNano(), User: "alice",
+			Act: &evidence.Act{Action: "patch authorizationpolicies", Outcome: "success", Change: evidence.Change{Group: "security.istio.io", Resource: "authorizationpolicies", Namespace: "shop", Name: "orders", Verb: "patch"}},
+		}),
+	}
+}
+
+// Each kind can be switched off, made as urgent as one likes, and kept to some
+// records; by default it is there.
+func TestEachKindIsConfigured(t *testing.T) {
+	for kind, byDefault := range findings.Kinds {
+		for name, tc := range map[string]struct {
+			cfg  clerk.FindingConfig
+			want findings.Severity // "": no finding
+		}{
+			"by default":         {clerk.FindingConfig{}, byDefault},
+			"off":                {clerk.FindingConfig{Off: true}, ""},
+			"of a severity":      {clerk.FindingConfig{Severity: findings.Low}, findings.Low},
+			"where it is":        {clerk.FindingConfig{Condition: `attributes["audit.record.id"] != nil`}, byDefault},
+			"not where it isn't": {clerk.FindingConfig{Condition: `attributes["audit.record.id"] == nil`}, ""},
+		} {
+			if tc.cfg.Condition != "" && kind == findings.EvidenceGap {
+				continue // rests on no record
+			}
+			t.Run(string(kind)+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					cfg := createDefaultConfig()
+					cfg.Findings.MustDecide, cfg.Findings.TrustDomains = []string{"/admin/*"}, []string{"example.org"}
+					cfg.Findings.Kinds = map[findings.Kind]clerk.FindingConfig{kind: tc.cfg}
+					require.NoError(t, cfg.Validate())
+					p := newPair(t, cfg)
+					p.start(t)
+					require.NoError(t, p.logs.ConsumeLogs(ours(t.Context()), faults()[kind]))
+					time.Sleep(time.Minute)
+					p.stop(t)
+					found := p.sink.findings()
+					if tc.want == "" {
+						require.Empty(t, found)
+						return
+					}
+					require.Len(t, found, 1)
+					require.Equal(t, string(kind), attr(t, found[0], semconv.MeshFindingKind))
+					require.Equal(t, string(tc.want), attr(t, found[0], semconv.FindingSeverity))
+					require.Equal(t, string(tc.want), found[0].SeverityText())
+				})
+			})
+		}
+	}
+}
+
+// A finding in doubt is counted with the severity that it states: it wakes nobody.
+func TestFindingInDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tel := componenttest.NewTelemetry()
+		p := newPairWith(t, createDefaultConfig(), metadatatest.NewSettings(tel))
+		p.start(t)
+		// Its connection may have begun before the certificate ended.
+		expired := calleeReport("a", func(e *evidence.Evidence) {
+			e.TLS = evidence.TLS{Known: true, Established: true, Mutual: true, ClientSHA256: "ab", ClientNotAfter: time.Now().Add(-time.Hour).Unix()}
+		})
+		require.NoError(t, p.logs.ConsumeLogs(t.Context(), logOf(expired)))
+		time.Sleep(time.Minute)
+		p.stop(t)
+		require.Len(t, p.sink.findings(), 1)
+		require.Equal(t, "low", p.sink.findings()[0].SeverityText())
+		got, err := tel.GetMetric("otelcol_meshaudit_findings")
+		require.NoError(t, err)
+		for _, d := range got.Data.(metricdata.Sum[int64]).DataPoints {
+			severity, _ := d.Attributes.Value("severity")
+			kind, _ := d.Attributes.Value("kind")
+			want := int64(0)
+			if kind.AsString() == "expired_certificate" && severity.AsString() == "low" {
+				want = 1
+			}
+			require.Equal(t, want, d.Value, d.Attributes)
+		}
+		require.NoError(t, tel.Shutdown(context.Background()))
+	})
 }
 
 // A call that was served is found to be denied when its decision comes, be that

@@ -208,6 +208,7 @@ func TestRecord(t *testing.T) {
 				e.DecisionID = "d"
 				e.Status = 403
 				e.TLS = evidence.TLS{Known: true, Established: true, Mutual: true, Version: "1.3"}
+				e.From.Address, e.PeerAddress, e.PeerPort = "203.0.113.1", "10.0.0.1", 4000
 			}),
 			decisionReport("d"),
 		)))
@@ -230,6 +231,7 @@ func TestRecord(t *testing.T) {
 			"security_rule.name": "mesh/allow", "security_rule.version": "7",
 			"mesh.join.method": "decision_id", "mesh.join.confidence": "1", "mesh.join.decision_id": "d",
 			"mesh.evidence.state": "complete", "mesh.cluster": "edge-0", "mesh.conflicts": "",
+			"client.address": "203.0.113.1", "network.peer.address": "10.0.0.1", "network.peer.port": "4000",
 		} {
 			assert.Equal(t, want, attr(t, r, name), name)
 		}
