@@ -239,6 +239,7 @@ type testRecord struct {
 	Time       time.Time      `json:"time"`
 	Trace      string         `json:"trace"`
 	Span       string         `json:"span"`
+	Body       string         `json:"body"`
 	Attributes map[string]any `json:"attributes"`
 }
 
@@ -305,6 +306,9 @@ func (r *testRecord) put(sl plog.ScopeLogs, ss ptrace.ScopeSpans) error {
 	}
 	l := sl.LogRecords().AppendEmpty()
 	l.SetEventName(r.Event)
+	if r.Body != "" {
+		l.Body().SetStr(r.Body)
+	}
 	if !r.Time.IsZero() {
 		l.SetTimestamp(at)
 	}

@@ -87,7 +87,7 @@ sealed, and finds audit records in it.`,
 	}
 	root.SetVersionTemplate("meshaudit {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
-	root.AddCommand(newKeygen(s), newVerify(s), newShow(s), newQuery(s), newProve(s), newCheck(s), newErase(s), newAccept(s), newWitness(s), newVersion(s))
+	root.AddCommand(newKeygen(s), newVerify(s), newShow(s), newQuery(s), newTrace(s), newProve(s), newCheck(s), newErase(s), newAccept(s), newWitness(s), newVersion(s))
 	return root
 }
 

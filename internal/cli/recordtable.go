@@ -100,17 +100,7 @@ func newRecordTable(s *streams) *recordTable {
 
 func (t *recordTable) record(r *query.Record) error {
 	conflicts := slice(r, semconv.MeshConflicts)
-	// The called workload's trust domain is the more likely to be ours.
-	destination := t.party(r, semconv.DestinationPrefix, semconv.ServerAddress)
-	source := t.party(r, semconv.SourcePrefix, semconv.ClientAddress)
-	if user := printable(r.Str(semconv.UserID)); user != "" && source == nobody {
-		source = user
-	} else if user != "" {
-		source = user + " by " + source
-	}
-	if target := r.Str(semconv.AuditTargetID); target != "" && destination == nobody {
-		destination = printable(target)
-	}
+	source, destination := t.parties(r)
 	at := r.Time.UTC()
 	t.seq++
 	heap.Push(&t.waiting, &recordRow{at, t.seq, []cell{
@@ -160,6 +150,22 @@ func (t *recordTable) flush() error {
 		}
 	}
 	return t.table.flush()
+}
+
+// parties are who did something, and to whom.
+func (t *recordTable) parties(r *query.Record) (source, destination string) {
+	// The called workload's trust domain is the more likely to be ours.
+	destination = t.party(r, semconv.DestinationPrefix, semconv.ServerAddress)
+	source = t.party(r, semconv.SourcePrefix, semconv.ClientAddress)
+	if user := printable(r.Str(semconv.UserID)); user != "" && source == nobody {
+		source = user
+	} else if user != "" {
+		source = user + " by " + source
+	}
+	if target := r.Str(semconv.AuditTargetID); target != "" && destination == nobody {
+		destination = printable(target)
+	}
+	return source, destination
 }
 
 // party is one side of an action: its identity and how well that is proven,
