@@ -41,7 +41,7 @@ const maxTraceRecords = 100_000
 // TraceOf finds the trace of an id: a trace id, or a record's or piece of evidence's, or the
 // beginning of one.
 func TraceOf(ctx context.Context, store seal.Store, origins []Glob, id string) (t pcommon.TraceID, err error) {
-	if n, err := hex.Decode(t[:], []byte(id)); err == nil && n == len(t) {
+	if decodeID(t[:], id) {
 		return t, nil
 	}
 	found := map[pcommon.TraceID]string{}
@@ -98,19 +98,21 @@ type tree struct {
 }
 
 func (tr *tree) add(r *Record) {
-	id := r.Str(semconv.AuditRecordID)
-	if id == "" {
-		parent := r.Str(semconv.EvidenceParentSpanID)
+	if id := r.Str(semconv.EvidenceID); id != "" {
 		var above pcommon.SpanID
 		if r.Event == EventSpan {
 			above = r.Span.ParentSpanID()
-		} else if n, err := hex.Decode(above[:], []byte(parent)); err != nil || n != len(above) {
-			above = pcommon.SpanID{}
+		} else {
+			decodeID(above[:], r.Str(semconv.EvidenceParentSpanID))
 		}
-		tr.evidence[r.Str(semconv.EvidenceID)] = r.SpanID
+		tr.evidence[id] = r.SpanID
 		if !above.IsEmpty() && above != r.SpanID {
 			tr.parents[r.SpanID] = above
 		}
+		return
+	}
+	id := r.Str(semconv.AuditRecordID)
+	if id == "" {
 		return
 	}
 	kept := *r // its batch is decoded anew for each
@@ -254,6 +256,15 @@ func goesOn(above, c *Call) likeness {
 		}
 	}
 	return unknown
+}
+
+// decodeID reads a whole id in hexadecimal.
+func decodeID(id []byte, s string) bool {
+	if len(s) != 2*len(id) {
+		return false
+	}
+	_, err := hex.Decode(id, []byte(s))
+	return err == nil
 }
 
 func (r *Record) number(name string) int64 {

@@ -139,7 +139,12 @@ func TestTrace(t *testing.T) {
 			about(semconv.EventFinding, record("twice", 0), semconv.FindingRecords, []any{"b", "c"}),
 		}, "b +more +twice; c +twice"},
 		"what makes no sense": {[]func(plog.LogRecord){
-			seen("", 1, 1), seen("b1", 1, 1),
+			seen("", 1, 1), seen("b1", 1, 1), seen("b1", 0, 0),
+			func(r plog.LogRecord) {
+				seen("x", 1, 0)(r)
+				r.Attributes().PutStr(semconv.EvidenceParentSpanID, strings.Repeat("ab", 100))
+				r.Attributes().PutStr(semconv.AuditRecordID, "forged")
+			},
 			func(r plog.LogRecord) {
 				call("b", "a", "b", 0, -ms, "callee", "b1")(r)
 				r.Attributes().PutStr(semconv.MeshAttestations, "none")
@@ -173,6 +178,7 @@ func TestTraceOf(t *testing.T) {
 		"ee01":                              hex.EncodeToString(traced[:]),
 		"0123456789abcdef0123456789abcdef":  "0123456789abcdef0123456789abcdef",
 		"bb01":                              "bb01 is the beginning of ids in 2 traces",
+		"aa01" + strings.Repeat("0", 60):    "01000000000000000000000000000000",
 		"cc01":                              "cc01" + strings.Repeat("0", 60) + " names no trace id",
 		"dd01":                              "no trace, record or evidence dd01",
 		"0123456789abcdef0123456789abcdef0": "no trace, record or evidence",
