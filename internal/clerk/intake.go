@@ -118,6 +118,7 @@ func (in *intake) record(res pcommon.Resource, lr plog.LogRecord, under [32]byte
 	n += in.report(lr.Attributes(), again)
 
 	certificate := in.prover.show(lr)
+	envoy.NameDecision(res, lr)
 	n += in.redactor.LogRecord(lr)
 	e, known := readLog(res, lr)
 	body := in.body(lr, known)

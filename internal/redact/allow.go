@@ -26,7 +26,7 @@ var allowed = func() map[string]rule {
 	}
 	add(url, "http.url", "url.full", "server.url", "rpc.url")
 	add(target, "http.target", "url.path", "path", "request_path", "http.route", "url.template", "http.path",
-		"authority", "http.host", "host.name.requested", semconv.EvidenceHost,
+		"authority", ":authority", "x-envoy-origin-path", "http.host", "host.name.requested", semconv.EvidenceHost,
 		"messaging.destination.name", "messaging.destination.template")
 	add(clientCert,
 		"http.request.header.x-forwarded-client-cert", "http.request.header.x_forwarded_client_cert",
@@ -35,7 +35,7 @@ var allowed = func() map[string]rule {
 		"http.request.header.x-spiffe-id", "http.request.header.x_spiffe_id", "x-spiffe-id", "x_spiffe_id",
 		"spiffe.id", "spiffe_id", "service.spiffe.id", "workload.spiffe.id",
 		"peer.spiffe.id", "peer.spiffe_id", "peer_spiffe_id", "local_spiffe_id",
-		"upstream_peer_spiffe_id", "upstream_local_spiffe_id",
+		"upstream_peer_spiffe_id", "upstream_local_spiffe_id", "peer_principal", "local_principal",
 		"downstream_peer_uri_san", "downstream_local_uri_san", "upstream_peer_uri_san", "upstream_local_uri_san",
 		semconv.SourceSPIFFEID, semconv.DestinationSPIFFEID, semconv.EvidenceReporterSPIFFEID)
 	add(ownMaps, semconv.EvidenceClaims, semconv.MeshHops, semconv.MeshAttestations, semconv.MeshConflicts,
@@ -91,7 +91,7 @@ var allowed = func() map[string]rule {
 		"upstream_cluster", "upstream_cluster.name", "upstream_address", "upstream_host", "upstream_local_address",
 		"downstream_cluster", "downstream_remote_address", "downstream_direct_remote_address", "downstream_local_address",
 		"response_flags", "response_code", "response_code_details", "connection_termination_details",
-		"request_size", "response_size", "bytes_sent", "bytes_received", "duration", "start_time",
+		"request_size", "response_size", "bytes_sent", "bytes_received", "duration", "start_time", "@timestamp",
 		"upstream_service_time", "upstream_request_attempt_count",
 		"istio.canonical_service", "istio.canonical_revision", "istio.namespace", "istio.mesh_id", "istio.cluster_id",
 		"istio.authorization.dry_run.allow_policy.name", "istio.authorization.dry_run.allow_policy.result",

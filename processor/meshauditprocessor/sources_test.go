@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/confmap"
+	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/plog"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -479,6 +480,55 @@ func noSecret(t *testing.T, name string, ld plog.Logs) {
 		require.NoError(t, err)
 		if i := bytes.Index(bytes.ToLower(b), []byte(evidencetest.Secret)); i >= 0 {
 			t.Errorf("%s: a secret left: …%s…", name, b[max(0, i-200):min(len(b), i+50)])
+		}
+	}
+}
+
+// Envoy's OTLP log names the decision in ext_authz's metadata, beside whatever the
+// authorizer puts there, which is not sealed.
+func TestDecisionNamedInMetadata(t *testing.T) {
+	const metadata = `{"opa":{"decision_id":"d","note":"hunter2"}}`
+	for name, put := range map[string]func(pcommon.Map){
+		"as JSON": func(m pcommon.Map) { m.PutStr("ext_authz", metadata) },
+		"as a map": func(m pcommon.Map) {
+			opa := m.PutEmptyMap("ext_authz").PutEmptyMap("opa")
+			opa.PutStr("decision_id", "d")
+			opa.PutStr("note", "hunter2")
+		},
+		"beside its own label": func(m pcommon.Map) {
+			m.PutStr("ext_authz", `{"decision_id":"other"}`)
+			m.PutStr("decision_id", "d")
+		},
+	} {
+		for _, in := range []string{"attributes", "body"} {
+			t.Run(name+", in the "+in, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := run(t, createDefaultConfig(), func() plog.Logs {
+						ld := logOf(decisionReport("d"))
+						rl := ld.ResourceLogs().AppendEmpty()
+						rl.Resource().Attributes().PutStr("log_name", "otel")
+						rl.Resource().Attributes().PutStr("node_name", "sidecar~10.0.0.1~orders-1.shop~x")
+						lr := rl.ScopeLogs().AppendEmpty().LogRecords().AppendEmpty()
+						lr.SetTimestamp(pcommon.NewTimestampFromTime(time.Now()))
+						labels := lr.Attributes()
+						if in == "body" {
+							labels = lr.Body().SetEmptyMap()
+						}
+						for k, v := range map[string]string{"method": "GET", "path": "/x", "response_code": "200", "upstream_cluster": "inbound|80||"} {
+							labels.PutStr(k, v)
+						}
+						put(labels)
+						return ld
+					})
+					require.Len(t, s.records(), 1)
+					require.Equal(t, "decision_id", attr(t, s.records()[0], semconv.JoinMethod))
+					for _, ld := range s.AllLogs() {
+						b, err := (&plog.JSONMarshaler{}).MarshalLogs(ld)
+						require.NoError(t, err)
+						require.NotContains(t, string(b), "hunter2")
+					}
+				})
+			})
 		}
 	}
 }

@@ -434,12 +434,9 @@ func decisionIDIn(s string) string {
 // one of response_code_details, upstream_cluster and
 // connection_termination_details.
 func FromOTLPLog(under pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, bool) {
-	if lr.EventName() != "" {
-		return evidence.Evidence{}, false // Envoy names no event; this is something else
+	if !labelled(under, lr) {
+		return evidence.Evidence{}, false
 	}
-	_, named := under.Attributes().Get("log_name")
-	nodeID, ofNode := under.Attributes().Get("node_name")
-
 	var l labels
 	collect(&l, lr.Attributes())
 	switch body := lr.Body(); body.Type() {
@@ -448,21 +445,14 @@ func FromOTLPLog(under pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, 
 	case pcommon.ValueTypeStr:
 		l.line(body.Str())
 	}
-	_, flags := label(lr, "response_flags")
-	_, details := label(lr, "response_code_details")
-	_, cluster := label(lr, "upstream_cluster")
-	_, termination := label(lr, "connection_termination_details")
-	if !(named && ofNode) && !(flags && (details || cluster || termination)) {
-		return evidence.Evidence{}, false
-	}
 
 	// Istio without a format of one's own sends its text format as the body.
 	textual := !l.stated() && lr.Body().Type() == pcommon.ValueTypeStr && len(lr.Body().Str()) <= evidence.MaxLine &&
 		builtinLines().readText(strings.TrimSpace(lr.Body().Str()), &l)
 
 	var node Node
-	if ofNode {
-		node = ParseNodeID(nodeID.Str())
+	if id, ok := under.Attributes().Get("node_name"); ok {
+		node = ParseNodeID(id.Str())
 	}
 	resourceWorkload(under, &node)
 	if l.podName != "" && node.Workload.PodName == "" {
@@ -490,6 +480,40 @@ func FromOTLPLog(under pcommon.Resource, lr plog.LogRecord) (evidence.Evidence, 
 	}
 	applyTrace(&e, l.headers.Trace())
 	return e, true
+}
+
+// labelled says whether FromOTLPLog takes a record.
+func labelled(under pcommon.Resource, lr plog.LogRecord) bool {
+	if lr.EventName() != "" {
+		return false // Envoy names no event; this is something else
+	}
+	_, named := under.Attributes().Get("log_name")
+	_, ofNode := under.Attributes().Get("node_name")
+	_, flags := label(lr, "response_flags")
+	_, details := label(lr, "response_code_details")
+	_, cluster := label(lr, "upstream_cluster")
+	_, termination := label(lr, "connection_termination_details")
+	return named && ofNode || flags && (details || cluster || termination)
+}
+
+// NameDecision states the decision's id, which a record that FromOTLPLog takes has in
+// its label ext_authz, in a label of its own. The external authorizer may put anything
+// beside it, which is not to be sealed.
+func NameDecision(under pcommon.Resource, lr plog.LogRecord) {
+	if lr.EventName() != "" {
+		return
+	}
+	authz, ok := label(lr, "ext_authz")
+	if !ok || !labelled(under, lr) {
+		return
+	}
+	l := labels{extAuthz: authz.AsString()}
+	if v, ok := label(lr, "decision_id"); ok {
+		l.set("decision_id", v.AsString())
+	}
+	if id := l.decisionID(); id != "" {
+		lr.Attributes().PutStr("decision_id", id)
+	}
 }
 
 // PeerCertificate is the peer's certificate among the labels of a record that
