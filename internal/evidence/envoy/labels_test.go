@@ -169,7 +169,7 @@ func TestLabels(t *testing.T) {
 	if e := read(map[string]any{"peer_spiffe_id": "-", "tls_version": "-", "peer_cert_sha256": "-", "peer_cert_serial": "-"}); !e.TLS.Known || e.TLS.Established || len(e.From.Identities) != 0 {
 		t.Errorf("empty TLS labels are plaintext: %+v", e.TLS)
 	}
-	if e := read(map[string]any{"downstream_peer_serial": "0A:1b", "downstream_peer_issuer": "CN=ca"}); e.TLS.ClientSerial != "a1b" || e.TLS.ClientIssuer != "CN=ca" {
+	if e := read(map[string]any{"peer_cert_serial": "-", "downstream_peer_serial": "0A:1b", "downstream_peer_issuer": "CN=ca"}); e.TLS.ClientSerial != "a1b" || e.TLS.ClientIssuer != "CN=ca" {
 		t.Errorf("serial number and issuer: %+v", e.TLS)
 	}
 	if e := read(map[string]any{"peer_cert_serial": "-0a"}); e.TLS.ClientSerial != "" {
