@@ -27,7 +27,8 @@ It needs no key and proves nothing; meshaudit verify does.
 Exit code:
   0  the trace was read
   1  a log is damaged; what could be read before that is on stdout
-  3  there is no such trace, or the command could not do its work; also for bad usage`,
+  3  there is no such trace, it is too long to show all of it, or the command could not
+     do its work; also for bad usage`,
 		Example: `  meshaudit trace run/store 55816f96
   meshaudit trace run/store ee935bc8a2f24620ef65f49b50c032ba -o json`,
 	}
@@ -174,11 +175,12 @@ func saidOf(r *query.Record) string {
 // traceHead says what the trace is, and who set it going, as its records state.
 func traceHead(out *recordTable, t *query.Trace, first *query.Call) string {
 	out.fixed = true
-	head := fmt.Sprintf("Trace %s, %s UTC", t.ID, first.Time.UTC().Format(time.DateTime+".000"))
+	var head strings.Builder
+	fmt.Fprintf(&head, "Trace %s, %s UTC", t.ID, first.Time.UTC().Format(time.DateTime+".000"))
 	if !out.home.IsZero() {
-		head += ", identities in " + out.home.String()
+		head.WriteString(", identities in " + out.home.String())
 	}
-	head += "\n"
+	head.WriteByte('\n')
 	said := map[string]bool{}
 	_ = walk(t.Calls, 0, func(c *query.Call, _ int) error {
 		who := printable(c.Str(semconv.InitiatorID))
@@ -187,11 +189,11 @@ func traceHead(out *recordTable, t *query.Trace, first *query.Call) string {
 			if ambiguous, _ := flag(&c.Record, semconv.InitiatorAmbiguous); ambiguous {
 				how += ", ambiguous"
 			}
-			head += "Set going by " + who + " (" + how + " at " + short(c.ID) + ")\n"
+			fmt.Fprintf(&head, "Set going by %s (%s at %s)\n", who, how, short(c.ID))
 		}
 		return nil
 	})
-	return head
+	return head.String()
 }
 
 // traceAnswer is trace's JSON, one call a line, see docs/cli.md.
@@ -204,13 +206,9 @@ type traceAnswer struct {
 }
 
 func (s *streams) traceJSON(t *query.Trace) error {
-	parents := map[*query.Call]*query.Call{}
 	return walk(t.Calls, 0, func(c *query.Call, depth int) error {
-		for _, made := range c.Calls {
-			parents[made] = c
-		}
 		a := traceAnswer{Depth: depth, Record: recordJSON(&c.Record)}
-		if p := parents[c]; p != nil {
+		if p := c.Parent; p != nil {
 			a.Parent, a.By = p.ID, "span"
 			if c.ByTime {
 				a.By = "time"

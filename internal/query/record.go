@@ -50,6 +50,29 @@ type Under struct {
 	ScopeSchemaURL    string
 }
 
+// clone is a copy to keep, which holds on to nothing of the batch.
+func (r *Record) clone() *Record {
+	c := *r
+	c.Entry = &seal.Entry{Header: r.Entry.Header, Segment: r.Entry.Segment, Offset: r.Entry.Offset, Size: r.Entry.Size, Erasure: r.Entry.Erasure}
+	c.Under = &Under{pcommon.NewResource(), r.Under.ResourceSchemaURL, pcommon.NewInstrumentationScope(), r.Under.ScopeSchemaURL}
+	r.Under.Resource.CopyTo(c.Under.Resource)
+	r.Under.Scope.CopyTo(c.Under.Scope)
+	switch r.Signal {
+	case seal.SignalLogs:
+		c.Log = plog.NewLogRecord()
+		r.Log.CopyTo(c.Log)
+		c.Attributes = c.Log.Attributes()
+	case seal.SignalTraces:
+		c.Span = ptrace.NewSpan()
+		r.Span.CopyTo(c.Span)
+		c.Attributes = c.Span.Attributes()
+	case seal.SignalMetrics:
+		c.Metric = pmetric.NewMetric()
+		r.Metric.CopyTo(c.Metric)
+	}
+	return &c
+}
+
 // Str is a string attribute, "" if there is none.
 func (r *Record) Str(name string) string {
 	if v, ok := r.Attributes.Get(name); ok && v.Type() == pcommon.ValueTypeStr {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -24,24 +25,28 @@ type Trace struct {
 // Call is an action of a trace and what it led to.
 type Call struct {
 	Record
-	ID    string // of the record
-	Calls []*Call
+	ID     string // of the record
+	Calls  []*Call
+	Parent *Call // that led to it, nil if none did
 	// ByTime: no span says from which call this one was made. It began while that one was
 	// under way, at the workload that it called.
 	ByTime bool
 	Said   []*Record // what amends the record, and findings that rest on it, as stated last
+
+	to, from parties
+	above    *Call // Parent or what led to that, nearer to the first: see first
 }
 
 // End is when it was over; of what has no duration, when it began.
 func (c *Call) End() time.Time { return c.Time.Add(time.Duration(c.number(semconv.MeshDuration))) }
 
-// maxTraceRecords bounds what is kept of a trace: of longer ones only the beginning is told.
+// maxTraceRecords bounds what is kept of a trace.
 const maxTraceRecords = 100_000
 
 // TraceOf finds the trace of an id: a trace id, or a record's or piece of evidence's, or the
 // beginning of one.
 func TraceOf(ctx context.Context, store seal.Store, origins []Glob, id string) (t pcommon.TraceID, err error) {
-	if decodeID(t[:], id) {
+	if decodeID(t[:], id) && !t.IsEmpty() {
 		return t, nil
 	}
 	found := map[pcommon.TraceID]string{}
@@ -75,16 +80,23 @@ func TraceOf(ctx context.Context, store seal.Store, origins []Glob, id string) (
 
 // ReadTrace reads what was done under a trace id. Which call led to which the spans of the
 // evidence say, which is sealed beside the records; else parties and time do.
-// Otherwise see Query.Run for the errors; the tree is of what could be read. Without
-// records it has no calls.
+// Otherwise see Query.Run for the errors; the tree is of what could be read, and it is an error
+// if that is not all because it is too much. Without records it has no calls.
 func ReadTrace(ctx context.Context, store seal.Store, origins []Glob, id pcommon.TraceID) (*Trace, error) {
+	return readBeginning(ctx, store, origins, id, maxTraceRecords)
+}
+
+func readBeginning(ctx context.Context, store seal.Store, origins []Glob, id pcommon.TraceID, most int) (*Trace, error) {
 	tr := &tree{parents: map[pcommon.SpanID]pcommon.SpanID{}, evidence: map[string]pcommon.SpanID{}, byID: map[string]*Call{}}
-	q := Query{Origins: origins, Traces: []pcommon.TraceID{id}, Events: []Glob{{}}, Limit: maxTraceRecords}
+	q := Query{Origins: origins, Traces: []pcommon.TraceID{id}, Events: []Glob{{}}, Limit: most}
 	q.Events[0], _ = ParseGlob("*")
-	_, err := q.Run(ctx, store, func(r *Record) error {
+	stats, err := q.Run(ctx, store, func(r *Record) error {
 		tr.add(r)
 		return nil
 	})
+	if stats.Limited {
+		err = errors.Join(err, fmt.Errorf("trace %s has %d records and pieces of evidence or more: the rest is not shown", id, most))
+	}
 	return &Trace{ID: id, Calls: tr.grow()}, err
 }
 
@@ -115,13 +127,12 @@ func (tr *tree) add(r *Record) {
 	if id == "" {
 		return
 	}
-	kept := *r // its batch is decoded anew for each
 	switch r.Event {
 	case semconv.EventAmendment, semconv.EventFinding:
-		tr.said = append(tr.said, &kept)
+		tr.said = append(tr.said, r.clone())
 	default:
 		if tr.byID[id] == nil { // else it was handed on twice
-			c := &Call{Record: kept, ID: id}
+			c := &Call{Record: *r.clone(), ID: id, to: partiesOf(r, semconv.DestinationPrefix), from: partiesOf(r, semconv.SourcePrefix)}
 			tr.byID[id] = c
 			tr.calls = append(tr.calls, c)
 		}
@@ -135,30 +146,36 @@ func (tr *tree) grow() (roots []*Call) {
 	called := map[pcommon.SpanID][]*Call{}
 	for _, c := range tr.calls {
 		for _, s := range tr.spans(c, "callee") {
-			called[s] = append(called[s], c)
-		}
-	}
-	parent := map[*Call]*Call{}
-	for _, c := range tr.calls {
-		from, byTime := tr.madeFrom(c, called), false
-		if from == nil {
-			from, byTime = tr.underWay(c), true
-		}
-		for above := from; above != nil; above = parent[above] {
-			if above == c { // clocks that are apart made it lead to itself
-				from = nil
-				break
+			if n := len(called[s]); n == 0 || called[s][n-1] != c {
+				called[s] = append(called[s], c)
 			}
 		}
+	}
+	began := 0
+	open := underWay{}
+	for _, c := range tr.calls {
+		for ; began < len(tr.calls) && !tr.calls[began].Time.After(c.Time); began++ {
+			open.add(tr.calls[began])
+		}
+		from, byTime := tr.madeFrom(c, called), false
 		if from == nil {
+			from, byTime = open.at(c), true
+		}
+		if from == nil || from.first() == c { // clocks that are apart made it lead to itself
 			roots = append(roots, c)
 			continue
 		}
-		parent[c], c.ByTime = from, byTime
+		c.Parent, c.above, c.ByTime = from, from, byTime
 		from.Calls = append(from.Calls, c)
 	}
-	for i, r := range tr.said {
-		if id := r.Str(semconv.FindingID); id != "" && slices.ContainsFunc(tr.said[i+1:], func(later *Record) bool { return later.Str(semconv.FindingID) == id }) {
+	last := map[string]*Record{} // findings, as stated last
+	for _, r := range tr.said {
+		if id := r.Str(semconv.FindingID); id != "" {
+			last[id] = r
+		}
+	}
+	for _, r := range tr.said {
+		if id := r.Str(semconv.FindingID); id != "" && last[id] != r {
 			continue // it is stated again, with its count
 		}
 		about := []string{r.Str(semconv.MeshAmends)}
@@ -168,12 +185,23 @@ func (tr *tree) grow() (roots []*Call) {
 			}
 		}
 		for _, id := range about {
-			if c := tr.byID[id]; c != nil {
+			if c := tr.byID[id]; c != nil && (len(c.Said) == 0 || c.Said[len(c.Said)-1] != r) {
 				c.Said = append(c.Said, r)
 			}
 		}
 	}
 	return roots
+}
+
+// first is the call at the top of what led to c. It halves the way up for the next who asks.
+func (c *Call) first() *Call {
+	for c.above != nil {
+		if c.above.above != nil {
+			c.above = c.above.above
+		}
+		c = c.above
+	}
+	return c
 }
 
 // spans are those on which a call's evidence of a role stands.
@@ -186,28 +214,40 @@ func (tr *tree) spans(c *Call, role string) (all []pcommon.SpanID) {
 		if a.Type() != pcommon.ValueTypeMap {
 			continue
 		}
-		id, _ := a.Map().Get("id")
+		id, _ := a.Map().Get(semconv.AttestationID)
 		if as, ok := a.Map().Get("role"); !ok || as.AsString() != role {
 			continue
 		}
-		if s := tr.evidence[id.AsString()]; !s.IsEmpty() && !slices.Contains(all, s) {
+		if s := tr.evidence[id.AsString()]; !s.IsEmpty() {
 			all = append(all, s)
 		}
 	}
 	return all
 }
 
-// maxClimb bounds the way up from a span.
-const maxClimb = 64
+const (
+	maxClimb = 64   // spans on the way up from one
+	maxAlike = 1000 // spans and calls that are looked at to find the one that led to a call
+)
 
 // madeFrom finds the call from which spans lead to c: up from the caller's, else from the
-// callee's.
+// callee's. On its callee's own span may stand other attempts of c as well, so there the
+// parties must agree.
 func (tr *tree) madeFrom(c *Call, called map[pcommon.SpanID][]*Call) *Call {
-	for _, role := range [...]string{"caller", "callee"} {
-		for _, s := range tr.spans(c, role) {
+	own := tr.spans(c, "callee")
+	left := maxAlike
+	for _, from := range [...][]pcommon.SpanID{tr.spans(c, "caller"), own} {
+		for _, s := range from {
 			for range maxClimb {
+				shared := slices.Contains(own, s)
+				if left--; left < 0 {
+					return nil
+				}
 				for _, above := range called[s] {
-					if above != c && goesOn(above, c) != apart {
+					if left--; left < 0 {
+						return nil
+					}
+					if like := goesOn(above, c); above != c && (like == same || like == unknown && !shared) {
 						return above
 					}
 				}
@@ -221,13 +261,46 @@ func (tr *tree) madeFrom(c *Call, called map[pcommon.SpanID][]*Call) *Call {
 	return nil
 }
 
-// underWay finds the call that was under way at c's caller when c began, or may have been if
-// it does not say how long it took: of several the last to begin.
-func (tr *tree) underWay(c *Call) (from *Call) {
-	for _, above := range tr.calls {
-		over := above.number(semconv.MeshDuration) != 0 && above.End().Before(c.Time)
-		if above != c && !above.Time.After(c.Time) && !over && goesOn(above, c) == same {
-			from = above
+// underWay has calls by whom they went to, those that began last at the end, without such as
+// were over before the last to begin.
+type underWay [len(partySuffixes)]map[string][]*Call
+
+func (u *underWay) add(c *Call) {
+	for i, to := range c.to {
+		if to == "" {
+			continue
+		}
+		if u[i] == nil {
+			u[i] = map[string][]*Call{}
+		}
+		u[i][to] = append(u[i][to], c)
+	}
+}
+
+// at finds the call that was under way at c's caller when c began, or may have been if it does
+// not say how long it took: of several the last to begin. Later calls of at are about calls that
+// begin no earlier.
+func (u *underWay) at(c *Call) (from *Call) {
+	over := func(above *Call) bool {
+		return above.number(semconv.MeshDuration) != 0 && above.End().Before(c.Time)
+	}
+	left := maxAlike
+	for i, who := range c.from {
+		all := u[i][who]
+		for len(all) > 0 && over(all[len(all)-1]) {
+			all = all[:len(all)-1]
+			u[i][who] = all
+		}
+		for _, above := range slices.Backward(all) {
+			if left--; left < 0 {
+				return from
+			}
+			if above != c && !over(above) && goesOn(above, c) == same {
+				if from == nil || above.Time.After(from.Time) || above.Time.Equal(from.Time) && above.ID > from.ID {
+					from = above
+				}
+				break
+			}
 		}
 	}
 	return from
@@ -242,12 +315,23 @@ const (
 	apart
 )
 
+// parties are what a record states of one side, the strongest first; "" is nothing.
+type parties [len(partySuffixes)]string
+
+var partySuffixes = [...]string{semconv.SuffixSPIFFEID, semconv.SuffixPodName, semconv.SuffixWorkloadName}
+
+func partiesOf(r *Record, prefix string) (p parties) {
+	for i, suffix := range partySuffixes {
+		p[i] = r.Str(prefix + suffix)
+	}
+	return p
+}
+
 // goesOn compares whom a call went to with whom another came from, by the strongest thing that
 // both state.
 func goesOn(above, c *Call) likeness {
-	for _, suffix := range [...]string{semconv.SuffixSPIFFEID, semconv.SuffixPodName, semconv.SuffixWorkloadName} {
-		to, from := above.Str(semconv.DestinationPrefix+suffix), c.Str(semconv.SourcePrefix+suffix)
-		switch {
+	for i, to := range above.to {
+		switch from := c.from[i]; {
 		case to == "" || from == "":
 		case to == from:
 			return same

@@ -128,6 +128,13 @@ func TestTrace(t *testing.T) {
 			call("b", "a", "b", 0, 9*ms, "callee", "b1"), call("c", "z", "c", ms, ms, "caller", "c0"),
 			seen("b1", 2, 1), seen("c0", 3, 2),
 		}, "b; c"},
+		"attempts that share a span, of parties that nobody names": {[]func(plog.LogRecord){
+			call("b", "", "", 0, ms, "callee", "b1"), call("b2", "", "", 2*ms, ms, "callee", "b2"),
+			seen("b1", 2, 1), seen("b2", 2, 1),
+		}, "b; b2"},
+		"at one time": {[]func(plog.LogRecord){
+			call("c", "b", "c", 0, ms), call("z", "a", "b", 0, ms),
+		}, "z; >c~"},
 		"in a circle": {[]func(plog.LogRecord){
 			call("b", "a", "b", 0, 9*ms, "callee", "b1", "caller", "b0"), call("c", "b", "a", ms, ms, "callee", "c1", "caller", "c0"),
 			seen("b0", 1, 4), seen("b1", 2, 1), seen("c0", 3, 2), seen("c1", 4, 3),
@@ -136,7 +143,7 @@ func TestTrace(t *testing.T) {
 			call("b", "a", "b", 0, 9*ms), call("b", "a", "b", 0, 9*ms), call("c", "x", "c", ms, ms),
 			about(semconv.EventAmendment, record("more", 0), semconv.MeshAmends, "b"),
 			about(semconv.EventFinding, record("once", 0), semconv.FindingRecords, []any{"b", "c", "gone"}),
-			about(semconv.EventFinding, record("twice", 0), semconv.FindingRecords, []any{"b", "c"}),
+			about(semconv.EventFinding, record("twice", 0), semconv.FindingRecords, []any{"b", "b", "c"}),
 		}, "b +more +twice; c +twice"},
 		"what makes no sense": {[]func(plog.LogRecord){
 			seen("", 1, 1), seen("b1", 1, 1), seen("b1", 0, 0),
@@ -154,6 +161,62 @@ func TestTrace(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := readTrace(t, c.records...); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+// Of a long trace the beginning is told, and that it is no more than that.
+func TestLongTrace(t *testing.T) {
+	store := t.TempDir()
+	l := newTestLog(t, store, "example.org/a")
+	l.append(time.Second, call("b", "a", "b", 0, ms), call("c", "b", "c", 0, ms))
+	l.append(2*time.Second, call("d", "c", "d", 0, ms))
+	l.close()
+	trace, err := readBeginning(t.Context(), seal.Dir(store), nil, traced, 2)
+	if err == nil || !strings.Contains(err.Error(), "the rest is not shown") || len(trace.Calls) != 1 || len(trace.Calls[0].Calls) != 1 {
+		t.Error(trace.Calls, err)
+	}
+}
+
+// However many calls a trace has, each led to the next or all were made one after the other,
+// the tree is made in time that grows with their number.
+func TestLargeTrace(t *testing.T) {
+	const many = 50_000
+	for name, who := range map[string]func(int) (from, to string){
+		"deep":              func(i int) (string, string) { return fmt.Sprint(i), fmt.Sprint(i + 1) },
+		"nobody under way":  func(i int) (string, string) { return [2]string{"a", "b"}[i*2/many], "b" },
+		"everyone the same": func(int) (string, string) { return "a", "a" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			tr := &tree{byID: map[string]*Call{}}
+			for i := range many {
+				from, to := who(i)
+				r := &Record{Entry: &seal.Entry{}, Under: &Under{Resource: pcommon.NewResource(), Scope: pcommon.NewInstrumentationScope()}, Signal: seal.SignalLogs, Log: plog.NewLogRecord()}
+				r.Log.Attributes().PutStr(semconv.AuditRecordID, fmt.Sprint(i))
+				r.Log.Attributes().PutStr(semconv.SourceSPIFFEID, from)
+				r.Log.Attributes().PutStr(semconv.DestinationSPIFFEID, to)
+				if name == "nobody under way" {
+					r.Log.Attributes().PutInt(semconv.MeshDuration, 1)
+				}
+				r.Attributes, r.Time = r.Log.Attributes(), time.Unix(int64(i), 0)
+				tr.add(r)
+				f := &Record{Entry: r.Entry, Under: r.Under, Signal: seal.SignalLogs, Event: semconv.EventFinding, Log: plog.NewLogRecord()}
+				f.Log.Attributes().PutStr(semconv.AuditRecordID, fmt.Sprint("finding ", i))
+				f.Log.Attributes().PutStr(semconv.FindingID, fmt.Sprint(i))
+				f.Attributes = f.Log.Attributes()
+				tr.add(f)
+			}
+			roots, depth := tr.grow(), 0
+			for next := roots; len(next) > 0; next = next[0].Calls {
+				depth++
+			}
+			wantRoots, wantDepth := 1, many
+			if name == "nobody under way" {
+				wantRoots, wantDepth = many, 1
+			}
+			if len(roots) != wantRoots || depth != wantDepth {
+				t.Errorf("%d roots, %d deep, want %d, %d", len(roots), depth, wantRoots, wantDepth)
 			}
 		})
 	}
@@ -180,6 +243,7 @@ func TestTraceOf(t *testing.T) {
 		"bb01":                              "bb01 is the beginning of ids in 2 traces",
 		"aa01" + strings.Repeat("0", 60):    "01000000000000000000000000000000",
 		"cc01":                              "cc01" + strings.Repeat("0", 60) + " names no trace id",
+		strings.Repeat("0", 32):             "no trace, record or evidence 0",
 		"dd01":                              "no trace, record or evidence dd01",
 		"0123456789abcdef0123456789abcdef0": "no trace, record or evidence",
 	} {
