@@ -767,6 +767,29 @@ func TestRecordFields(t *testing.T) {
 	assert.Equal(t, evidence.ID(server), r.Attestations[0].ID, "the anchor comes first")
 }
 
+// Who connected is what the callee's outermost report says: its application sees
+// its own proxy connect.
+func TestWhoConnected(t *testing.T) {
+	for name, tc := range map[string]struct{ client, peer, want string }{
+		"as the client says":      {"10.0.0.1", "", ""},
+		"another than the client": {"203.0.113.1", "10.0.0.1", "10.0.0.1"},
+		"only the application":    {"", "", "127.0.0.6"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := New(testConfig())
+			c.Add(t0, []evidence.Evidence{
+				calleeALS("server", trace(1, 3, 0), func(e *evidence.Evidence) { e.From.Address, e.PeerAddress = tc.client, tc.peer }),
+				appSpan("in", evidence.SpanServer, trace(1, 4, 3), func(e *evidence.Evidence) { e.PeerAddress = "127.0.0.6" }),
+			})
+			c.Advance(t0.Add(time.Second))
+			rs := drain(t, c)
+			require.Len(t, rs, 1)
+			require.Len(t, rs[0].Attestations, 2)
+			require.Equal(t, tc.want, rs[0].PeerAddress)
+		})
+	}
+}
+
 // Of a call that lasted longer than evidence is kept, nobody knows an attempt that ended
 // long ago.
 func TestForgottenAttempt(t *testing.T) {

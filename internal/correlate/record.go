@@ -200,6 +200,7 @@ func merge(r *Record, all []statement, kept *stated) {
 	if via.by != nil {
 		toWorkload, to = beyond(all), beyond(all)
 	}
+	connected := false
 	for _, s := range calleeFirst {
 		e := s.Evidence
 		keep(&r.TraceID, e.TraceID)
@@ -243,7 +244,9 @@ func merge(r *Record, all []statement, kept *stated) {
 				}
 			}
 		}
-		if s.place.callee() && r.PeerAddress == "" {
+		if s.place.callee() && !connected && (e.From.Address != "" || e.PeerAddress != "") {
+			// Who connects to what stands behind the callee's proxy is the proxy.
+			connected = true
 			r.PeerAddress, r.PeerPort = e.PeerAddress, e.PeerPort
 		}
 		r.Attestations = append(r.Attestations, Attestation{
