@@ -65,7 +65,8 @@ func origins(fsys FS, root string) ([]string, error) {
 		if !n.IsDir() || ValidOrigin(o) != nil {
 			continue
 		}
-		if _, err := fsys.Stat(filepath.Join(root, n.Name(), segmentDir)); err == nil {
+		// A log that cannot be got at is one: who opens it is told why.
+		if _, err := fsys.Stat(filepath.Join(root, n.Name(), segmentDir)); !errors.Is(err, fs.ErrNotExist) {
 			os = append(os, o)
 		}
 	}

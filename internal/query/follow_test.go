@@ -3,6 +3,7 @@ package query
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
@@ -127,23 +128,54 @@ func TestFollowEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	t.Run("where a log vanishes", func(t *testing.T) {
-		store := t.TempDir()
-		for _, origin := range []string{"example.org/a", "example.org/b"} {
-			l := newTestLog(t, store, origin)
-			l.append(time.Second, record("r", 0))
-			l.close()
-		}
-		f := follow(t, t.Context(), store, Query{})
-		f.gives("r", "r")
-		if err := os.RemoveAll(seal.LogDir(store, "example.org/b")); err != nil {
-			t.Fatal(err)
-		}
-		var damage *DamageError
-		if err := f.ends(); !errors.As(err, &damage) || damage.Origin != "example.org/b" {
-			t.Fatal(err)
-		}
-	})
+	for name, origins := range map[string][]string{
+		"where a log vanishes":        {"example.org/b", "example.org/a"},
+		"where the only log vanishes": {"example.org/b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := t.TempDir()
+			for _, origin := range origins {
+				l := newTestLog(t, store, origin)
+				l.append(time.Second, record("r", 0))
+				l.close()
+			}
+			f := follow(t, t.Context(), store, Query{})
+			for range origins {
+				f.gives("r")
+			}
+			if err := os.RemoveAll(seal.LogDir(store, "example.org/b")); err != nil {
+				t.Fatal(err)
+			}
+			var damage *DamageError
+			if err := f.ends(); !errors.As(err, &damage) || damage.Origin != "example.org/b" {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
+// outOfReach is a file system that can be listed, and nothing in it be got at.
+type outOfReach struct{ seal.FS }
+
+func (outOfReach) Stat(name string) (fs.FileInfo, error) {
+	return nil, &fs.PathError{Op: "stat", Path: name, Err: fs.ErrPermission}
+}
+
+// A log that cannot be got at has not vanished, and is not left out in silence.
+func TestOutOfReach(t *testing.T) {
+	dir := t.TempDir()
+	l := newTestLog(t, dir, "example.org/a")
+	l.append(time.Second, record("r", 0))
+	l.close()
+	store := seal.Dir(dir)
+	store.FS = outOfReach{store.FS}
+	var damage *DamageError
+	if _, err := new(Query).Run(t.Context(), store, nil); !errors.Is(err, fs.ErrPermission) || errors.As(err, &damage) {
+		t.Fatal(err)
+	}
+	if _, err := originsSince(store, nil, places{"example.org/a": {}}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A store that cannot be read for a while is tried again, and nothing is missed.

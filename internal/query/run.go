@@ -25,9 +25,19 @@ func (e *DamageError) Unwrap() error { return e.Err }
 // Origins lists the logs of a store that one of the patterns matches; no
 // pattern matches all. It is an error if there is none.
 func Origins(store seal.Store, patterns []Glob) ([]string, error) {
+	return originsSince(store, patterns, nil)
+}
+
+// originsSince is Origins, where the logs that were read have to be there still.
+func originsSince(store seal.Store, patterns []Glob, read places) ([]string, error) {
 	all, err := store.Origins()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the store: %w", err)
+	}
+	for o := range read {
+		if !slices.Contains(all, o) {
+			return nil, &DamageError{o, errors.New("it was there, and is gone; run: meshaudit verify")}
+		}
 	}
 	if len(all) == 0 {
 		return nil, fmt.Errorf("no log in %s: a store is the `directory` that the sealed_log exporter was given, or its bucket, s3://BUCKET/PREFIX", store)
@@ -178,11 +188,8 @@ func (q *Query) Follow(ctx context.Context, store seal.Store, interval time.Dura
 	read := places{}
 	var damage *DamageError
 	for first := true; ; first = false {
-		origins, err := Origins(store, q.Origins)
+		origins, err := originsSince(store, q.Origins, read)
 		ended := false
-		if err == nil {
-			err = stillThere(origins, read)
-		}
 		if err == nil {
 			ended, err = q.run(ctx, store, origins, read, &stats, fn)
 		}
@@ -201,16 +208,6 @@ func (q *Query) Follow(ctx context.Context, store seal.Store, interval time.Dura
 		case <-time.After(interval):
 		}
 	}
-}
-
-// stillThere: a log that was read has not vanished.
-func stillThere(origins []string, read places) error {
-	for o := range read {
-		if !slices.Contains(origins, o) {
-			return &DamageError{o, errors.New("it was there, and is gone; run: meshaudit verify")}
-		}
-	}
-	return nil
 }
 
 // run is Run for what follows the places that were read; ended says that fn returned the
