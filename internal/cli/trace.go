@@ -84,7 +84,7 @@ func walk(calls []*query.Call, depth int, f func(c *query.Call, depth int) error
 }
 
 // maxIndent is how deep a call is shown; the depth of what is deeper still is a number.
-const maxIndent = 24
+const maxIndent = 8
 
 // traceTable is the tree for people.
 func (s *streams) traceTable(t *query.Trace) error {
