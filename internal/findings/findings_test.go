@@ -645,7 +645,7 @@ func heap() uint64 {
 
 // Live credentials stay within what the documentation says.
 func TestCredentialMemory(t *testing.T) {
-	const n = 200_000
+	const n = 500_000 // and as many of before
 	r := by("node", "pod", "")
 	before := heap()
 	c := newCredentials(n)

@@ -1,6 +1,7 @@
 package meshauditprocessor
 
 import (
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,6 +22,7 @@ func TestTelemetry(t *testing.T) {
 		tel := componenttest.NewTelemetry()
 		f := NewFactory()
 		cfg := createDefaultConfig()
+		cfg.MaxPending = 1
 		s := new(sink)
 		set := metadatatest.NewSettings(tel)
 		logs, err := f.CreateLogs(t.Context(), set, cfg, s)
@@ -44,7 +46,7 @@ func TestTelemetry(t *testing.T) {
 		}
 		metadatatest.AssertEqualMeshauditFindings(t, tel, none, ignore...)
 		metadatatest.AssertEqualMeshauditRecordsRefused(t, tel, sum(0), ignore...)
-		metadatatest.AssertEqualMeshauditMaxPending(t, tel, sum(100_000), ignore...)
+		metadatatest.AssertEqualMeshauditMaxPending(t, tel, sum(1), ignore...)
 		metadatatest.AssertEqualMeshauditMaxPendingBytes(t, tel, sum(256<<20), ignore...)
 		metadatatest.AssertEqualMeshauditPending(t, tel, sum(1), ignore...)
 		metadatatest.AssertEqualMeshauditDuplicates(t, tel, sum(1), ignore...)
@@ -62,6 +64,27 @@ func TestTelemetry(t *testing.T) {
 		}, ignore...)
 		metadatatest.AssertEqualMeshauditAmendments(t, tel, sum(1), ignore...)
 		metadatatest.AssertEqualMeshauditPending(t, tel, sum(0), ignore...)
+		// From the end of the call to its record, which waited for the window; an amendment's counts not.
+		lag, err := tel.GetMetric("otelcol_meshaudit_lag")
+		require.NoError(t, err)
+		points := lag.Data.(metricdata.Histogram[float64]).DataPoints
+		require.Len(t, points, 1)
+		require.EqualValues(t, 1, points[0].Count)
+		require.InDelta(t, 10, points[0].Sum, 0.2)
+		for _, none := range []func(*testing.T, *componenttest.Telemetry, []metricdata.DataPoint[int64], ...metricdatatest.Option){
+			metadatatest.AssertEqualMeshauditLeftEarly, metadatatest.AssertEqualMeshauditForgotten,
+			metadatatest.AssertEqualMeshauditRecordsDropped, metadatatest.AssertEqualMeshauditUnjoined,
+		} {
+			none(t, tel, sum(0), ignore...)
+		}
+
+		// More than may wait: each leaves early and is counted, and none is lost.
+		for i := range 3 {
+			require.NoError(t, logs.ConsumeLogs(t.Context(), logOf(calleeReport(strconv.Itoa(10+i), nil))))
+		}
+		time.Sleep(cfg.Settle / 2) // before the last one leaves by itself
+		metadatatest.AssertEqualMeshauditLeftEarly(t, tel, sum(2), ignore...)
+		metadatatest.AssertEqualMeshauditPending(t, tel, sum(1), ignore...)
 		require.NoError(t, logs.Shutdown(t.Context()))
 		require.NoError(t, tel.Shutdown(t.Context()))
 	})
