@@ -106,6 +106,9 @@ func (s *streams) traceTable(t *query.Trace) error {
 		from, to := out.parties(&c.Record)
 		call := from + " → " + to
 		if depth > 0 {
+			if _, above := out.parties(&c.Parent.Record); above == from {
+				call = to
+			}
 			line := "└─ "
 			if c.ByTime {
 				line = "└┄ "
