@@ -223,6 +223,7 @@ func FuzzFromOTLPLog(f *testing.F) {
 	f.Add(`{"response_flags":"UF,URX","upstream_cluster":"outbound|1|s|h.n.svc","start_time":"2026-11-23T00:00:00Z","duration":1}`, "", "router~1~p.n~d")
 	f.Add(`{"response_flags":"","upstream_cluster":"","peer_cert_serial":"0A:1b","downstream_peer_issuer":"CN=ca,O=a"}`, "", "")
 	f.Add(`{"response_flags":"","upstream_cluster":"","user.id":"alice","azp":"web"}`, "", "")
+	f.Add(`{"response_flags":"","upstream_cluster":"","ext_authz":{"com.example":{"decision_id":"d-1"}}}`, "", "")
 	f.Add(`{"response_flags":"","response_code_details":"rbac_access_denied_matched_policy[none]","ext_authz":{"a":[1,{}]}}`, "\xff", "")
 	f.Fuzz(func(t *testing.T, labels, line, node string) {
 		var fields map[string]any
@@ -239,6 +240,13 @@ func FuzzFromOTLPLog(f *testing.F) {
 			t.Fatalf("path %q", e.Path)
 		}
 		evidencetest.RoundTrip(t, &e)
+
+		// What redaction takes of the decision's metadata leaves its id.
+		NameDecision(r, lr)
+		lr.Attributes().Remove("ext_authz")
+		if named, ok := FromOTLPLog(r, lr); !ok || named.DecisionID != e.DecisionID {
+			t.Fatalf("decision %q, named %q", e.DecisionID, named.DecisionID)
+		}
 	})
 }
 
