@@ -62,6 +62,7 @@ Exit code:
 	changes := f.StringSlice("policy-change", nil, "record `ID` of a mesh.config.change: the decisions made under it")
 	policyOf := f.StringSlice("policy-of", nil, "record `ID` of a decision: the changes of its policy up to then")
 	users := f.StringSlice("user", nil, "`NAME` of a person or client, user.id, exactly")
+	decisions := f.StringSlice("decision", nil, "`ID` that a policy engine gave its decision, exactly")
 	origins := f.StringSlice("origin", nil, "only logs of this `ORIGIN`")
 	limit := f.Int("limit", 0, "stop after `N` records")
 	follow := f.BoolP("follow", "f", false, "go on with what is sealed from now on, until interrupted")
@@ -70,7 +71,7 @@ Exit code:
 	complete(c, "event", events...)
 
 	c.RunE = func(c *cobra.Command, args []string) error {
-		q := &query.Query{Verdicts: *verdicts, Users: *users, Limit: *limit}
+		q := &query.Query{Verdicts: *verdicts, Users: *users, Decisions: *decisions, Limit: *limit}
 		now := time.Now()
 		var errs [9]error
 		q.Traces, errs[0] = parseAll("trace", *traces, parseTrace)

@@ -50,7 +50,8 @@ type Query struct {
 	// been decided, up to then: the ids of those records, as IDs.
 	PolicyOf []string
 
-	Users []string // values of user.id, exactly
+	Users     []string // values of user.id, exactly
+	Decisions []string // ids that a policy engine gave its decisions, exactly
 
 	Limit int // stop after this many records; 0: never
 
@@ -150,6 +151,7 @@ func (q *Query) match(r *Record) bool {
 		(len(q.Changes) == 0 || q.matchChange(r)) &&
 		(len(q.PolicyOf) == 0 || q.matchPolicy(r)) &&
 		(len(q.Users) == 0 || slices.Contains(q.Users, r.Str(semconv.UserID))) &&
+		(len(q.Decisions) == 0 || slices.Contains(q.Decisions, r.Str(semconv.AuthzDecisionID)) || slices.Contains(q.Decisions, r.Str(semconv.JoinDecisionID))) &&
 		matchText(q.From, func() string { return r.Str(semconv.SourceSPIFFEID) }) &&
 		matchText(q.To, func() string { return r.Str(semconv.DestinationSPIFFEID) }) &&
 		matchText(q.Paths, r.Path) &&
