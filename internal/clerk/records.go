@@ -15,12 +15,6 @@ import (
 	"github.com/meshaudit/meshaudit/internal/semconv"
 )
 
-// Keys of the maps in mesh.attestations that recovery reads back.
-const (
-	attestationID   = semconv.AttestationID
-	attestationRole = "role"
-)
-
 // recordsToLogs writes records as log records, by docs/audit-record.md.
 func (c *Clerk) recordsToLogs(batch []*correlate.Record, observed time.Time) plog.Logs {
 	ld, records := c.newRecords()
@@ -319,10 +313,10 @@ func writeAttestations(w writer, all []correlate.Attestation) {
 		a := &all[i]
 		m := writer{list.AppendEmpty().SetEmptyMap()}
 		m.EnsureCapacity(8)
-		m.PutStr(attestationID, a.ID.String())
+		m.PutStr(semconv.AttestationID, a.ID.String())
 		m.PutStr("digest", evidence.ID(a.Digest).String())
 		m.PutStr("source", string(a.Source))
-		m.PutStr(attestationRole, a.Role.String())
+		m.PutStr(semconv.AttestationRole, a.Role.String())
 		m.PutInt("time", a.Time)
 		m.PutStr("join", a.Joined.String())
 		if !a.Final {

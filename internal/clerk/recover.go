@@ -197,10 +197,10 @@ func readPast(m pcommon.Map) (past correlate.Past, ok bool) {
 				continue
 			}
 			var cited evidence.ID
-			if v, ok := item.Map().Get(attestationID); ok && fromHex(cited[:], v.Str()) {
+			if v, ok := item.Map().Get(semconv.AttestationID); ok && fromHex(cited[:], v.Str()) {
 				past.Cites = append(past.Cites, cited)
 			}
-			if v, ok := item.Map().Get(attestationRole); ok && v.Str() == evidence.RoleCallee.String() {
+			if v, ok := item.Map().Get(semconv.AttestationRole); ok && v.Str() == evidence.RoleCallee.String() {
 				past.Upshot.Callee = true
 			}
 		}

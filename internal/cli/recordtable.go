@@ -99,7 +99,7 @@ func newRecordTable(s *streams) *recordTable {
 }
 
 func (t *recordTable) record(r *query.Record) error {
-	conflicts := slice(r, semconv.MeshConflicts)
+	conflicts := r.Slice(semconv.MeshConflicts)
 	source, destination := t.parties(r)
 	at := r.Time.UTC()
 	t.seq++
@@ -196,7 +196,7 @@ func said(r *query.Record) []string {
 	switch {
 	case r.Event == semconv.EventFinding && r.Log.Body().Type() == pcommon.ValueTypeStr:
 		return []string{line + printable(r.Log.Body().Str())}
-	case r.Event == semconv.EventAmendment && r.Str(semconv.InitiatorID) != "" && slice(r, semconv.MeshAttestations).Len() == 0:
+	case r.Event == semconv.EventAmendment && r.Str(semconv.InitiatorID) != "" && r.Slice(semconv.MeshAttestations).Len() == 0:
 		return []string{line + "the initiator is " + printable(r.Str(semconv.InitiatorID))} // it says nothing else
 	}
 	return nil
@@ -228,7 +228,7 @@ func (t *recordTable) identity(s string) string {
 // request is what was done.
 func request(r *query.Record) string {
 	call := strings.TrimSpace(r.Str(semconv.HTTPRequestMethod) + " " + r.Path())
-	if n := number(r, semconv.HTTPRequestResendCount); n > 0 {
+	if n := r.Int(semconv.HTTPRequestResendCount); n > 0 {
 		call += fmt.Sprintf(" (retry %d)", n)
 	}
 	var text, refused string
@@ -242,12 +242,12 @@ func request(r *query.Record) string {
 		text = "amends " + short(r.Str(semconv.MeshAmends)) + " " + call
 	case semconv.EventFinding:
 		text = "finding " + r.Str(semconv.MeshFindingKind)
-		if n := number(r, semconv.FindingCount); n > 1 {
+		if n := r.Int(semconv.FindingCount); n > 1 {
 			text += fmt.Sprintf(" (%d times)", n)
 		}
 	case semconv.EventEvidenceGap:
 		text = "evidence lost"
-		if n := number(r, semconv.GapCount); n > 0 {
+		if n := r.Int(semconv.GapCount); n > 0 {
 			text = counted(n, "piece") + " of evidence lost"
 		}
 		text += " by " + r.Str(semconv.EvidenceSource) + ": " + r.Str(semconv.GapReason)
@@ -291,7 +291,7 @@ func result(r *query.Record) cell {
 		c = cell{"failed", yellow}
 	}
 	status := ""
-	if n := number(r, semconv.HTTPResponseStatusCode); n != 0 {
+	if n := r.Int(semconv.HTTPResponseStatusCode); n != 0 {
 		status = fmt.Sprint(n)
 	}
 	if v, ok := r.Attributes.Get(semconv.RPCGRPCStatusCode); ok {
@@ -343,7 +343,7 @@ func state(r *query.Record, conflicts int) cell {
 	if c.text != "" && c.text != "complete" {
 		c.style = yellow
 	}
-	if n := slice(r, semconv.MeshAttestations).Len(); n > 0 {
+	if n := r.Slice(semconv.MeshAttestations).Len(); n > 0 {
 		c.text = fmt.Sprintf("%d %s", n, c.text)
 	}
 	if conflicts > 0 {
@@ -432,26 +432,10 @@ func (t *recordTable) conflicts(all pcommon.Slice) (lines []string) {
 	return lines
 }
 
-// slice is an array attribute, empty if there is none.
-func slice(r *query.Record, name string) pcommon.Slice {
-	if v, ok := r.Attributes.Get(name); ok && v.Type() == pcommon.ValueTypeSlice {
-		return v.Slice()
-	}
-	return pcommon.NewSlice()
-}
-
 // flag is a boolean attribute, and whether there is one.
 func flag(r *query.Record, name string) (value, stated bool) {
 	if v, ok := r.Attributes.Get(name); ok && v.Type() == pcommon.ValueTypeBool {
 		return v.Bool(), true
 	}
 	return false, false
-}
-
-// number is an integer attribute, 0 if there is none.
-func number(r *query.Record, name string) int64 {
-	if v, ok := r.Attributes.Get(name); ok && v.Type() == pcommon.ValueTypeInt {
-		return v.Int()
-	}
-	return 0
 }

@@ -118,7 +118,7 @@ func (s *streams) traceTable(t *query.Trace) error {
 			}
 			call = strings.Repeat("   ", min(depth, maxIndent)-1) + line + call
 		}
-		conflicts := slice(&c.Record, semconv.MeshConflicts)
+		conflicts := c.Slice(semconv.MeshConflicts)
 		if err := out.row(
 			cell{span(c.Time.Sub(first.Time)), dim},
 			cell{text: took(c)},
@@ -169,7 +169,7 @@ func saidOf(r *query.Record) string {
 	if who := r.Str(semconv.InitiatorID); who != "" {
 		text += ", the initiator is " + printable(who)
 	}
-	if n := slice(r, semconv.MeshAttestations).Len(); n > 0 {
+	if n := r.Slice(semconv.MeshAttestations).Len(); n > 0 {
 		text += ", " + counted(n, "piece") + " of evidence more"
 	}
 	return text

@@ -81,6 +81,22 @@ func (r *Record) Str(name string) string {
 	return ""
 }
 
+// Int is an integer attribute, 0 if there is none.
+func (r *Record) Int(name string) int64 {
+	if v, ok := r.Attributes.Get(name); ok && v.Type() == pcommon.ValueTypeInt {
+		return v.Int()
+	}
+	return 0
+}
+
+// Slice is an array attribute, empty if there is none.
+func (r *Record) Slice(name string) pcommon.Slice {
+	if v, ok := r.Attributes.Get(name); ok && v.Type() == pcommon.ValueTypeSlice {
+		return v.Slice()
+	}
+	return pcommon.NewSlice()
+}
+
 // Path is what was asked for: the URL's path, else the route, else the method
 // of a remote procedure call in the form that gRPC gives it, /service/method.
 func (r *Record) Path() string {

@@ -12,6 +12,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 
+	"github.com/meshaudit/meshaudit/internal/evidence"
 	"github.com/meshaudit/meshaudit/internal/semconv"
 	"github.com/meshaudit/meshaudit/seal"
 )
@@ -38,7 +39,7 @@ type Call struct {
 }
 
 // End is when it was over; of what has no duration, when it began.
-func (c *Call) End() time.Time { return c.Time.Add(time.Duration(c.number(semconv.MeshDuration))) }
+func (c *Call) End() time.Time { return c.Time.Add(time.Duration(c.Int(semconv.MeshDuration))) }
 
 // maxTraceRecords bounds what is kept of a trace.
 const maxTraceRecords = 100_000
@@ -145,7 +146,7 @@ func (tr *tree) grow() (roots []*Call) {
 	// Spans at which something was called, and who was.
 	called := map[pcommon.SpanID][]*Call{}
 	for _, c := range tr.calls {
-		for _, s := range tr.spans(c, "callee") {
+		for _, s := range tr.spans(c, evidence.RoleCallee) {
 			if n := len(called[s]); n == 0 || called[s][n-1] != c {
 				called[s] = append(called[s], c)
 			}
@@ -179,10 +180,8 @@ func (tr *tree) grow() (roots []*Call) {
 			continue // it is stated again, with its count
 		}
 		about := []string{r.Str(semconv.MeshAmends)}
-		if v, ok := r.Attributes.Get(semconv.FindingRecords); ok && v.Type() == pcommon.ValueTypeSlice {
-			for _, id := range v.Slice().All() {
-				about = append(about, id.AsString())
-			}
+		for _, id := range r.Slice(semconv.FindingRecords).All() {
+			about = append(about, id.AsString())
 		}
 		for _, id := range about {
 			if c := tr.byID[id]; c != nil && (len(c.Said) == 0 || c.Said[len(c.Said)-1] != r) {
@@ -205,17 +204,13 @@ func (c *Call) first() *Call {
 }
 
 // spans are those on which a call's evidence of a role stands.
-func (tr *tree) spans(c *Call, role string) (all []pcommon.SpanID) {
-	v, ok := c.Attributes.Get(semconv.MeshAttestations)
-	if !ok || v.Type() != pcommon.ValueTypeSlice {
-		return nil
-	}
-	for _, a := range v.Slice().All() {
+func (tr *tree) spans(c *Call, role evidence.Role) (all []pcommon.SpanID) {
+	for _, a := range c.Slice(semconv.MeshAttestations).All() {
 		if a.Type() != pcommon.ValueTypeMap {
 			continue
 		}
 		id, _ := a.Map().Get(semconv.AttestationID)
-		if as, ok := a.Map().Get("role"); !ok || as.AsString() != role {
+		if as, ok := a.Map().Get(semconv.AttestationRole); !ok || as.AsString() != role.String() {
 			continue
 		}
 		if s := tr.evidence[id.AsString()]; !s.IsEmpty() {
@@ -234,9 +229,9 @@ const (
 // callee's. On its callee's own span may stand other attempts of c as well, so there the
 // parties must agree.
 func (tr *tree) madeFrom(c *Call, called map[pcommon.SpanID][]*Call) *Call {
-	own := tr.spans(c, "callee")
+	own := tr.spans(c, evidence.RoleCallee)
 	left := maxAlike
-	for _, from := range [...][]pcommon.SpanID{tr.spans(c, "caller"), own} {
+	for _, from := range [...][]pcommon.SpanID{tr.spans(c, evidence.RoleCaller), own} {
 		for _, s := range from {
 			for range maxClimb {
 				shared := slices.Contains(own, s)
@@ -282,7 +277,7 @@ func (u *underWay) add(c *Call) {
 // begin no earlier.
 func (u *underWay) at(c *Call) (from *Call) {
 	over := func(above *Call) bool {
-		return above.number(semconv.MeshDuration) != 0 && above.End().Before(c.Time)
+		return above.Int(semconv.MeshDuration) != 0 && above.End().Before(c.Time)
 	}
 	left := maxAlike
 	for i, who := range c.from {
@@ -349,11 +344,4 @@ func decodeID(id []byte, s string) bool {
 	}
 	_, err := hex.Decode(id, []byte(s))
 	return err == nil
-}
-
-func (r *Record) number(name string) int64 {
-	if v, ok := r.Attributes.Get(name); ok && v.Type() == pcommon.ValueTypeInt {
-		return v.Int()
-	}
-	return 0
 }

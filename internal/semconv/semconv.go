@@ -241,9 +241,9 @@ const (
 	EvidenceFlags        = "mesh.evidence.response_flags" // Envoy's short flags, comma separated
 	EvidenceHost         = "mesh.evidence.host"           // the request's authority, as the caller asked for it
 
-	// AttestationID is the key of a piece of evidence's id in the maps in
-	// MeshAttestations.
-	AttestationID = "id"
+	// Keys of the maps in MeshAttestations that are read back.
+	AttestationID   = "id"   // of a piece of evidence
+	AttestationRole = "role" // in which it tells of the action
 
 	// Keys of the maps in EvidenceClaims.
 	ClaimID      = "id"      // a SPIFFE ID
